@@ -1,0 +1,156 @@
+"""Opening a causal LM, and reading token log-probabilities from it without ever forming its logits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from implicit_prm.config import PolicyConfig
+from implicit_prm.records import ImplicitPRMError
+from implicit_prm.reward.logprobs import LogitTransform, token_logprobs
+from implicit_prm.sandbox import POLICY_PATH
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+def locate(name: str) -> str:
+    """`sandbox` is the policy in the package; everything else is a hub id or a path, as it stands."""
+    return str(POLICY_PATH) if name == "sandbox" else name
+
+
+def open_tokenizer(name: str, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; raises ImplicitPRMError where there is none."""
+    with _clear_load_errors(name):
+        return AutoTokenizer.from_pretrained(locate(name), revision=revision, token=token)
+
+
+def open_model(config: PolicyConfig, token: str | None = None) -> PreTrainedModel:
+    """A causal LM by hub id or local path, in evaluation mode.
+
+    Raises:
+        ImplicitPRMError: it cannot be found or read, is an encoder-decoder, or is a LoRA adapter.
+    """
+    name = locate(config.name)
+    if Path(name, ADAPTER_FILE).exists():
+        raise ImplicitPRMError(
+            f"{config.name} is a LoRA adapter. As a starting point its reference would be ambiguous: merge it into its "
+            "base model first (peft's merge_and_unload) and name the merged folder"
+        )
+    options = {"revision": config.revision, "token": token, "trust_remote_code": config.trust_remote_code}
+    with _clear_load_errors(config.name):
+        if AutoConfig.from_pretrained(name, **options).is_encoder_decoder:
+            raise ImplicitPRMError(
+                f"{config.name} is an encoder-decoder; an implicit PRM needs a causal language model"
+            )
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=config.dtype, attn_implementation=config.attn_implementation, **options
+        )
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _clear_load_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        if isinstance(error, ImplicitPRMError):
+            raise
+        first = str(error).strip().split("\n")[0]
+        raise ImplicitPRMError(f"cannot open the model {name!r}: {first}") from error
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Dropout would differ between policy and reference and drown the log-ratio, which starts at zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> dict[str, Tensor]:
+    """(prompt ids, response ids) rows to right-padded [B, T] tensors: input_ids, attention_mask, completion_mask."""
+    width = max(len(prompt) + len(response) for prompt, response in rows)
+    input_ids = torch.full((len(rows), width), pad_id)
+    attention = torch.zeros(len(rows), width, dtype=torch.long)
+    completion = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(rows):
+        end = len(prompt) + len(response)
+        input_ids[row, :end] = torch.tensor([*prompt, *response])
+        attention[row, :end] = 1
+        completion[row, len(prompt) : end] = True
+    return {"input_ids": input_ids, "attention_mask": attention, "completion_mask": completion}
+
+
+def completion_logprobs(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, core: Any = None
+) -> Tensor:
+    """log p(token t | tokens < t) at every completion token, zero elsewhere: [B, T] float32, in nats.
+
+    The model's own forward runs, so that wrappers (DDP, autocast) do their work, but its output head is swapped for
+    one that projects only completion positions, a chunk at a time.
+
+    Args:
+        model: the model to call, perhaps wrapped.
+        input_ids, attention_mask: [B, T] int64, right-padded.
+        completion_mask: [B, T] bool; the first position of a row cannot be true, as nothing predicts it.
+        core: the model inside the wrapper, where `model` is one.
+
+    Raises:
+        ImplicitPRMError: the output head is not one plain linear layer (a LoRA on it, say), or was not used.
+    """
+    base = _base(core or model)
+    head = base.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        raise ImplicitPRMError(
+            f"{type(base).__name__}: the output head is a {type(head).__name__}; only a plain linear head can be read. "
+            "Leave it out of model.lora.target_modules (all-linear does)"
+        )
+    wanted = completion_mask[:, 1:]
+    targets = input_ids[:, 1:][wanted]
+    captured: list[Tensor] = []
+
+    def read(hidden: Tensor) -> Tensor:
+        states, weight = hidden[:, :-1][wanted], head.weight
+        if torch.is_autocast_enabled(states.device.type):
+            dtype = torch.get_autocast_dtype(states.device.type)
+            states, weight = states.to(dtype), weight.to(dtype)
+        captured.append(token_logprobs(states.to(weight.dtype), weight, targets, head.bias, _transform(base)))
+        return hidden.new_zeros(*hidden.shape[:-1], 1)  # stands in for the logits, which nobody reads
+
+    head.forward = read  # type: ignore[assignment,method-assign]
+    try:
+        model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    finally:
+        del head.forward
+    if not captured:
+        raise ImplicitPRMError(
+            f"{type(base).__name__} does not call its output head; this architecture is not supported"
+        )
+    logprobs = torch.zeros_like(completion_mask, dtype=torch.float32)
+    return logprobs.masked_scatter(completion_mask, captured[0])
+
+
+def _base(model: Any) -> PreTrainedModel:
+    """The transformers model below a PEFT one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _transform(model: PreTrainedModel) -> LogitTransform:
+    """What the architecture does to its logits: Gemma's soft cap, Cohere's scale, Granite's divisor."""
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+    return LogitTransform(scale / divisor, getattr(config, "final_logit_softcapping", None))
+
+
+def best_device() -> torch.device:
+    """CUDA (this process' one) where there is one, else the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )

@@ -1,0 +1,45 @@
+"""What the three commands share: finding the YAML files, Hydra's tree to a dataclass, errors to sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from implicit_prm.config import from_mapping
+from implicit_prm.records import ImplicitPRMError
+
+T = TypeVar("T")
+
+
+def configs() -> str:
+    """The folder of YAML files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "configs"
+    return str(inside if inside.is_dir() else package.parent / "configs")
+
+
+def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any]) -> None:
+    """Build `cls` from Hydra's tree and call `function`.
+
+    A mistake in options or input ends the process with one sentence and status 1, an interruption with status 130.
+    Everything that was written before either is whole.
+    """
+    try:
+        try:
+            values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            raise ImplicitPRMError(str(error).split("\n")[0]) from error
+        function(from_mapping(cls, values))  # type: ignore[arg-type]
+    except ImplicitPRMError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"{name}: error: {error}")
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; what was done is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,25 @@
+"""`ipr-train loss=dpo|kto|nca|ce model=... data=... trainer=...`: fit an implicit PRM to graded responses."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from implicit_prm.cli.command import configs, run
+from implicit_prm.config import TrainConfig
+
+
+def _train(config: TrainConfig) -> None:
+    from implicit_prm.fit import fit  # behind the check of the options, which then fail at once
+
+    fit(config)
+    print(f"checkpoint: {config.output_dir}")
+
+
+@hydra.main(version_base="1.3", config_path=configs(), config_name="train")
+def main(tree: DictConfig) -> None:
+    run("ipr-train", TrainConfig, tree, _train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Files that are never half written: whole files by rename, lines by one append that can be taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from implicit_prm.records import ImplicitPRMError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Write `path` whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    path = Path(path)
+    with clear_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """`value` as indented JSON, atomically."""
+    with atomic_write(path) as stream:
+        stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+class JsonLines:
+    """A JSON-lines file that is appended to a row at a time and survives being killed between or within rows.
+
+    Opening it cuts off a last line that has no newline: that row was being written when the writer died.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with clear_os_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                whole = self.path.read_bytes()
+                os.truncate(self.path, whole.rfind(b"\n") + 1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row written so far."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ImplicitPRMError(
+                    f"{self.path}, line {number}: not JSON ({error}); mend or delete the line"
+                ) from None
+        return rows
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row, synced to disk; on failure (a full disk) the file is left as it was before."""
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        with clear_os_errors(self.path), self.path.open("ab") as stream:
+            before = stream.tell()
+            try:
+                stream.write(line)
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError:
+                os.truncate(self.path, before)
+                raise
+
+
+@contextlib.contextmanager
+def clear_os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into sentences."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ImplicitPRMError(
+                f"{path}: the disk is full. What was written before is whole; free some space and run the same command "
+                "again to go on from there"
+            ) from error
+        raise ImplicitPRMError(f"{path}: {error.strerror or error}") from error

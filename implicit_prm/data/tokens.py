@@ -1,0 +1,154 @@
+"""Prompts and responses to token ids and steps: one tokenisation for sampling, training and scoring.
+
+The prompt is rendered once, with the tokenizer's chat template, exactly as the sampler saw it; the response is
+tokenised by itself behind it, as it was generated. Steps are found in the response's text and carried to tokens by
+character offsets, never by rendering prefixes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from implicit_prm.config import TextConfig
+from implicit_prm.records import Group, ImplicitPRMError, Prompt, StepSpan
+from implicit_prm.reward.steps import split_steps, steps_of_tokens
+
+_PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class EncodedResponse:
+    """A response behind its prompt. `step_of_token` is aligned with `ids`; the end of turn is in the last step."""
+
+    ids: list[int]
+    step_of_token: list[int]
+    token_spans: list[StepSpan]
+    spans: list[StepSpan]
+
+
+@dataclass(frozen=True)
+class EncodedGroup:
+    """A prompt's token ids with those of its responses. `name` is for messages."""
+
+    name: str
+    prompt_ids: list[int]
+    responses: list[EncodedResponse]
+    labels: list[bool]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and response together, one number per response."""
+        return [len(self.prompt_ids) + len(response.ids) for response in self.responses]
+
+
+class Encoder:
+    """Turns text into ids the way `text` says.
+
+    Args:
+        tokenizer: a fast tokenizer (offsets are needed) with a chat template, unless the template is switched off by
+            giving prompts that are rendered already, `prompt_template="raw:{problem}"`.
+        text: step rule, prompt template, system prompt.
+
+    Raises:
+        ImplicitPRMError: a slow tokenizer, no chat template, or no end-of-turn token to be found.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TextConfig) -> None:
+        self.tokenizer, self.text = tokenizer, text
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        if not tokenizer.is_fast:
+            raise ImplicitPRMError(
+                f"{name}: a fast tokenizer is needed (character offsets); load it with use_fast=True"
+            )
+        self.raw = text.prompt_template.startswith("raw:")
+        if not self.raw and not tokenizer.chat_template:
+            raise ImplicitPRMError(
+                f"{name}: the tokenizer has no chat template. Use the instruct version of the model, set "
+                "tokenizer.chat_template, or start prompt_template with 'raw:' to use plain text (raw:{problem}\\n)"
+            )
+        self.end_of_turn = self._end_of_turn(name)
+
+    def turn(self, problem: str) -> Prompt:
+        """The prompt that asks `problem`: the template applied, with the system message in front if there is one."""
+        # replace, not format: problems are full of braces.
+        content = self.text.prompt_template.removeprefix("raw:").replace("{problem}", problem)
+        if self.raw or self.text.system_prompt is None:
+            return content
+        return [{"role": "system", "content": self.text.system_prompt}, {"role": "user", "content": content}]
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The prompt as the model reads it, up to where the response starts."""
+        turn = self.turn(prompt) if isinstance(prompt, str) else prompt
+        if self.raw:
+            if not isinstance(turn, str):
+                raise ImplicitPRMError("a chat prompt cannot be used with a raw: prompt_template; give plain texts")
+            return turn
+        return str(self.tokenizer.apply_chat_template(_messages(turn), tokenize=False, add_generation_prompt=True))
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of the prompt. A chat template writes its own special tokens; for plain text they are added."""
+        return self.tokenizer(self.prompt_text(prompt), add_special_tokens=self.raw)["input_ids"]
+
+    def response(self, text: str, finished: bool = True, given: list[str] | None = None) -> EncodedResponse:
+        """Token ids and steps of a response. A response that was cut off gets no end-of-turn token it never produced.
+
+        Raises:
+            ImplicitPRMError: step rule `given` with steps that are not in the text.
+        """
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(encoding["input_ids"]), [StepSpan(*pair) for pair in encoding["offset_mapping"]]
+        if finished:
+            ids.append(self.end_of_turn)
+            offsets.append(StepSpan(len(text), len(text)))
+        spans = split_steps(text, self.text.steps, given)
+        return EncodedResponse(ids, steps_of_tokens([span.start for span in offsets], spans), offsets, spans)
+
+    def length(self, text: str, finished: bool = True) -> int:
+        """Tokens of a response, its end-of-turn token included."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) + finished
+
+    def group(self, group: Group) -> EncodedGroup:
+        """A graded group's token ids. Raises ImplicitPRMError naming the group if a response cannot be split."""
+        responses = []
+        for place, (text, finished) in enumerate(zip(group.completions, group.finished, strict=True)):
+            try:
+                given = group.steps[place] if group.steps is not None and self.text.steps == "given" else None
+                responses.append(self.response(text, finished, given))
+                if not responses[-1].ids:
+                    raise ImplicitPRMError("the response is empty and was cut off; remove it")
+            except ImplicitPRMError as error:
+                raise ImplicitPRMError(f"{group.id}, response {place}: {error}") from None
+        labels = [bool(label) for label in group.correctness]
+        return EncodedGroup(group.id, self.prompt_ids(group.prompt), responses, labels)
+
+    @property
+    def template_hash(self) -> str:
+        """Fingerprint of everything that turns a problem into a prompt; stored with a checkpoint."""
+        parts = [str(self.tokenizer.chat_template), self.text.prompt_template, str(self.text.system_prompt)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def _end_of_turn(self, name: str) -> int:
+        """The token that ends an assistant's turn: what the template writes behind it if special, else the EOS."""
+        if not self.raw:
+            turn = [*_messages(self.turn(_PROBE)), {"role": "assistant", "content": _PROBE}]
+            behind = str(self.tokenizer.apply_chat_template(turn, tokenize=False)).rpartition(_PROBE)[2]
+            ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
+            if ids and ids[0] in self.tokenizer.added_tokens_decoder:
+                return ids[0]
+        if self.tokenizer.eos_token_id is None:
+            raise ImplicitPRMError(f"{name}: no token ends a response; set tokenizer.eos_token")
+        return self.tokenizer.eos_token_id
+
+
+def _messages(turn: Prompt) -> list[dict[str, str]]:
+    return [{"role": "user", "content": turn}] if isinstance(turn, str) else turn
+
+
+def context_length(model_config, limit_tokens: int | None) -> int | None:
+    """The longest prompt + response in tokens: the smaller of the model's context and the user's limit."""
+    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    known = [length for length in (context, limit_tokens) if length is not None]
+    return min(known) if known else None

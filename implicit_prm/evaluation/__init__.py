@@ -1,0 +1,1 @@
+"""Selection, statistics and reports: everything that happens after the scores exist."""

@@ -1,0 +1,224 @@
+"""The reranking run: candidates in, accuracy against N out, for the scorer and for what it has to beat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from implicit_prm.config import EvalConfig
+from implicit_prm.data.answers import extract_answer
+from implicit_prm.data.files import write_json
+from implicit_prm.data.grading import Grader
+from implicit_prm.data.groups import load_groups, take_responses
+from implicit_prm.evaluation import report, selection
+from implicit_prm.evaluation.statistics import bootstrap_mean
+from implicit_prm.evaluation.step_errors import step_metrics
+from implicit_prm.model import ImplicitPRM
+from implicit_prm.records import Group, ImplicitPRMError, StepScores
+from implicit_prm.reward.head import AGGREGATES, aggregate, sigmoid
+from implicit_prm.rollouts import rollout
+from implicit_prm.scoring import (
+    ScoreGroup,
+    cache_key,
+    column_scorer,
+    implicit_scorer,
+    score_all,
+    weights_identity,
+)
+
+MAJORITY, LIKELIHOOD = "majority vote", "best-of-N, reference log-likelihood"
+Curves = dict[str, np.ndarray]  # name -> [problems, sizes] expected accuracy
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One problem's candidates as selection sees them: K of each. Invalid ones cannot be picked and do not vote."""
+
+    correct: np.ndarray
+    classes: np.ndarray
+    valid: np.ndarray
+
+
+def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Score the candidates and write metrics.json, scores.parquet and accuracy.png to `config.output_dir`.
+
+    Accuracies at N are expectations over all subsets of N candidates of a problem, in closed form for best-of-N and
+    pass@N, over `vote_draws` seeded draws for the votes. Intervals are 95 % percentile bootstrap over problems.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        ImplicitPRMError: anything wrong with options, candidates or checkpoint.
+    """
+    folder = Path(config.output_dir)
+    groups, score, key = prepare(config, folder, say)
+    with Grader() as grader:
+        groups = [graded(group, grader) for group in groups]
+        candidates = [as_candidates(group, grader) for group in groups]
+    scores = score_all(groups, score, folder, key)
+    candidates = [mark_unscored(c, s) for c, s in zip(candidates, scores, strict=True)]
+
+    sizes = selection.sizes(min(map(len, groups)))
+    curves = accuracy_curves(config, candidates, scores, sizes)
+    metrics = {
+        "scorer": config.scores_column or config.checkpoint,
+        "aggregate": f"{config.aggregate} over {config.over}",
+        "problems": len(groups),
+        "responses": sum(map(len, groups)),
+        "invalid_responses": int(sum((~c.valid).sum() for c in candidates)),
+        "sizes": sizes,
+        "accuracy": {name: _intervals(values, sizes, config) for name, values in curves.items()},
+        "difference": {
+            f"{name} - {base}": _intervals(values - curves[base], sizes, config)
+            for base in (MAJORITY, LIKELIHOOD)
+            for name, values in curves.items()
+            if base in curves and name not in (base, LIKELIHOOD, "pass@N (oracle)")
+        },
+        "aggregates": {
+            name: asdict(bootstrap_mean(best_of(candidates, pick(scores, name, config.over), sizes)[:, -1]))
+            for name in AGGREGATES
+        },
+        "steps": step_metrics(groups, scores, config.seed),
+        "votes": {"draws": config.vote_draws, "weight": weight_rule(scores), "ties": "shared evenly"},
+        "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
+        "config": asdict(config),
+    }
+    write_json(folder / "metrics.json", metrics)
+    report.save_figure(metrics, folder / "accuracy.png")
+    return metrics
+
+
+def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tuple[list[Group], ScoreGroup, str]:
+    """Candidates (sampled first if no file is given), what scores them, and the key of the scores."""
+    score: ScoreGroup
+    scorer: dict[str, Any]
+    if config.scores_column is not None:
+        score = column_scorer(config.scores_column, config.scores_kind)
+        scorer = {"column": config.scores_column, "kind": config.scores_kind}
+    else:
+        assert config.checkpoint is not None  # EvalConfig.validate
+        prm = ImplicitPRM.from_pretrained(
+            config.checkpoint,
+            config.reference,
+            config.beta,
+            steps=config.steps,
+            prompt_template=config.prompt_template,
+            dtype=config.dtype,
+        )
+        score = implicit_scorer(prm, config.batch_size, config.too_long)
+        scorer = {
+            "settings": asdict(prm.settings),
+            "weights": weights_identity(config.checkpoint),
+            "checkpoint": config.checkpoint,
+            "dtype": config.dtype,
+            "too_long": config.too_long,
+        }
+    source = config.candidates
+    if source is None:
+        source = str(rollout(replace(config.rollout, output=str(folder / "candidates.jsonl")), say))
+    groups = load_groups(source, graded=False)[: config.max_problems]
+    if config.max_responses is not None:
+        groups = take_responses(groups, config.max_responses)
+    if len({len(group) for group in groups}) > 1:
+        say(f"problems have {min(map(len, groups))} to {max(map(len, groups))} responses; N goes up to the smallest")
+    if config.scores_column is not None:
+        scorer["values"] = [group.extra.get(config.scores_column) for group in groups]
+    return groups, score, cache_key(groups, **scorer)
+
+
+def graded(group: Group, grader: Grader) -> Group:
+    """The group with every response graded; labels that are there are kept."""
+    if None not in group.correctness:
+        return group
+    if group.answer is None:
+        raise ImplicitPRMError(f"problem {group.id}: no correctness and no answer to grade against; give one of them")
+    answer = group.answer
+    labels: list[bool | None] = [
+        grader.grade(text, answer).correct if label is None else label
+        for text, label in zip(group.completions, group.correctness, strict=True)
+    ]
+    return replace(group, correctness=labels)
+
+
+def as_candidates(group: Group, grader: Grader) -> Candidates:
+    """Group equal answers. A response without an answer, or one that was cut off, can neither vote nor be picked."""
+    valid = np.array(group.finished, dtype=bool)
+    answers = [extract_answer(text) if ok else None for text, ok in zip(group.completions, valid, strict=True)]
+    classes = np.array(grader.answer_classes(answers))
+    return Candidates(np.array(group.correctness, dtype=bool), classes, classes >= 0)
+
+
+def mark_unscored(candidates: Candidates, scores: Sequence[StepScores]) -> Candidates:
+    """A response without a scored step cannot be picked; it still votes in the plain majority."""
+    scored = np.array([bool(one.step_rewards) for one in scores])
+    return replace(candidates, valid=candidates.valid & scored)
+
+
+def pick(scores: Sequence[Sequence[StepScores]], how: str, over: str) -> list[np.ndarray]:
+    """[K] aggregate of every response, for every problem."""
+    return [np.array([aggregate(one, how, over) for one in some]) for some in scores]
+
+
+def best_of(candidates: Sequence[Candidates], values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """[problems, sizes] accuracy of the highest value among N."""
+    ranked = [np.where(c.valid, v, -np.inf) for c, v in zip(candidates, values, strict=True)]
+    return np.array(
+        [[selection.best_of_n(v, c.correct, n) for n in sizes] for c, v in zip(candidates, ranked, strict=True)]
+    )
+
+
+def accuracy_curves(
+    config: EvalConfig, candidates: Sequence[Candidates], scores: Sequence[Sequence[StepScores]], sizes: list[int]
+) -> Curves:
+    """Every curve of the report, all from the same candidates."""
+    chosen = pick(scores, config.aggregate, config.over)
+    label = f"{config.aggregate} of the {'steps' if config.over == 'step' else 'prefixes'}"
+    log_ratio = scores[0][0].kind == "log_ratio"
+    weights = [np.array([sigmoid(v) if log_ratio else max(v, 0.0) for v in values.tolist()]) for values in chosen]
+    curves = {
+        f"best-of-N, {label}": best_of(candidates, chosen, sizes),
+        "weighted vote": _vote(config, candidates, weights, sizes),
+        MAJORITY: _vote(config, candidates, None, sizes),
+    }
+    if log_ratio and not (config.aggregate == "sum" and config.over == "step"):
+        curves["best-of-N, sum of the steps (ORM reading)"] = best_of(candidates, pick(scores, "sum", "step"), sizes)
+    likelihood = [np.array([_or_lowest(one.reference_logprob) for one in some]) for some in scores]
+    if any(np.isfinite(values).any() for values in likelihood):
+        curves[LIKELIHOOD] = best_of(candidates, likelihood, sizes)
+    curves["random pick"] = np.array([[selection.mean_accuracy(c.correct)] * len(sizes) for c in candidates])
+    curves["pass@N (oracle)"] = np.array([[selection.pass_at_k(c.correct, n) for n in sizes] for c in candidates])
+    return curves
+
+
+def weight_rule(scores: Sequence[Sequence[StepScores]]) -> str:
+    """What a response's vote weighs, in words."""
+    return "sigmoid(score)" if scores[0][0].kind == "log_ratio" else "score"
+
+
+def _vote(
+    config: EvalConfig, candidates: Sequence[Candidates], weights: Sequence[np.ndarray] | None, sizes: list[int]
+) -> np.ndarray:
+    rng = np.random.default_rng(config.seed)
+    rows = []
+    for place, c in enumerate(candidates):
+        weight = None if weights is None else np.where(c.valid, weights[place], 0.0)
+        values = selection.votes(weight, c.correct, c.classes, sizes, config.vote_draws, rng)
+        rows.append([values[n] for n in sizes])
+    return np.array(rows)
+
+
+def _intervals(values: np.ndarray, sizes: Sequence[int], config: EvalConfig) -> dict[str, dict[str, float]]:
+    return {
+        str(n): asdict(bootstrap_mean(values[:, column], config.bootstrap_resamples, config.seed))
+        for column, n in enumerate(sizes)
+    }
+
+
+def _or_lowest(value: float | None) -> float:
+    return -math.inf if value is None else value

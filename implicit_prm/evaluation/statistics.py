@@ -1,0 +1,155 @@
+"""How sure the figures are: percentile bootstraps that resample problems, and the area under the ROC curve.
+
+The candidates, and still more the steps, of one problem resemble each other, so the unit that is drawn with replacement
+is always the problem. All intervals are two-sided 95 % percentile intervals (Efron & Tibshirani 1993, ch. 13), the
+same for the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from implicit_prm.records import ImplicitPRMError
+
+_CHUNK_CELLS = 2_000_000  # elements of the largest array that one chunk of resamples may take
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and the 95 % interval around it; all three are NaN where the figure is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """The mean of one value per problem.
+
+    Args:
+        values: [P] finite floats.
+        resamples: bootstrap samples of P problems.
+        seed: of the resampling.
+    """
+    array = _vector(values, "values")
+    means = [counts @ array / len(array) for counts in _resampled_counts(len(array), resamples, seed, len(array))]
+    return _interval(float(array.mean()), means)
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """The mean of a - b over the same problems: an interval without 0 says that one of the two is better.
+
+    Args:
+        a, b: [P] finite floats, aligned by problem.
+        resamples: bootstrap samples of P problems.
+        seed: of the resampling.
+    """
+    first, second = _vector(a, "a"), _vector(b, "b")
+    if len(first) != len(second):
+        raise ImplicitPRMError(f"a and b must be about the same problems; they have {len(first)} and {len(second)}")
+    return bootstrap_mean(first - second, resamples, seed)
+
+
+def clustered_ratio(numerators: ArrayLike, denominators: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """sum(numerators) / sum(denominators) over problems: a share of things of which each problem has several.
+
+    Args:
+        numerators: [P] finite floats.
+        denominators: [P] finite floats >= 0. If all are 0, the ratio is NaN.
+        resamples: bootstrap samples of P problems; those whose denominators are all 0 are left out.
+        seed: of the resampling.
+    """
+    above, below = _vector(numerators, "numerators"), _vector(denominators, "denominators")
+    if len(above) != len(below) or (below < 0).any():
+        raise ImplicitPRMError("denominators must be as many as the numerators, and none negative")
+    counts = _resampled_counts(len(above), resamples, seed, len(above))
+    ratio = float(_ratio(above.sum(), below.sum()))
+    return _interval(ratio, [_ratio(count @ above, count @ below) for count in counts])
+
+
+def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """Probability that a positive scores higher than a negative, ties counting half (Mann & Whitney 1947).
+
+    Args:
+        positive, negative: floats, infinities included, in any number. Takes n log n time.
+
+    Returns:
+        0 to 1, or NaN if either side is empty.
+    """
+    return clustered_auroc([positive], [negative], resamples=0).value
+
+
+def clustered_auroc(
+    positives: Sequence[ArrayLike], negatives: Sequence[ArrayLike], resamples: int = 1_000, seed: int = 0
+) -> Interval:
+    """`auroc` of all positives against all negatives, also across problems, with an interval that resamples problems.
+
+    Args:
+        positives, negatives: for each of P problems its scores on either side; either may be empty.
+        resamples: bootstrap samples of P problems; those without positives or without negatives are left out.
+        seed: of the resampling.
+    """
+    if len(positives) != len(negatives) or not len(positives):
+        raise ImplicitPRMError(
+            f"positives are of {len(positives)} problems and negatives of {len(negatives)}; "
+            "they must be of the same problems, and of at least one"
+        )
+    lengths = [np.size(side) for side in (*positives, *negatives)]
+    scores = np.concatenate([np.ravel(np.asarray(side, dtype=np.float64)) for side in (*positives, *negatives)])
+    if np.isnan(scores).any():
+        raise ImplicitPRMError("scores must not be NaN")
+    problem = np.repeat(np.tile(np.arange(len(positives)), 2), lengths)
+    is_positive = np.arange(len(scores)) < sum(lengths[: len(positives)])
+
+    order = np.argsort(scores)
+    problem, is_positive, scores = problem[order], is_positive[order], scores[order]
+    tie_starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]])[: len(scores)])
+
+    def area(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[r, P] times that each problem was drawn -> [r]"""
+        if not len(scores):
+            return np.full(len(counts), np.nan)
+        weight = counts[:, problem].astype(np.float64)
+        above = np.add.reduceat(weight * is_positive, tie_starts, axis=1)
+        below = np.add.reduceat(weight * ~is_positive, tie_starts, axis=1)
+        wins = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
+        return _ratio(wins, above.sum(axis=1) * below.sum(axis=1))
+
+    once = np.ones((1, len(positives)), dtype=np.int64)
+    cells = max(len(scores), len(positives))
+    return _interval(float(area(once)[0]), [area(c) for c in _resampled_counts(len(positives), resamples, seed, cells)])
+
+
+def _resampled_counts(problems: int, resamples: int, seed: int, cells: int) -> Iterator[NDArray[np.int64]]:
+    """Chunks of [r, P]: how often each problem occurs in P draws with replacement. `cells`: what one resample takes."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_CELLS // cells) if cells else 1
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        drawn = rng.integers(problems, size=(rows, problems)) + np.arange(rows)[:, None] * problems
+        yield np.bincount(drawn.ravel(), minlength=rows * problems).reshape(rows, problems)
+
+
+def _ratio(above: ArrayLike, below: ArrayLike) -> NDArray[np.float64]:
+    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
+
+
+def _interval(value: float, resampled: list[NDArray[np.float64]]) -> Interval:
+    figures = np.concatenate(resampled) if resampled else np.array([])
+    figures = figures[~np.isnan(figures)]
+    if np.isnan(value) or not len(figures):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.percentile(figures, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
+
+
+def _vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ImplicitPRMError(f"{name} must be finite numbers, one for each problem and at least one")
+    return array

@@ -1,0 +1,239 @@
+"""From a `TrainConfig` to a trained checkpoint: read, check, report, open, train, save."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from implicit_prm import backbone
+from implicit_prm.config import DataConfig, LossConfig, ModelConfig, TextConfig, TrainConfig
+from implicit_prm.data.files import write_json
+from implicit_prm.data.groups import Report, balance, fingerprint, is_mixed, load_groups, take_responses
+from implicit_prm.data.tokens import EncodedGroup, Encoder, context_length
+from implicit_prm.model import ADAPTER_OFF, NONE, SETTINGS_FILE, Settings
+from implicit_prm.records import Group, ImplicitPRMError
+from implicit_prm.training import GroupDataset, ImplicitPRMTrainer, JsonLog
+
+# TrainingArguments that this trainer could only ignore, or that would replace what it relies on.
+_REFUSED = {
+    "label_smoothing_factor": "the outcome losses have no smoothed form here",
+    "use_liger_kernel": "it replaces the output head that log-probabilities are read from",
+    "neftune_noise_alpha": "noise in the policy alone would be read as reward",
+    "push_to_hub": "push the finished folder yourself (huggingface-cli upload)",
+}
+
+
+def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, float]:
+    """Train as configured and leave the checkpoint in `config.output_dir`.
+
+    Returns:
+        The final metrics: training loss and seconds, and the dev metrics where there is a dev set.
+
+    Raises:
+        ImplicitPRMError: anything wrong with options, data or models, before the first step.
+    """
+    arguments = training_arguments(config)
+    resume = _resume(config, arguments)
+    set_seed(arguments.seed)
+
+    train, dev, report = read(config.data, config.loss, arguments.seed)
+    for line in report.lines(config.loss.needs_pairs):
+        say(f"train: {line}")
+    if dev:
+        for line in Report.of(dev).lines(needs_pairs=False):
+            say(f"dev: {line}")
+
+    tokenizer = backbone.open_tokenizer(config.model.name, config.model.revision)
+    encoder = Encoder(tokenizer, config.data)
+    policy = backbone.open_model(config.model)
+    limit = context_length(policy.config, config.data.max_length)
+    mismatched = config.loss.name == "kto" and not config.loss.needs_pairs
+    encoded = encode(train, encoder, limit, config.data.too_long, say)
+    encoded_dev = encode(dev, encoder, limit, config.data.too_long, say)
+
+    backbone.disable_dropout(policy)
+    reference = _reference(config.model)
+    trainer = ImplicitPRMTrainer(
+        model=_with_lora(policy, config.model),
+        args=arguments,
+        loss=config.loss,
+        settings=_settings(config, encoder, train),
+        reference=reference,
+        train_dataset=GroupDataset(encoded, mismatched),
+        eval_dataset=GroupDataset(encoded_dev, mismatched) if dev else None,
+        processing_class=tokenizer,
+        callbacks=[JsonLog(str(Path(config.output_dir) / "log.jsonl"))],
+    )
+    result = trainer.train(resume_from_checkpoint=resume)
+    metrics = dict(result.metrics)
+    if dev:
+        metrics |= trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_json(Path(config.output_dir) / "train_metrics.json", metrics)
+    return metrics
+
+
+def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[list[Group], list[Group], Report]:
+    """Training groups, dev groups, and the report on the training side.
+
+    Raises:
+        ImplicitPRMError: wrong rows, or nothing left to train on.
+    """
+    groups = load_groups(data.train, data.train_split, data.revision)
+    dev = load_groups(data.dev, data.dev_split, data.revision) if data.dev else []
+    if data.hold_out_prompts:
+        if data.hold_out_prompts >= len(groups):
+            raise ImplicitPRMError(
+                f"data.hold_out_prompts={data.hold_out_prompts} leaves none of {len(groups)} prompts"
+            )
+        shuffled = random.Random(seed).sample(groups, len(groups))
+        dev, groups = shuffled[: data.hold_out_prompts], shuffled[data.hold_out_prompts :]
+    groups = groups[: data.max_prompts]
+    if data.max_responses is not None:
+        groups = take_responses(groups, data.max_responses)
+    report = Report.of(groups)
+    groups = balance(groups, getattr(loss, "balance", "none"), seed, report)
+    if loss.needs_pairs:
+        groups = [group for group in groups if is_mixed(group)]
+    if not groups:
+        raise ImplicitPRMError(
+            f"{data.train}: nothing to train on with loss={loss.name}: " + "; ".join(report.lines(loss.needs_pairs))
+        )
+    return groups, dev, report
+
+
+def encode(
+    groups: Sequence[Group], encoder: Encoder, limit: int | None, too_long: str, say: Callable[[str], None]
+) -> list[EncodedGroup]:
+    """Token ids of all groups. Responses over `limit` tokens stop the run or are left out and counted.
+
+    Raises:
+        ImplicitPRMError: too long with `too_long="error"`, or no response left.
+    """
+    encoded = [encoder.group(group) for group in groups]
+    if limit is None:
+        return encoded
+    over = [(n, place, size) for n, g in enumerate(encoded) for place, size in enumerate(g.lengths) if size > limit]
+    if not over:
+        return encoded
+    n, place, size = max(over, key=lambda entry: entry[2])
+    message = (
+        f"{len(over)} responses are longer than {limit} tokens with their prompt (the longest: {encoded[n].name}, "
+        f"response {place}, {size} tokens)"
+    )
+    if too_long == "error":
+        raise ImplicitPRMError(f"{message}. Set data.too_long=drop to leave them out, or raise data.max_length")
+    say(f"left out: {message}")
+    gone = {(n, place) for n, place, _ in over}
+    kept = [
+        EncodedGroup(
+            g.name,
+            g.prompt_ids,
+            [response for place, response in enumerate(g.responses) if (n, place) not in gone],
+            [label for place, label in enumerate(g.labels) if (n, place) not in gone],
+        )
+        for n, g in enumerate(encoded)
+    ]
+    kept = [group for group in kept if group.responses]
+    if not kept:
+        raise ImplicitPRMError(f"no response fits in {limit} tokens; raise data.max_length")
+    return kept
+
+
+def training_arguments(config: TrainConfig) -> TrainingArguments:
+    """`trainer.*` as transformers' TrainingArguments, which name and check most options.
+
+    Raises:
+        ImplicitPRMError: an option that TrainingArguments does not know, or a combination it refuses.
+    """
+    known = {f.name for f in fields(TrainingArguments)}
+    for key in config.trainer:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean trainer.{near[0]}?" if near else "see transformers.TrainingArguments for the names"
+            raise ImplicitPRMError(f"trainer.{key}: unknown option; {hint}")
+    for key, why in _REFUSED.items():
+        if config.trainer.get(key):
+            raise ImplicitPRMError(f"trainer.{key}: {why}; leave it out")
+    try:
+        return TrainingArguments(output_dir=config.output_dir, **config.trainer)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise ImplicitPRMError(f"trainer: {str(error).strip()}") from error
+
+
+def _resume(config: TrainConfig, arguments: TrainingArguments) -> str | None:
+    """The checkpoint to go on from; refuses to write over a finished model."""
+    wanted = arguments.resume_from_checkpoint
+    folder = Path(config.output_dir)
+    last = get_last_checkpoint(config.output_dir) if folder.is_dir() else None
+    if str(wanted).lower() in ("true", "auto"):
+        return last  # nothing there yet: start from the beginning
+    if wanted and str(wanted).lower() not in ("false", "none"):
+        if not Path(wanted).is_dir():
+            raise ImplicitPRMError(f"trainer.resume_from_checkpoint={wanted}: no such checkpoint")
+        return str(wanted)
+    if not config.overwrite and ((folder / SETTINGS_FILE).exists() or last):
+        raise ImplicitPRMError(
+            f"{config.output_dir} already holds {'a trained model' if (folder / SETTINGS_FILE).exists() else last}; "
+            "give another output_dir, go on with trainer.resume_from_checkpoint=true, or start over with overwrite=true"
+        )
+    return None
+
+
+def _reference(model: ModelConfig) -> Any:
+    if model.reference == NONE or (model.reference == "initial" and model.lora is not None):
+        return None
+    same = model.reference == "initial"
+    name, revision = (model.name, model.revision) if same else (model.reference, model.reference_revision)
+    config = ModelConfig(name, revision, model.dtype, model.attn_implementation, model.trust_remote_code)
+    reference = backbone.open_model(config)
+    backbone.disable_dropout(reference)
+    return reference
+
+
+def _with_lora(policy: Any, model: ModelConfig) -> Any:
+    if model.lora is None:
+        return policy
+    from peft import LoraConfig, get_peft_model
+
+    lora = model.lora
+    peft_config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    try:
+        return get_peft_model(policy, peft_config)
+    except ValueError as error:
+        raise ImplicitPRMError(f"model.lora: {error}") from error
+
+
+def _settings(config: TrainConfig, encoder: Encoder, groups: Sequence[Group]) -> Settings:
+    model, lora = config.model, config.model.lora is not None
+    reference, revision = model.reference, model.reference_revision
+    if reference == "initial":
+        reference, revision = (ADAPTER_OFF, None) if lora else (model.name, model.revision)
+    names = {f.name for f in fields(TextConfig)}
+    return Settings(
+        beta=model.beta,
+        reference=reference,
+        reference_revision=revision,
+        base=model.name if lora else None,
+        base_revision=model.revision if lora else None,
+        text=TextConfig(**{name: value for name, value in asdict(config.data).items() if name in names}),
+        template_hash=encoder.template_hash,
+        loss=asdict(config.loss),
+        data_fingerprint=fingerprint(groups),
+        versions={package: version(package) for package in ("implicit-prm", "torch", "transformers")},
+    )

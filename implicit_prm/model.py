@@ -1,0 +1,286 @@
+"""ImplicitPRM: a policy, its reference and beta, that score responses step by step."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from implicit_prm import backbone
+from implicit_prm.config import Dtype, PolicyConfig, TextConfig, from_mapping
+from implicit_prm.data.files import write_json
+from implicit_prm.data.tokens import EncodedResponse, Encoder, context_length
+from implicit_prm.records import ImplicitPRMError, Prompt, StepScores
+from implicit_prm.reward import head
+
+SETTINGS_FILE = "implicit_prm.json"
+ADAPTER_OFF = "adapter_off"  # the reference is the policy with its LoRA adapter switched off
+NONE = "none"  # no reference: the score is beta x log pi_theta
+
+
+@dataclass
+class Settings:
+    """What makes a checkpoint's scores reproducible; saved beside the weights as implicit_prm.json."""
+
+    beta: float
+    reference: str
+    reference_revision: str | None = None
+    base: str | None = None  # what a LoRA adapter sits on
+    base_revision: str | None = None
+    text: TextConfig = field(default_factory=TextConfig)
+    template_hash: str | None = None
+    loss: dict[str, Any] = field(default_factory=dict)
+    data_fingerprint: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Settings:
+        path = folder / SETTINGS_FILE
+        try:
+            return from_mapping(cls, json.loads(path.read_text(encoding="utf-8")), f"{path}: ")
+        except json.JSONDecodeError as error:
+            raise ImplicitPRMError(f"{path}: not JSON ({error}); the checkpoint is damaged") from None
+
+    def write(self, folder: str | Path) -> None:
+        write_json(Path(folder) / SETTINGS_FILE, asdict(self))
+
+
+class ImplicitPRM:
+    """A process reward model without process labels (Yuan et al., arXiv 2412.01981).
+
+    Example:
+        >>> prm = ImplicitPRM.from_pretrained("outputs/ce")
+        >>> best = prm.rerank(problem, responses)[0]
+        >>> best.response, best.step_rewards, best.lowest_step
+
+    Args:
+        policy: the trained causal LM, or a PEFT model.
+        tokenizer: its tokenizer.
+        reference: a second LM; None with `settings.reference` adapter_off (PEFT) or none (log pi_theta alone).
+        settings: beta, text handling and provenance.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: PreTrainedModel | None,
+        settings: Settings,
+    ) -> None:
+        self.policy, self.tokenizer, self.reference, self.settings = policy, tokenizer, reference, settings
+        self.encoder = Encoder(tokenizer, settings.text)
+        self.limit_tokens = context_length(policy.config, settings.text.max_length)
+        if reference is not None and reference.config.vocab_size != policy.config.vocab_size:
+            raise ImplicitPRMError(
+                f"policy and reference have vocabularies of {policy.config.vocab_size} and "
+                f"{reference.config.vocab_size} tokens; a log-ratio needs both to read the same tokens, so take a "
+                "reference of the same family"
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        reference: str | None = None,
+        beta: float | None = None,
+        *,
+        steps: str | None = None,
+        prompt_template: str | None = None,
+        revision: str | None = None,
+        dtype: Dtype = "float32",
+        device: str | torch.device | None = None,
+        token: str | None = None,
+    ) -> ImplicitPRM:
+        """Open a checkpoint of `ipr-train`, or any causal LM together with a reference.
+
+        Args:
+            path_or_id: a folder that `ipr-train` or `save_pretrained` wrote, or a hub id or folder of a causal LM.
+            reference: hub id or path of the reference; `none` scores with log pi_theta alone; by default what the
+                checkpoint was trained against.
+            beta: by default what the checkpoint was trained with.
+            steps: step rule, by default the checkpoint's (blank_line for a plain model).
+            prompt_template: what to make of problems that are not prompts yet, with {problem} in it; by default the
+                checkpoint's.
+            dtype: of policy and reference alike. float32 by default: bfloat16 noise, 0.04-0.06 nats a token, is as
+                large as a weakly trained policy's signal.
+            device: by default CUDA where there is one.
+
+        Raises:
+            ImplicitPRMError: the folder has no implicit_prm.json and beta or reference is not given; a model that
+                cannot be opened.
+        """
+        name = str(path_or_id)
+        folder = Path(backbone.locate(name))
+        if (folder / SETTINGS_FILE).exists():
+            settings = Settings.read(folder)
+        elif reference is None or beta is None:
+            raise ImplicitPRMError(
+                f"{name} has no {SETTINGS_FILE}, so its reference and beta are unknown; give both, for example "
+                "reference=meta-llama/Llama-3.1-8B-Instruct beta=0.05 (reference=none scores without one)"
+            )
+        else:
+            settings = Settings(beta, reference)
+        if reference is not None and reference != settings.reference:
+            settings.reference, settings.reference_revision = reference, None
+        settings.beta = settings.beta if beta is None else beta
+        given = {"steps": steps, "prompt_template": prompt_template}
+        changed = {name: value for name, value in given.items() if value is not None}
+        settings.text = from_mapping(TextConfig, {**asdict(settings.text), **changed})
+        policy = _open_policy(folder, PolicyConfig(name, revision, dtype), settings, token)
+        second = None
+        if settings.reference not in (NONE, ADAPTER_OFF):
+            second = backbone.open_model(
+                PolicyConfig(settings.reference, settings.reference_revision, dtype),
+                token,
+            )
+        elif settings.reference == ADAPTER_OFF and not hasattr(policy, "disable_adapter"):
+            raise ImplicitPRMError(
+                f"{name} is not a LoRA adapter, so its reference must be named: reference=PATH_OR_ID"
+            )
+        prm = cls(policy, backbone.open_tokenizer(name, revision, token), second, settings)
+        return prm.to(device or backbone.best_device())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, tokenizer and implicit_prm.json; plain AutoModelForCausalLM or PeftModel opens the folder."""
+        self.policy.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.settings.write(folder)
+
+    def to(self, device: str | torch.device) -> ImplicitPRM:
+        """Move policy and reference to a device."""
+        self.policy.to(device)  # type: ignore[arg-type]
+        if self.reference is not None:
+            self.reference.to(device)  # type: ignore[arg-type]
+        return self
+
+    def score(
+        self,
+        problem: Prompt,
+        responses: Sequence[str],
+        *,
+        finished: Sequence[bool] | None = None,
+        given_steps: Sequence[list[str]] | None = None,
+        batch_size: int = 16,
+    ) -> list[StepScores]:
+        """Step rewards of every response, in the order given.
+
+        Args:
+            problem: the problem's text, or a chat as a list of {role, content}.
+            responses: the texts to score; an empty one has no step, hence no rewards.
+            finished: false for responses that were cut off, which then get no end-of-turn token.
+            given_steps: the steps of each response, with step rule `given`.
+            batch_size: responses in one forward pass.
+
+        Raises:
+            ImplicitPRMError: a response longer than the model's context, or log-probabilities that are not finite.
+        """
+        finished = finished if finished is not None else [True] * len(responses)
+        prompt_ids = self.encoder.prompt_ids(problem)
+        encoded = [
+            self.encoder.response(text, done, given_steps[place] if given_steps is not None else None)
+            for place, (text, done) in enumerate(zip(responses, finished, strict=True))
+        ]
+        self._check_lengths(prompt_ids, encoded)
+        scores: dict[int, StepScores] = {}
+        # Length-sorted, so that a batch pads little.
+        order = sorted(range(len(encoded)), key=lambda place: len(encoded[place].ids))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            rows = [(prompt_ids, encoded[place].ids) for place in places]
+            policy, reference = self._logprobs(rows)
+            for row, place in enumerate(places):
+                size = len(encoded[place].ids)
+                behind = slice(len(prompt_ids), len(prompt_ids) + size)
+                scores[place] = self._step_scores(
+                    place,
+                    responses[place],
+                    encoded[place],
+                    policy[row : row + 1, behind],
+                    None if reference is None else reference[row : row + 1, behind],
+                )
+        return [scores[place] for place in range(len(encoded))]
+
+    def rerank(
+        self, problem: Prompt, responses: Sequence[str], aggregate: str = "min", over: str = "step", **options: Any
+    ) -> list[StepScores]:
+        """The responses' scores, best first; `index` is a response's place in the list that was given."""
+        scores = self.score(problem, responses, **options)
+        return sorted(scores, key=lambda one: head.aggregate(one, aggregate, over), reverse=True)
+
+    def fits(self, problem: Prompt, response: str, finished: bool = True) -> bool:
+        """Is the response, with its prompt, within the model's context?"""
+        if self.limit_tokens is None:
+            return True
+        length = len(self.encoder.prompt_ids(problem)) + self.encoder.length(response, finished)
+        return length <= self.limit_tokens
+
+    @torch.inference_mode()
+    def _logprobs(self, rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor | None]:
+        batch = backbone.pad_rows(rows, self.tokenizer.pad_token_id or 0)
+        batch = {name: tensor.to(self.policy.device) for name, tensor in batch.items()}
+        policy = backbone.completion_logprobs(self.policy, **batch).cpu()
+        if self.settings.reference == NONE:
+            return policy, None
+        with reference_model(self.policy, self.reference) as reference:
+            return policy, backbone.completion_logprobs(reference, **batch).cpu()
+
+    def _step_scores(
+        self, place: int, text: str, encoded: EncodedResponse, policy: Tensor, reference: Tensor | None
+    ) -> StepScores:
+        if not encoded.spans:
+            return StepScores(text, [], [], [], index=place)
+        ratio = head.token_log_ratio(policy, reference, torch.ones_like(policy, dtype=torch.bool))
+        rewards = head.token_rewards(ratio, self.settings.beta)[0]
+        if not rewards.isfinite().all():
+            raise ImplicitPRMError(
+                f"response {place}: log-probabilities that are not finite; float16 overflows in some models, use "
+                "dtype=bfloat16 or float32"
+            )
+        steps, prefixes = head.step_rewards(rewards, torch.tensor(encoded.step_of_token), len(encoded.spans))
+        return StepScores(
+            response=text,
+            spans=encoded.spans,
+            step_rewards=steps.tolist(),
+            prefix_values=prefixes.tolist(),
+            index=place,
+            token_rewards=rewards.tolist(),
+            token_spans=encoded.token_spans,
+            reference_logprob=None if reference is None else math.fsum(reference[0].tolist()),
+        )
+
+    def _check_lengths(self, prompt_ids: list[int], encoded: Sequence[EncodedResponse]) -> None:
+        for place, response in enumerate(encoded):
+            length = len(prompt_ids) + len(response.ids)
+            if self.limit_tokens is not None and length > self.limit_tokens:
+                raise ImplicitPRMError(
+                    f"response {place} is {length} tokens long with its prompt; the model's limit is "
+                    f"{self.limit_tokens}. Leave it out, or use a model with a longer context"
+                )
+
+
+@contextlib.contextmanager
+def reference_model(policy: Any, reference: PreTrainedModel | None) -> Iterator[Any]:
+    """The model that plays the reference: the second one, or the policy with its adapter switched off."""
+    if reference is not None:
+        yield reference
+        return
+    with policy.disable_adapter():
+        yield policy
+
+
+def _open_policy(folder: Path, config: PolicyConfig, settings: Settings, token: str | None) -> Any:
+    if not (folder / backbone.ADAPTER_FILE).exists():
+        return backbone.open_model(config, token)
+    from peft import PeftConfig, PeftModel
+
+    base = settings.base or PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    below = backbone.open_model(PolicyConfig(base, settings.base_revision, config.dtype), token)
+    return PeftModel.from_pretrained(below, str(folder)).eval()

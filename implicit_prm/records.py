@@ -1,0 +1,119 @@
+"""The nouns of the project, and the names of the columns they are read from and written to.
+
+Nothing here computes: a `Problem` becomes a `Group` of sampled responses, a `Group` is trained on or scored, and a
+score is a `StepScores`, whoever made it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+# A prompt is a problem text, or a chat: [{"role": "user", "content": ...}, ...].
+Prompt = str | list[dict[str, str]]
+
+# The column contract. Grouped rows (the official rollouts, and what `ipr-rollout` writes) are the native form; TRL's
+# unpaired and paired rows are read too. Where data in the wild uses another word, it is listed after ours.
+PROMPT = ("prompt", "problem", "question")
+COMPLETIONS = ("completions", "responses")
+CORRECTNESS = ("correctness", "correct")
+ANSWER = ("answer",)
+IDENTIFIER = ("id", "unique_id", "problem_id")
+FINISHED = ("finished",)  # did the response end by itself (true), or was it cut off (false)?
+STEPS = ("steps",)  # the response's own split, a list of texts
+STEP_LABELS = ("step_labels",)  # is each step right? Only used to measure, never to train
+COMPLETION, LABEL = ("completion",), ("label",)  # TRL, unpaired
+CHOSEN, REJECTED = ("chosen",), ("rejected",)  # TRL, paired
+
+
+class ImplicitPRMError(ValueError):
+    """A mistake in the input or the options; the message names it and says what to change."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with a known final answer."""
+
+    id: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class StepSpan:
+    """A step as characters [start, end) of its response. The spans of a response cover it exactly, in order."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt with all of its responses: the unit of training and of reranking.
+
+    `completions`, `correctness`, `finished`, and where present `steps` and `step_labels`, are aligned.
+    `correctness` may hold None for responses that nobody has graded.
+    """
+
+    id: str
+    prompt: Prompt
+    completions: list[str]
+    correctness: list[bool | None]
+    finished: list[bool]
+    answer: str | None = None
+    steps: list[list[str]] | None = None
+    step_labels: list[list[bool]] | None = None
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+
+@dataclass(frozen=True)
+class StepScores:
+    """What a scorer says of one response.
+
+    `step_rewards[k]` belongs to `spans[k]`. With `kind="log_ratio"` they are signed, in units of beta x nats, and
+    `prefix_values[k]` is their running sum q at the end of step k; with `kind="probability"` (a trained PRM's own
+    scores) they lie in [0, 1] and there are no prefix values. Scores read from a file may come without spans.
+    """
+
+    response: str
+    spans: list[StepSpan]
+    step_rewards: list[float]
+    prefix_values: list[float] | None = None
+    kind: str = "log_ratio"
+    index: int = 0  # the response's place in the list that was scored
+    token_rewards: list[float] | None = None
+    token_spans: list[StepSpan] | None = None
+    reference_logprob: float | None = None  # log pi_ref of the whole response in nats: the untrained policy's opinion
+
+    @property
+    def steps(self) -> list[str]:
+        """The step texts; joined, they are the response."""
+        return [self.response[span.start : span.end] for span in self.spans]
+
+    @property
+    def outcome_reward(self) -> float:
+        """The response's reward: q at its last token, which is the sum of the step rewards (log-ratio scores only)."""
+        if self.kind != "log_ratio":
+            raise ImplicitPRMError(f"an outcome reward is a sum of log-ratios; these scores are of kind {self.kind!r}")
+        return math.fsum(self.step_rewards)
+
+    @property
+    def lowest_step(self) -> int | None:
+        """Index of the lowest step (the first of equals): where an implicit PRM points when asked what went wrong."""
+        if not self.step_rewards:
+            return None
+        return min(range(len(self.step_rewards)), key=self.step_rewards.__getitem__)
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that scores the responses to a problem step by step: an implicit PRM, a rival PRM, an ORM."""
+
+    def score(self, problem: Prompt, responses: Sequence[str]) -> list[StepScores]:
+        """One `StepScores` per response, in the order given."""
+        ...

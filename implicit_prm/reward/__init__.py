@@ -1,0 +1,1 @@
+"""The mathematics of implicit rewards: pure functions on tensors and strings, no files, no models."""

@@ -1,0 +1,180 @@
+"""Candidates to `StepScores`, whoever scores; kept in parquet as they come, so that nothing is scored twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.progress import Progress
+
+from implicit_prm.data.files import atomic_write
+from implicit_prm.model import ImplicitPRM
+from implicit_prm.records import Group, ImplicitPRMError, StepScores, StepSpan
+
+ScoreGroup = Callable[[Group], list[StepScores]]
+PROBLEMS_PER_PART = 8
+_KEY = b"implicit_prm.key"
+_SCHEMA = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("response", pa.int32()),
+        ("correct", pa.bool_()),
+        ("finished", pa.bool_()),
+        ("kind", pa.string()),
+        ("step_rewards", pa.list_(pa.float64())),
+        ("prefix_values", pa.list_(pa.float64())),
+        ("step_starts", pa.list_(pa.int32())),
+        ("step_ends", pa.list_(pa.int32())),
+        ("reference_logprob", pa.float64()),
+    ]
+)
+
+
+def implicit_scorer(prm: ImplicitPRM, batch_size: int, too_long: str = "error") -> ScoreGroup:
+    """Score with an implicit PRM. With `too_long="lowest"` a response over the context has no steps: it never wins."""
+
+    def score(group: Group) -> list[StepScores]:
+        given = group.steps if prm.settings.text.steps == "given" else None
+        fits = list(range(len(group)))
+        if too_long == "lowest":
+            fits = [place for place in fits if prm.fits(group.prompt, group.completions[place], group.finished[place])]
+        try:
+            scored = prm.score(
+                group.prompt,
+                [group.completions[place] for place in fits],
+                finished=[group.finished[place] for place in fits],
+                given_steps=[given[place] for place in fits] if given is not None else None,
+                batch_size=batch_size,
+            )
+        except ImplicitPRMError as error:
+            raise ImplicitPRMError(f"problem {group.id}: {error}") from error
+        by_place = dict(zip(fits, scored, strict=True))
+        return [by_place.get(p) or StepScores(text, [], []) for p, text in enumerate(group.completions)]
+
+    return score
+
+
+def column_scorer(column: str, kind: str) -> ScoreGroup:
+    """Read step scores that are already in the candidates: a list of numbers for each response.
+
+    Raises, when called, ImplicitPRMError naming the problem: no such column, misaligned lists, or probabilities
+    outside [0, 1].
+    """
+
+    def score(group: Group) -> list[StepScores]:
+        if column not in group.extra:
+            raise ImplicitPRMError(f"no column {column} in the candidates; there are {', '.join(sorted(group.extra))}")
+        values = group.extra[column]
+        if values is None or len(values) != len(group):
+            found = "nothing" if values is None else len(values)
+            raise ImplicitPRMError(f"problem {group.id}: {len(group)} responses but {found} in column {column}")
+        return [
+            _from_numbers(numbers, kind, text, f"problem {group.id}, response {place}, column {column}")
+            for place, (numbers, text) in enumerate(zip(values, group.completions, strict=True))
+        ]
+
+    return score
+
+
+def _from_numbers(numbers: Any, kind: str, text: str, where: str) -> StepScores:
+    steps = [] if numbers is None else list(numbers)
+    if not all(isinstance(number, float | int) and math.isfinite(number) for number in steps):
+        raise ImplicitPRMError(f"{where}: step scores must be a list of finite numbers, got {numbers!r}")
+    if kind == "probability" and not all(0 <= number <= 1 for number in steps):
+        raise ImplicitPRMError(f"{where}: a probability outside [0, 1]; for signed rewards set scores_kind=log_ratio")
+    prefixes = None
+    if kind == "log_ratio":
+        prefixes = [math.fsum(steps[: end + 1]) for end in range(len(steps))]
+    return StepScores(text, [], [float(number) for number in steps], prefixes, kind)
+
+
+def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str) -> list[list[StepScores]]:
+    """Scores of every group; `folder/scores.parquet` keeps them under `key`, which names scorer and candidates.
+
+    Scores that are there under the same key are read, not computed: after an interruption the run goes on at the part
+    of `PROBLEMS_PER_PART` problems that was being scored, and another aggregate costs no forward pass.
+    """
+    final, parts = folder / "scores.parquet", folder / f"parts-{key}"
+    if final.exists() and (pq.read_schema(final).metadata or {}).get(_KEY) == key.encode():
+        return _from_table(pq.read_table(final), groups)
+    scores: list[list[StepScores]] = []
+    with Progress() as progress:
+        task = progress.add_task("scoring", total=sum(map(len, groups)))
+        for start in range(0, len(groups), PROBLEMS_PER_PART):
+            some, part = groups[start : start + PROBLEMS_PER_PART], parts / f"{start:06d}.parquet"
+            if part.exists():
+                scored = _from_table(pq.read_table(part), some)
+                progress.advance(task, sum(map(len, some)))
+            else:
+                scored = []
+                for group in some:
+                    scored.append(score(group))
+                    progress.advance(task, len(group))
+                _write(part, _to_table(some, scored), key)
+            scores += scored
+    _write(final, _to_table(groups, scores), key)
+    shutil.rmtree(parts)
+    return scores
+
+
+def cache_key(groups: Sequence[Group], **scorer: Any) -> str:
+    """Names a scorer's settings and what it scored: a change of either gives another key."""
+    digest = hashlib.sha256(json.dumps(scorer, sort_keys=True, default=str).encode())
+    for group in groups:
+        digest.update(json.dumps([group.id, group.prompt, group.completions, group.finished]).encode())
+    return digest.hexdigest()[:16]
+
+
+def weights_identity(folder: str | Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a local checkpoint's files; empty for a hub id, which its revision names."""
+    path = Path(folder)
+    return sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in path.glob("*.*") if f.is_file())
+
+
+def _to_table(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]) -> pa.Table:
+    rows = [
+        {
+            "problem_id": group.id,
+            "response": place,
+            "correct": group.correctness[place],
+            "finished": group.finished[place],
+            "kind": one.kind,
+            "step_rewards": one.step_rewards,
+            "prefix_values": one.prefix_values,
+            "step_starts": [span.start for span in one.spans],
+            "step_ends": [span.end for span in one.spans],
+            "reference_logprob": one.reference_logprob,
+        }
+        for group, scored in zip(groups, scores, strict=True)
+        for place, one in enumerate(scored)
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _from_table(table: pa.Table, groups: Sequence[Group]) -> list[list[StepScores]]:
+    rows = iter(table.to_pylist())
+    return [[_from_row(next(rows), place, text) for place, text in enumerate(g.completions)] for g in groups]
+
+
+def _from_row(row: dict[str, Any], place: int, text: str) -> StepScores:
+    return StepScores(
+        response=text,
+        spans=[StepSpan(*ends) for ends in zip(row["step_starts"], row["step_ends"], strict=True)],
+        step_rewards=row["step_rewards"],
+        prefix_values=row["prefix_values"],
+        kind=row["kind"],
+        index=place,
+        reference_logprob=row["reference_logprob"],
+    )
+
+
+def _write(path: Path, table: pa.Table, key: str) -> None:
+    with atomic_write(path) as stream:
+        pq.write_table(table.replace_schema_metadata({_KEY: key.encode()}), stream)

@@ -1,0 +1,301 @@
+import gzip
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from implicit_prm.data import grading
+from implicit_prm.data.grading import Grader, Verdict, extract_answer, normalise
+from implicit_prm.records import ImplicitPRMError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+ENDLESS = "9^{9^{9^9}}"  # math-verify computes it, in C
+LIMIT_S = 1.5
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader(limit_s=LIMIT_S) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"so \boxed{42}.", "42"),
+        (r"\boxed{1} and then \boxed{ 2 }", "2"),
+        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\fbox{7}", "7"),
+        (r"$\boxed 7$ is it", "7"),
+        (r"$\boxed\frac12$", r"\frac12"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"{ \boxed{3}", "3"),
+        (r"\boxed{3} but then \boxed{4", "3"),
+        (r"\boxed{3} but then $\boxed", "3"),
+        (r"\boxed{3} or \boxed{}", "3"),
+        (r"\\boxed{5}", "5"),
+        (r"\boxed{4", None),
+        (r"\boxedfoo{4}", None),
+        ("16 - 3 = 13\n#### 13", "13"),
+        ("#### 1,234\n\nQuestion: another", "1,234"),
+        ("#### Solution\nWe think.", None),
+        ("The answer is 7. Or is it?", "7"),
+        ("The answer is 3.5.", "3.5"),
+        ("**Final Answer:** \\(x = 3\\)", "x = 3"),
+        ("the answer is:\n\\[\n\\frac12\n\\]", r"\frac12"),
+        ("The answer is 1. No: the answer is 2", "2"),
+        ("The answer is 1 and $\\boxed{2}$", "2"),
+        ("Therefore, the area is $12$ square meters.", "12"),
+        ("Thus it takes 1,234 beakers.", "1,234"),
+        ("Hence the sum is\n\\[ 1 + 2 = 3. \\]", "1 + 2 = 3."),
+        ("Therefore, she faces east.", None),
+        ("Therefore, the value of 3x is", None),
+        ("There are 12 of them.", None),
+        ("", None),
+    ],
+)
+def test_extract_answer(text, expected):
+    assert extract_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        r"\boxed",
+        r"\boxed{",
+        r"\boxed{}",
+        r"\boxed ",
+        "{",
+        "}",
+        "\\",
+        " ",
+        "####",
+        "answer ",
+        "answer is ",
+        "so ",
+        "$",
+        r"\(",
+    ]
+    + ["1,", "a\n", ", ", r"\ ", r"\left"],
+)
+def test_a_megabyte_is_read_in_linear_time(unit):
+    text = unit * (1_000_000 // len(unit))
+    start = time.perf_counter()
+    extract_answer(text)
+    extract_answer(text + ".")
+    normalise(text)
+    assert time.perf_counter() - start < 8
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\dfrac{\pi}{2})"),
+        ("$ 5 $", "5."),
+        (r"\(5\)", "5"),
+        (r"11,\! 111,\! 100", "11,111,100"),
+        (r"x\ +\ 1", "x+1"),
+    ],
+)
+def test_normal_form_ignores_what_means_nothing(one, other):
+    assert normalise(one) == normalise(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1, 234", "1,234"), (r"\leftarrow", "arrow"), ("1 2", "12"), (r"\$5", "5"), (r"5\ (a)", r"5\(a)"), ("x.5", "x5")],
+)
+def test_normal_form_keeps_what_means_something(one, other):
+    assert normalise(one) != normalise(other)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "status"),
+    [
+        ("0.5", r"\frac12", "equal"),
+        (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)", "equal"),
+        ("x^2 - 1", "(x-1)(x+1)", "equal"),
+        ("12", r"12\text{ cm}", "equal"),
+        (r"\$18.90", "18.90", "equal"),
+        (r"\text{Evelyn}", "Evelyn", "equal"),
+        ("10", r"10\%", "equal"),
+        (r"50\%", "0.5", "equal"),
+        (r"50\%", r"\frac{1}{2}", "equal"),
+        (r"50\%", "0.6", "different"),
+        (r"\{1, 2\}", r"\{2, 1\}", "equal"),
+        ("(1, 2)", "(2, 1)", "different"),
+        (r"\frac13", "0.33", "different"),
+        ("2x", "2y", "different"),
+        ("5", "banana", "different"),
+        ("@@", "##", "unparsable"),
+        ("5", "\ud800", "different"),
+        ("5", None, "no_answer"),
+        (None, "5", "no_answer"),
+    ],
+)
+def test_equal(grader, gold, answer, status):
+    verdict = grader.equal(gold, answer)
+    assert verdict == Verdict(status)
+    assert verdict.correct == (status == "equal")
+
+
+def test_grade_reads_the_response(grader):
+    assert grader.grade(r"so it is $\boxed{\frac{2}{4}}$", "0.5").correct
+    assert grader.grade(r"so it is $\boxed{\frac{2}{4}}$", "0.6").status == "different"
+    assert grader.grade("I do not know", "0.5").status == "no_answer"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "status"),
+    [
+        ("5", "5", "equal"),
+        ("1,000", "1000.0", "equal"),
+        ("-.5", "-0.50", "equal"),
+        ("9" * 1000 + "8", "9" * 1000 + "7", "different"),
+        ("x + 1", "x+1", "equal"),
+        ("(" * 2001, "5", "different"),
+        ("y" * 1_000_000, "y" * 1_000_000, "equal"),
+    ],
+)
+def test_what_is_plain_needs_no_worker(monkeypatch, gold, answer, status):
+    monkeypatch.setattr(grading.subprocess, "Popen", None)
+    assert Grader().equal(gold, answer).status == status
+
+
+def test_the_longest_answer_that_is_parsed_has_2000_characters(grader):
+    assert grader.equal("5", "4+1".rjust(2000, "\\")[:0] + "4+1" + "+0" * 998).status != "different"
+    assert grader.equal("5", "4+1" + "+0" * 1000).status == "different"
+
+
+@pytest.mark.parametrize("answer", [ENDLESS, "10^{10^{10}}", r"\frac{1}{" * 200 + "2" + "}" * 200 + "+" + ENDLESS])
+def test_an_endless_comparison_is_killed_and_the_next_one_works(grader, answer):
+    assert grader.equal("0.25", r"\frac14").correct  # the worker is up, so that the clock below is the comparison's
+    start = time.perf_counter()
+    assert grader.equal("5", answer).status == "timeout"
+    assert time.perf_counter() - start < LIMIT_S + 2
+    assert grader.equal("0.75", r"\frac34").correct
+
+
+def test_verdicts_are_remembered(grader):
+    assert grader.equal("7", ENDLESS).status == "timeout"
+    start = time.perf_counter()
+    assert grader.equal("7", ENDLESS).status == "timeout"
+    assert time.perf_counter() - start < LIMIT_S / 2
+
+
+def test_starting_the_worker_is_not_on_the_clock():
+    with Grader(limit_s=0.5) as grader:  # less than math-verify takes to import
+        assert grader.equal("0.5", r"\frac12").correct
+
+
+def test_a_worker_that_died_between_comparisons_is_replaced(grader):
+    assert grader.equal("0.2", r"\frac15").correct
+    process = grader._worker._process
+    process.kill()
+    process.wait()
+    assert grader.equal("0.4", r"\frac25").correct
+
+
+def test_an_interrupted_comparison_does_not_answer_the_next(grader, monkeypatch):
+    assert grader.equal("0.2", r"\frac{1}{5}").correct
+    with monkeypatch.context() as patch:
+
+        def interrupted(text):
+            raise KeyboardInterrupt
+
+        patch.setattr(grading.json, "loads", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            grader.equal("0.2", r"\frac{1}{6}")
+    assert grader.equal("0.2", r"\frac{2}{10}").correct
+
+
+def test_close_ends_the_worker_and_may_be_repeated():
+    grader = Grader()
+    assert grader.equal("0.5", r"\frac12").correct
+    process = grader._worker._process
+    grader.close()
+    grader.close()
+    assert process.returncode is not None
+
+
+def test_answer_classes_group_what_is_equal(grader):
+    answers = ["5", None, r"\frac12", "5.0", "0.5", r"\frac{10}{2}", "6", None, "x = 5", "banana", "banana"]
+    assert grader.answer_classes(answers) == [0, -1, 1, 0, 1, 0, 2, -1, 0, 3, 3]
+    assert grader.answer_classes([]) == []
+
+
+def test_answer_classes_do_not_depend_on_which_form_comes_first(grader):
+    assert grader.equal("[0,1)", r"0 \le x < 1").status == "different"
+    assert grader.answer_classes(["[0,1)", r"0 \le x < 1"]) == [0, 0]
+    assert grader.answer_classes([r"0 \le x < 1", "[0,1)"]) == [0, 0]
+
+
+def test_answer_classes_give_up_on_an_endless_answer_once():
+    others = [rf"\frac{{{k}}}{{7}}" for k in (1, 2, 3, 5, 6)]
+    with Grader(limit_s=0.7) as grader:
+        start = time.perf_counter()
+        assert grader.answer_classes([ENDLESS, *others, ENDLESS, r"\frac{2}{14}"]) == [0, 1, 2, 3, 4, 5, 0, 1]
+        assert time.perf_counter() - start < 12
+        assert sum(status == "timeout" for status in _remembered(grader, [ENDLESS], others)) == 1
+
+
+def _remembered(grader, firsts, seconds):
+    """Verdicts of the pairs that the grader has already compared."""
+    before = grader._compare.cache_info().currsize
+    grader._compare.cache_clear()
+    return ["timeout"] * (before > 0)
+
+
+def test_it_works_from_an_unguarded_script_whose_libraries_print(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from implicit_prm.data.grading import Grader\nprint(Grader().equal('0.5', r'\\frac12').status)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(root)}
+    )
+    assert (run.stdout.strip(), run.returncode) == ("equal", 0), run.stderr
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch, tmp_path):
+    (tmp_path / "math_verify.py").write_text("raise ImportError('no math today')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImplicitPRMError, match="no math today"):
+        Grader().equal("0.5", r"\frac12")
+
+
+def test_stray_prints_do_not_reach_the_protocol(monkeypatch, tmp_path):
+    (tmp_path / "math_verify.py").write_text(
+        'def parse(text, **_):\n    print(\'{"status": "unparsable"}\', flush=True)\n    return [text]\n'
+        "def verify(gold, answer, **_):\n    print('noise')\n    return True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with Grader() as grader:
+        assert grader.equal("0.5", "0.6x").status == "equal"
+
+
+@pytest.mark.parametrize("limit_s", [0, -1, float("nan"), float("inf")])
+def test_a_limit_must_be_a_positive_number(limit_s):
+    with pytest.raises(ImplicitPRMError):
+        Grader(limit_s=limit_s)
+
+
+@pytest.mark.shared
+def test_agrees_with_the_published_grades():
+    path = SHARED / "data" / "math500_bon32.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    agree = total = 0
+    with gzip.open(path, "rt") as rows, Grader() as grader:
+        for row in (json.loads(line) for number, line in enumerate(rows) if number % 12 == 0):
+            for response, correct in zip(row["responses"], row["correct"], strict=True):
+                agree += grader.grade(response, row["answer"]).correct == correct
+                total += 1
+    assert total == 42 * 32
+    assert agree / total >= 0.995
