@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from implicit_prm.data.groups import load_groups
     from implicit_prm.evaluation.best_of_n import evaluate
-    from implicit_prm.fit import fit
+    from implicit_prm.fitting import fit
     from implicit_prm.model import ImplicitPRM
     from implicit_prm.records import Group, ImplicitPRMError, Scorer, StepScores
     from implicit_prm.reward.head import aggregate
@@ -24,7 +24,7 @@ _HOMES = {
     "StepScores": "implicit_prm.records",
     "aggregate": "implicit_prm.reward.head",
     "evaluate": "implicit_prm.evaluation.best_of_n",
-    "fit": "implicit_prm.fit",
+    "fit": "implicit_prm.fitting",
     "load_groups": "implicit_prm.data.groups",
 }
 

@@ -20,6 +20,14 @@ Aggregate = Literal["min", "max", "last", "mean", "sum", "product"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+def _at_least(config: Any, minimum: float, *keys: str, where: str = "") -> None:
+    """Refuse options below `minimum` (and NaN); None means not set."""
+    for key in keys:
+        value = getattr(config, key)
+        if value is not None and not value >= minimum:
+            raise ImplicitPRMError(f"{where}{key} is {value}; it must be at least {minimum}")
+
+
 @dataclass
 class DPOConfig:
     name: Literal["dpo"] = "dpo"
@@ -78,6 +86,9 @@ class LoraConfig:
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
 
+    def validate(self) -> None:
+        _at_least(self, 1, "r", "alpha", where="model.lora.")
+
 
 @dataclass
 class PolicyConfig:
@@ -100,7 +111,7 @@ class ModelConfig(PolicyConfig):
     lora: LoraConfig | None = None
 
     def validate(self) -> None:
-        if self.beta <= 0:
+        if not self.beta > 0:
             raise ImplicitPRMError(f"model.beta is {self.beta}; the reward is beta x log-ratio and needs beta above 0")
         if self.reference_revision and self.reference in ("initial", "none"):
             raise ImplicitPRMError(
@@ -119,6 +130,7 @@ class TextConfig:
     max_length: int | None = None
 
     def validate(self) -> None:
+        _at_least(self, 1, "max_length")
         if "{problem}" not in self.prompt_template:
             raise ImplicitPRMError("prompt_template must contain {problem}, where the problem's text goes")
 
@@ -139,6 +151,8 @@ class DataConfig(TextConfig):
 
     def validate(self) -> None:
         super().validate()
+        _at_least(self, 1, "max_prompts", "max_responses", where="data.")
+        _at_least(self, 0, "hold_out_prompts", where="data.")
         if not self.train:
             raise ImplicitPRMError("data.train is empty; name a file of graded responses (ipr-rollout writes one)")
         if self.dev and self.hold_out_prompts:
@@ -178,6 +192,9 @@ class ProblemsConfig:
     prompt_template: str = "{problem}"
     system_prompt: str | None = None
 
+    def validate(self) -> None:
+        _at_least(self, 1, "limit", where="problems.")
+
 
 @dataclass
 class SamplingConfig:
@@ -189,9 +206,7 @@ class SamplingConfig:
     seed: int = 0
 
     def validate(self) -> None:
-        for key in ("n", "max_new_tokens", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ImplicitPRMError(f"sampling.{key} is {getattr(self, key)}; it must be at least 1")
+        _at_least(self, 1, "n", "max_new_tokens", "batch_size", where="sampling.")
         if self.temperature <= 0:
             raise ImplicitPRMError(
                 f"sampling.temperature is {self.temperature}; it must be above 0: n equal responses teach nothing"
@@ -210,8 +225,8 @@ class RolloutConfig:
 
 @dataclass
 class EvalConfig:
-    output_dir: str
     rollout: RolloutConfig
+    output_dir: str | None = None
     checkpoint: str | None = None
     candidates: str | None = None
     scores_column: str | None = None
@@ -227,9 +242,16 @@ class EvalConfig:
     max_problems: int | None = None
     max_responses: int | None = None
     too_long: Literal["error", "lowest"] = "error"
+    unanswered: Literal["as_scored", "lowest"] = "as_scored"
+    ties: Literal["first", "shared"] = "first"
     vote_draws: int = 1000
     bootstrap_resamples: int = 10_000
     seed: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Where the results go: `output_dir`, or the folder eval inside the checkpoint."""
+        return self.output_dir or f"{self.checkpoint}/eval"
 
     def validate(self) -> None:
         if self.scores_column is None and self.checkpoint is None:
@@ -247,9 +269,11 @@ class EvalConfig:
                     )
             if self.over == "prefix" and self.scores_kind == "probability":
                 raise ImplicitPRMError("scores that are probabilities have no prefix values; set over=step")
-        for key in ("batch_size", "vote_draws", "bootstrap_resamples"):
-            if getattr(self, key) < 1:
-                raise ImplicitPRMError(f"{key} is {getattr(self, key)}; it must be at least 1")
+        if self.output_dir is None and self.checkpoint is None:
+            raise ImplicitPRMError(
+                "output_dir is empty; name the folder for metrics.json, scores.parquet and the figure"
+            )
+        _at_least(self, 1, "batch_size", "vote_draws", "bootstrap_resamples", "max_problems", "max_responses")
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -313,10 +337,12 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     candidates = [option for option in options if option is not type(None)]
     if len(candidates) == 1:
         return _convert(candidates[0], value, where)
-    if isinstance(value, Mapping):  # the losses: told apart by their name
+    if all(map(is_dataclass, candidates)):  # the losses: told apart by their name
+        if not isinstance(value, Mapping):
+            raise ImplicitPRMError(f"{where}={value!r}: expected a group of options, not a single value")
         by_name: dict[str, Any] = {option().name: option for option in candidates}
         name = value.get("name")
-        if name not in by_name:
+        if not isinstance(name, str) or name not in by_name:
             raise ImplicitPRMError(f"{where}.name={name}: choose one of {', '.join(sorted(by_name))}")
         return from_mapping(by_name[name], value, f"{where}.")
     for option in candidates:

@@ -30,6 +30,8 @@ def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any])
     A mistake in options or input ends the process with one sentence and status 1, an interruption with status 130.
     Everything that was written before either is whole.
     """
+    # Reading a file is not what a run's progress is about.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
         try:
             values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)

@@ -14,8 +14,9 @@ def _evaluate(config: EvalConfig) -> None:
     from implicit_prm.evaluation.report import print_metrics
 
     print_metrics(evaluate(config))
-    print(f"metrics: {config.output_dir}/metrics.json  scores: {config.output_dir}/scores.parquet")
-    print(f"figure: {config.output_dir}/accuracy.png")
+    print(f"metrics: {config.folder}/metrics.json")
+    print(f"scores:  {config.folder}/scores.parquet")
+    print(f"figure:  {config.folder}/accuracy.png")
 
 
 @hydra.main(version_base="1.3", config_path=configs(), config_name="eval")

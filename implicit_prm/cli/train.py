@@ -10,7 +10,7 @@ from implicit_prm.config import TrainConfig
 
 
 def _train(config: TrainConfig) -> None:
-    from implicit_prm.fit import fit  # behind the check of the options, which then fail at once
+    from implicit_prm.fitting import fit  # behind the check of the options, which then fail at once
 
     fit(config)
     print(f"checkpoint: {config.output_dir}")

@@ -41,7 +41,10 @@ def write_json(path: str | Path, value: Any) -> None:
 class JsonLines:
     """A JSON-lines file that is appended to a row at a time and survives being killed between or within rows.
 
-    Opening it cuts off a last line that has no newline: that row was being written when the writer died.
+    Opening it cuts off a last line that is no whole row: it was being written when the writer died.
+
+    Raises:
+        ImplicitPRMError: the path holds something else than JSON lines, which must not be cut or appended to.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -49,8 +52,21 @@ class JsonLines:
         with clear_os_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
-                whole = self.path.read_bytes()
-                os.truncate(self.path, whole.rfind(b"\n") + 1)
+                self._mend()
+
+    def _mend(self) -> None:
+        whole = self.path.read_bytes()
+        if whole and not whole.startswith(b"{"):
+            raise ImplicitPRMError(f"{self.path} is not a file of JSON lines; give another path")
+        end = whole.rfind(b"\n") + 1
+        try:
+            json.loads(whole[end:] or b"{}")
+        except ValueError:
+            os.truncate(self.path, end)
+            return
+        if whole[end:]:  # a whole row that only lacks its newline, as some editors leave it
+            with self.path.open("ab") as stream:
+                stream.write(b"\n")
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row written so far."""
@@ -68,12 +84,13 @@ class JsonLines:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row, synced to disk; on failure (a full disk) the file is left as it was before."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-        with clear_os_errors(self.path), self.path.open("ab") as stream:
+        rest = memoryview((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        # Unbuffered: a buffer would write what did not fit when it is closed, into the space that cutting back frees.
+        with clear_os_errors(self.path), self.path.open("ab", buffering=0) as stream:
             before = stream.tell()
             try:
-                stream.write(line)
-                stream.flush()
+                while rest:
+                    rest = rest[stream.write(rest) :]
                 os.fsync(stream.fileno())
             except OSError:
                 os.truncate(self.path, before)

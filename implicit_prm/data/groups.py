@@ -74,9 +74,12 @@ def read_rows(
                 raise ImplicitPRMError(f"{source}: unknown ending; use one of {', '.join(_BUILDERS)} (or .gz of them)")
             if path.stat().st_size == 0:
                 raise ImplicitPRMError(f"{source}: the file is empty")
-            rows = datasets.load_dataset(builder, data_files=str(path), split="train")
+            # Not load_dataset, which calls home even for a local file, and waits where there is no network.
+            rows = getattr(datasets.Dataset, f"from_{builder}")(str(path))
         elif (path / "dataset_info.json").exists():
             rows = datasets.load_from_disk(source)
+        elif (path / "dataset_dict.json").exists():
+            rows = datasets.load_from_disk(source)[split]
         elif path.suffix and not path.exists() and (Path(path.name.removesuffix(".gz")).suffix in _BUILDERS):
             raise ImplicitPRMError(f"{source}: no such file")
         else:
@@ -85,6 +88,8 @@ def read_rows(
         raise
     except Exception as error:  # datasets raises many kinds; each of them means that this source cannot be read
         cause = str(error.__cause__ or error).strip().split("\n")[0]
+        if "corresponds to no data" in cause:
+            raise ImplicitPRMError(f"{source}: the file has no rows") from error
         raise ImplicitPRMError(f"{source}: cannot be read as a dataset ({type(error).__name__}: {cause})") from error
     if len(rows) == 0:
         raise ImplicitPRMError(f"{source}: the file has no rows")
@@ -107,9 +112,10 @@ def load_groups(source: str, split: str = "train", revision: str | None = None, 
     if prompt and _column(columns, records.COMPLETIONS) and (_column(columns, records.CORRECTNESS) or not graded):
         return [_grouped(row, columns, f"{source}, row {number}", graded) for number, row in enumerate(rows, 1)]
     if prompt and {"completion", "label"} <= columns:
-        flat = [(row[prompt], _text(row["completion"]), row["label"]) for row in rows]
+        flat = [(n, row[prompt], _text(row["completion"]), row["label"]) for n, row in enumerate(rows, 1)]
     elif prompt and {"chosen", "rejected"} <= columns:
-        flat = [(r[prompt], _text(r[key]), key == "chosen") for r in rows for key in ("chosen", "rejected")]
+        sides = ("chosen", "rejected")
+        flat = [(n, row[prompt], _text(row[key]), key == "chosen") for n, row in enumerate(rows, 1) for key in sides]
     else:
         raise ImplicitPRMError(f"{source}: has columns {', '.join(sorted(columns))}; expected {_FORMS}")
     return _gather(flat, source)
@@ -128,9 +134,10 @@ def _grouped(row: dict[str, Any], columns: set[str], where: str, graded: bool) -
     labels = value(records.CORRECTNESS)
     if labels is None and not graded:
         labels = [None] * len(completions)
+    identifier, finished = value(records.IDENTIFIER), value(records.FINISHED)
     aligned = {
         "correctness": [_label(label, where) if graded or label is not None else None for label in labels or []],
-        "finished": value(records.FINISHED) or [True] * len(completions),
+        "finished": [True] * len(completions) if finished is None else finished,
         "steps": value(records.STEPS),
         "step_labels": value(records.STEP_LABELS),
     }
@@ -141,7 +148,7 @@ def _grouped(row: dict[str, Any], columns: set[str], where: str, graded: bool) -
     answer, prompt = value(records.ANSWER), value(records.PROMPT)
     _check_prompt(prompt, where)
     return Group(
-        id=str(value(records.IDENTIFIER) or _identifier(prompt)),
+        id=_identifier(prompt) if identifier is None else str(identifier),
         prompt=prompt,
         completions=list(completions),
         answer=None if answer is None else str(answer),
@@ -150,15 +157,17 @@ def _grouped(row: dict[str, Any], columns: set[str], where: str, graded: bool) -
     )
 
 
-def _gather(flat: list[tuple[Any, str, Any]], source: str) -> list[Group]:
+def _gather(flat: list[tuple[int, Any, Any, Any]], source: str) -> list[Group]:
     """TRL rows to groups. The same response twice in a prompt counts once (a paired set repeats its chosen ones)."""
     prompts: dict[str, Prompt] = {}
     found: dict[str, dict[tuple[str, bool], None]] = {}
-    for number, (prompt, completion, label) in enumerate(flat, 1):
-        where = f"{source}, entry {number}"
+    for number, prompt, completion, label in flat:
+        where = f"{source}, row {number}"
         _check_prompt(prompt, where)
         if not completion:
             raise ImplicitPRMError(f"{where}: no response; remove the row or sample it again")
+        if not isinstance(completion, str):
+            raise ImplicitPRMError(f"{where}: the response {completion!r} must be a text")
         key = _identifier(prompt)
         prompts[key] = prompt
         found.setdefault(key, {})[completion, _label(label, where)] = None
@@ -241,8 +250,9 @@ def _balanced_places(entries: list[tuple[Any, bool]], rng: random.Random) -> lis
 
 
 def fingerprint(groups: Sequence[Group]) -> str:
-    """Content hash of prompts, responses and labels; stored with a checkpoint."""
+    """Content hash of what training reads: prompts, responses, labels, and which responses were cut off; stored with a checkpoint."""
     digest = hashlib.sha256()
     for group in groups:
-        digest.update(json.dumps([group.prompt, group.completions, group.correctness]).encode())
+        read = [group.prompt, group.completions, group.correctness, group.finished]
+        digest.update(json.dumps(read).encode())
     return digest.hexdigest()[:16]

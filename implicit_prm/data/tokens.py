@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.config import TextConfig
@@ -86,7 +87,7 @@ class Encoder:
             if not isinstance(turn, str):
                 raise ImplicitPRMError("a chat prompt cannot be used with a raw: prompt_template; give plain texts")
             return turn
-        return str(self.tokenizer.apply_chat_template(_messages(turn), tokenize=False, add_generation_prompt=True))
+        return self._render(_messages(turn), add_generation_prompt=True)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of the prompt. A chat template writes its own special tokens; for plain text they are added."""
@@ -130,13 +131,27 @@ class Encoder:
         parts = [str(self.tokenizer.chat_template), self.text.prompt_template, str(self.text.system_prompt)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                )
+            )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ImplicitPRMError(
+                f"the tokenizer's chat template does not take a chat of {roles} ({error}); change "
+                "tokenizer.chat_template or the prompt (a system message can go into prompt_template)"
+            ) from error
+
     def _end_of_turn(self, name: str) -> int:
         """The token that ends an assistant's turn: what the template writes behind it if special, else the EOS."""
         if not self.raw:
             turn = [*_messages(self.turn(_PROBE)), {"role": "assistant", "content": _PROBE}]
-            behind = str(self.tokenizer.apply_chat_template(turn, tokenize=False)).rpartition(_PROBE)[2]
+            behind = self._render(turn, add_generation_prompt=False).rpartition(_PROBE)[2]
             ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
-            if ids and ids[0] in self.tokenizer.added_tokens_decoder:
+            if ids and ids[0] in self.tokenizer.added_tokens_decoder and ids[0] != self.tokenizer.unk_token_id:
                 return ids[0]
         if self.tokenizer.eos_token_id is None:
             raise ImplicitPRMError(f"{name}: no token ends a response; set tokenizer.eos_token")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 from implicit_prm.config import EvalConfig
 from implicit_prm.data.answers import extract_answer
@@ -31,13 +32,13 @@ from implicit_prm.scoring import (
     weights_identity,
 )
 
-MAJORITY, LIKELIHOOD = "majority vote", "best-of-N, reference log-likelihood"
+MAJORITY, LIKELIHOOD, ORACLE = "majority vote", "log-likelihood of reference", "oracle (pass@N)"
 Curves = dict[str, np.ndarray]  # name -> [problems, sizes] expected accuracy
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """One problem's candidates as selection sees them: K of each. Invalid ones cannot be picked and do not vote."""
+    """One problem's K candidates as selection sees them; ones that are not valid score lowest."""
 
     correct: np.ndarray
     classes: np.ndarray
@@ -45,7 +46,7 @@ class Candidates:
 
 
 def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Score the candidates and write metrics.json, scores.parquet and accuracy.png to `config.output_dir`.
+    """Score the candidates and write metrics.json, scores.parquet and accuracy.png to `config.folder`.
 
     Accuracies at N are expectations over all subsets of N candidates of a problem, in closed form for best-of-N and
     pass@N, over `vote_draws` seeded draws for the votes. Intervals are 95 % percentile bootstrap over problems.
@@ -56,13 +57,12 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
     Raises:
         ImplicitPRMError: anything wrong with options, candidates or checkpoint.
     """
-    folder = Path(config.output_dir)
+    folder = Path(config.folder)
     groups, score, key = prepare(config, folder, say)
     with Grader() as grader:
-        groups = [graded(group, grader) for group in groups]
-        candidates = [as_candidates(group, grader) for group in groups]
+        groups = [graded(group, grader) for group in track(groups, "grading")]
+        candidates = [as_candidates(group, grader, config.unanswered) for group in track(groups, "grouping answers")]
     scores = score_all(groups, score, folder, key)
-    candidates = [mark_unscored(c, s) for c, s in zip(candidates, scores, strict=True)]
 
     sizes = selection.sizes(min(map(len, groups)))
     curves = accuracy_curves(config, candidates, scores, sizes)
@@ -71,21 +71,24 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
         "aggregate": f"{config.aggregate} over {config.over}",
         "problems": len(groups),
         "responses": sum(map(len, groups)),
-        "invalid_responses": int(sum((~c.valid).sum() for c in candidates)),
+        "unanswered_responses": int(sum((c.classes < 0).sum() for c in candidates)),
+        "cut_off_responses": sum(group.finished.count(False) for group in groups),
         "sizes": sizes,
         "accuracy": {name: _intervals(values, sizes, config) for name, values in curves.items()},
         "difference": {
             f"{name} - {base}": _intervals(values - curves[base], sizes, config)
             for base in (MAJORITY, LIKELIHOOD)
             for name, values in curves.items()
-            if base in curves and name not in (base, LIKELIHOOD, "pass@N (oracle)")
+            if base in curves and name not in (base, LIKELIHOOD, ORACLE)
         },
         "aggregates": {
-            name: asdict(bootstrap_mean(best_of(candidates, pick(scores, name, config.over), sizes)[:, -1]))
+            name: asdict(
+                bootstrap_mean(best_of(candidates, pick(scores, name, config.over), sizes, config.ties)[:, -1])
+            )
             for name in AGGREGATES
         },
         "steps": step_metrics(groups, scores, config.seed),
-        "votes": {"draws": config.vote_draws, "weight": weight_rule(scores), "ties": "shared evenly"},
+        "votes": {"draws": config.vote_draws, "weight": weight_rule(scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": asdict(config),
     }
@@ -121,7 +124,7 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
         }
     source = config.candidates
     if source is None:
-        source = str(rollout(replace(config.rollout, output=str(folder / "candidates.jsonl")), say))
+        source = str(rollout(replace(config.rollout, output=str(folder / config.rollout.output)), say))
     groups = load_groups(source, graded=False)[: config.max_problems]
     if config.max_responses is not None:
         groups = take_responses(groups, config.max_responses)
@@ -146,18 +149,14 @@ def graded(group: Group, grader: Grader) -> Group:
     return replace(group, correctness=labels)
 
 
-def as_candidates(group: Group, grader: Grader) -> Candidates:
-    """Group equal answers. A response without an answer, or one that was cut off, can neither vote nor be picked."""
+def as_candidates(group: Group, grader: Grader, unanswered: str) -> Candidates:
+    """Group equal answers. A response that was cut off can neither vote nor be picked, whatever it boxed before."""
     valid = np.array(group.finished, dtype=bool)
     answers = [extract_answer(text) if ok else None for text, ok in zip(group.completions, valid, strict=True)]
     classes = np.array(grader.answer_classes(answers))
-    return Candidates(np.array(group.correctness, dtype=bool), classes, classes >= 0)
-
-
-def mark_unscored(candidates: Candidates, scores: Sequence[StepScores]) -> Candidates:
-    """A response without a scored step cannot be picked; it still votes in the plain majority."""
-    scored = np.array([bool(one.step_rewards) for one in scores])
-    return replace(candidates, valid=candidates.valid & scored)
+    if unanswered == "lowest":
+        valid &= classes >= 0
+    return Candidates(np.array(group.correctness, dtype=bool), classes, valid)
 
 
 def pick(scores: Sequence[Sequence[StepScores]], how: str, over: str) -> list[np.ndarray]:
@@ -165,9 +164,13 @@ def pick(scores: Sequence[Sequence[StepScores]], how: str, over: str) -> list[np
     return [np.array([aggregate(one, how, over) for one in some]) for some in scores]
 
 
-def best_of(candidates: Sequence[Candidates], values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    """[problems, sizes] accuracy of the highest value among N."""
+def best_of(
+    candidates: Sequence[Candidates], values: Sequence[np.ndarray], sizes: Sequence[int], ties: str
+) -> np.ndarray:
+    """[problems, sizes] accuracy of the highest value among N; of equals, the first, or an even share of each."""
     ranked = [np.where(c.valid, v, -np.inf) for c, v in zip(candidates, values, strict=True)]
+    if ties == "first":
+        ranked = [-np.argsort(np.argsort(-v, kind="stable")) for v in ranked]
     return np.array(
         [[selection.best_of_n(v, c.correct, n) for n in sizes] for c, v in zip(candidates, ranked, strict=True)]
     )
@@ -178,21 +181,21 @@ def accuracy_curves(
 ) -> Curves:
     """Every curve of the report, all from the same candidates."""
     chosen = pick(scores, config.aggregate, config.over)
-    label = f"{config.aggregate} of the {'steps' if config.over == 'step' else 'prefixes'}"
+    label = f"{config.aggregate} of {'steps' if config.over == 'step' else 'prefixes'}"
     log_ratio = scores[0][0].kind == "log_ratio"
     weights = [np.array([sigmoid(v) if log_ratio else max(v, 0.0) for v in values.tolist()]) for values in chosen]
     curves = {
-        f"best-of-N, {label}": best_of(candidates, chosen, sizes),
+        f"PRM, {label}": best_of(candidates, chosen, sizes, config.ties),
         "weighted vote": _vote(config, candidates, weights, sizes),
         MAJORITY: _vote(config, candidates, None, sizes),
     }
     if log_ratio and not (config.aggregate == "sum" and config.over == "step"):
-        curves["best-of-N, sum of the steps (ORM reading)"] = best_of(candidates, pick(scores, "sum", "step"), sizes)
+        curves["PRM, sum (as an ORM)"] = best_of(candidates, pick(scores, "sum", "step"), sizes, config.ties)
     likelihood = [np.array([_or_lowest(one.reference_logprob) for one in some]) for some in scores]
     if any(np.isfinite(values).any() for values in likelihood):
-        curves[LIKELIHOOD] = best_of(candidates, likelihood, sizes)
+        curves[LIKELIHOOD] = best_of(candidates, likelihood, sizes, config.ties)
     curves["random pick"] = np.array([[selection.mean_accuracy(c.correct)] * len(sizes) for c in candidates])
-    curves["pass@N (oracle)"] = np.array([[selection.pass_at_k(c.correct, n) for n in sizes] for c in candidates])
+    curves[ORACLE] = np.array([[selection.pass_at_k(c.correct, n) for n in sizes] for c in candidates])
     return curves
 
 
@@ -208,8 +211,7 @@ def _vote(
     rows = []
     for place, c in enumerate(candidates):
         weight = None if weights is None else np.where(c.valid, weights[place], 0.0)
-        values = selection.votes(weight, c.correct, c.classes, sizes, config.vote_draws, rng)
-        rows.append([values[n] for n in sizes])
+        rows.append(selection.votes(weight, c.correct, c.classes, sizes, config.vote_draws, rng))
     return np.array(rows)
 
 

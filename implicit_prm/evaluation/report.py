@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -24,32 +25,28 @@ _STYLES = [
 
 
 def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> None:
-    """The accuracy table with 95 % intervals, the paired differences at the largest N, and the step measures."""
+    """Accuracy against N, the paired differences at the largest N, the other aggregates, and the step measures."""
     console = console or Console()
     sizes = [str(n) for n in metrics["sizes"]]
     largest = sizes[-1]
-    table = Table(
-        title=f"Accuracy in % at N, {metrics['problems']} problems, 95 % intervals over problems", title_justify="left"
-    )
-    table.add_column("selection")
-    for n in sizes:
-        table.add_column(f"N={n}", justify="right")
-    table.add_column("minus majority", justify="right")
+    table = Table("", *(f"N={n}" for n in sizes), "95 %", box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = f"accuracy (%) of the response selected from N; {metrics['problems']} problems"
     for name, row in metrics["accuracy"].items():
-        difference = metrics["difference"].get(f"{name} - majority vote")
-        last = f"{difference[largest]['value'] * 100:+.1f} {_band(difference[largest])}" if difference else ""
-        cells = [f"{row[n]['value'] * 100:.1f}" for n in sizes[:-1]]
-        table.add_row(name, *cells, f"{row[largest]['value'] * 100:.1f} {_band(row[largest])}", last)
+        table.add_row(name, *(f"{row[n]['value'] * 100:.1f}" for n in sizes), _band(row[largest]))
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
     console.print(table)
+    for name, row in metrics["difference"].items():
+        console.print(f"N={largest}: {name}: {row[largest]['value'] * 100:+.1f} {_band(row[largest])}", highlight=False)
     others = ", ".join(f"{name} {value['value']:.3f}" for name, value in metrics["aggregates"].items())
-    console.print(f"best-of-{largest} by aggregate: {others}")
+    console.print(f"best-of-{largest} by aggregate: {others}", highlight=False)
     steps = metrics["steps"]
     if steps:
         auroc, found = steps["auroc"], steps["first_error_found"]
         console.print(
-            f"step AUROC, first wrong against right: {auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]; "
-            f"the lowest step is the first wrong one in {found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}] "
-            "of the responses with a wrong step"
+            f"step AUROC, first wrong against right: {auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]\n"
+            f"wrong responses whose lowest step is the first wrong one: {found['value'] * 100:.1f} % {_band(found)}",
+            highlight=False,
         )
 
 
@@ -57,10 +54,9 @@ def _band(interval: dict[str, float]) -> str:
     return f"[{interval['low'] * 100:.1f}, {interval['high'] * 100:.1f}]"
 
 
-def accuracy_figure(metrics: dict[str, Any]) -> matplotlib.figure.Figure:
+def accuracy_figure(metrics: dict[str, Any]) -> Figure:
     """Accuracy against N with 95 % bands, as a matplotlib figure."""
-    from matplotlib.figure import Figure  # no pyplot: no window, no global state
-
+    # No pyplot: no window and no global state.
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     sizes = metrics["sizes"]

@@ -61,7 +61,8 @@ def test_proposition_3_1_on_an_enumerable_language_model(beta):
     for prefix in prefixes[1:] + list(itertools.product(range(vocabulary), repeat=length)):
         rest = itertools.product(range(vocabulary), repeat=length - len(prefix))
         terms = [
-            logprobs(reference, prefix + tail)[len(prefix) :].sum() + head.outcome_rewards(rewards(prefix + tail)) / beta
+            logprobs(reference, prefix + tail)[len(prefix) :].sum()
+            + head.outcome_rewards(rewards(prefix + tail)) / beta
             for tail in rest
         ]
         by_enumeration = beta * torch.logsumexp(torch.stack(terms), 0)

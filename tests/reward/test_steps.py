@@ -9,7 +9,9 @@ from implicit_prm.reward.steps import split_steps, steps_of_tokens
 
 TEXTS = st.one_of(
     st.text(),
-    st.lists(st.sampled_from(["Step 1:", "Step 22: x", "\n", "\n\n", " ", "\t\n", "a+b", "é😀", "\r\n", "##"])).map("".join),
+    st.lists(st.sampled_from(["Step 1:", "Step 22: x", "\n", "\n\n", " ", "\t\n", "a+b", "é😀", "\r\n", "##"])).map(
+        "".join
+    ),
 )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -164,8 +166,9 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
     for key, why in _REFUSED.items():
         if config.trainer.get(key):
             raise ImplicitPRMError(f"trainer.{key}: {why}; leave it out")
+    options = {"dataloader_pin_memory": torch.cuda.is_available(), **config.trainer}
     try:
-        return TrainingArguments(output_dir=config.output_dir, **config.trainer)
+        return TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ImplicitPRMError(f"trainer: {str(error).strip()}") from error
 
@@ -181,12 +184,22 @@ def _resume(config: TrainConfig, arguments: TrainingArguments) -> str | None:
         if not Path(wanted).is_dir():
             raise ImplicitPRMError(f"trainer.resume_from_checkpoint={wanted}: no such checkpoint")
         return str(wanted)
-    if not config.overwrite and ((folder / SETTINGS_FILE).exists() or last):
+    if config.overwrite:
+        _clear(folder, arguments)
+    elif (folder / SETTINGS_FILE).exists() or last:
         raise ImplicitPRMError(
             f"{config.output_dir} already holds {'a trained model' if (folder / SETTINGS_FILE).exists() else last}; "
             "give another output_dir, go on with trainer.resume_from_checkpoint=true, or start over with overwrite=true"
         )
     return None
+
+
+def _clear(folder: Path, arguments: TrainingArguments) -> None:
+    """Forget the old run's checkpoints, which a later resume would otherwise take for this one's."""
+    with arguments.main_process_first(desc="clearing old checkpoints"):
+        for old in folder.glob("checkpoint-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        (folder / SETTINGS_FILE).unlink(missing_ok=True)
 
 
 def _reference(model: ModelConfig) -> Any:

@@ -1,0 +1,111 @@
+"""Small things that many tests share: a random model with the sandbox's tokenizer, and graded responses to train on."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+# Before the first import of a hub library: a test that needs the network is a mistake, and should fail at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of the tests are too small to share
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from implicit_prm import sandbox
+from implicit_prm.sandbox.world import true_solution
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Real data beside the checkout; tests that read it are marked `shared`."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("no shared/data beside the checkout")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(sandbox.POLICY_PATH)
+
+
+def tiny_model(tokenizer, seed=0, **options):
+    """A random Llama of about 20,000 parameters that reads the sandbox's tokens."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.2,  # far from uniform, so that log-probabilities differ
+        **(sizes | options),
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory, tokenizer):
+    """Another model of the same family."""
+    folder = tmp_path_factory.mktemp("models") / "other"
+    tiny_model(tokenizer, seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def graded_rows(problems, responses, seed=0):
+    """Grouped rows whose wrong responses have one wrong step; every prompt but the first has both kinds."""
+    rng = random.Random(seed)
+    rows = []
+    for number, problem in enumerate(sandbox.problems("train", problems)):
+        right = true_solution(problem)
+        texts, labels = [], []
+        for place in range(responses):
+            correct = number == 0 or place == 0 or (place > 1 and rng.random() < 0.5)
+            texts.append(right if correct else _spoilt(right, rng))
+            labels.append(correct)
+        rows.append(
+            {
+                "id": problem.id,
+                "prompt": problem.text,
+                "answer": problem.answer,
+                "completions": texts,
+                "correctness": labels,
+                "finished": [True] * responses,
+                "step_labels": [sandbox.check_steps(problem.text, text) for text in texts],
+            }
+        )
+    return rows
+
+
+def _spoilt(text, rng):
+    """The solution with one result, and everything that repeats it, off by a little."""
+    lines = text.split("\n")
+    step = rng.randrange(len(lines) - 1)
+    head, _, value = lines[step].rpartition(" = ")
+    lines[step] = f"{head} = {(int(value) + rng.randrange(1, 49)) % 50}"
+    lines[-1] = f"\\boxed{{{(int(lines[-1][7:-1]) + 1) % 50}}}"
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def rollouts_file(tmp_path):
+    return write_rows(tmp_path / "rollouts.jsonl", graded_rows(12, 4))
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -1,0 +1,312 @@
+"""The trainer: same gradient however a batch is cut, first losses that can be worked out, logs, LoRA, bf16."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import graded_rows, tiny_model, write_rows
+from transformers import AutoModelForCausalLM, TrainingArguments
+
+from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
+from implicit_prm.config import TrainConfig, from_mapping
+from implicit_prm.data.tokens import Encoder
+from implicit_prm.fitting import training_arguments
+from implicit_prm.training import GroupCollator, GroupDataset, dev_metrics
+
+LOSSES = {
+    "dpo": {"name": "dpo"},
+    "dpo one to one": {"name": "dpo", "pairing": "one_to_one"},
+    "nca": {"name": "nca"},
+    "nca group": {"name": "nca", "form": "group"},
+    "kto": {"name": "kto"},
+    "kto paired": {"name": "kto", "form": "paired"},
+    "ce": {"name": "ce"},
+}
+
+
+def config(folder, model, rollouts, loss="ce", data=None, model_options=None, **trainer):
+    defaults = {
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return from_mapping(
+        TrainConfig,
+        {
+            "model": {"name": str(model), "beta": 0.5, **(model_options or {})},
+            "data": {"train": str(rollouts), "steps": "newline", **(data or {})},
+            "loss": LOSSES[loss],
+            "output_dir": str(folder),
+            "trainer": defaults | trainer,
+        },
+    )
+
+
+def quiet(*_):
+    pass
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_accumulation_does_not_change_losses_or_weights(loss, tmp_path, tiny_folder, rollouts_file):
+    """4 prompts at once equal 4 times 1 prompt, although prompts differ in their number of pairs."""
+    for name, batch in (
+        ("at_once", {}),
+        ("one_by_one", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}),
+    ):
+        fit(config(tmp_path / name, tiny_folder, rollouts_file, loss, **batch), quiet)
+    once, bits = log(tmp_path / "at_once"), log(tmp_path / "one_by_one")
+    for key in ("loss", "grad_norm", "rewards/margins"):
+        assert [row[key] for row in bits if key in row] == pytest.approx(
+            [r[key] for r in once if key in r], rel=1e-3, abs=1e-6
+        )
+    for name, weight in weights(tmp_path / "at_once").items():
+        torch.testing.assert_close(weights(tmp_path / "one_by_one")[name], weight, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "first"),
+    [("dpo", math.log(2)), ("nca", 2 * math.log(2)), ("nca group", 2 * math.log(2)), ("kto", 0.5), ("ce", math.log(2))],
+)
+def test_the_first_loss_is_that_of_zero_rewards(loss, first, tmp_path, tiny_folder, rollouts_file):
+    """Policy and reference start equal, so every reward is 0 and every loss is known."""
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, loss), quiet)
+    assert log(tmp_path / "run")[0]["loss"] == pytest.approx(first, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_training_separates_correct_from_incorrect(loss, tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, loss, max_steps=12, learning_rate=5e-3), quiet)
+    rows = [row for row in log(tmp_path / "run") if "rewards/margins" in row]
+    assert rows[-1]["rewards/margins"] > rows[0]["rewards/margins"] + 0.05
+    assert rows[-1]["rewards/accuracies"] > 0.6
+
+
+def test_one_response_per_prompt_is_enough_for_unpaired_losses_and_too_little_for_pairs(tmp_path, tiny_folder):
+    rows = write_rows(tmp_path / "one.jsonl", graded_rows(8, 4))
+    single = {"max_responses": 1}
+    for loss in ("ce", "kto"):
+        fit(config(tmp_path / loss, tiny_folder, rows, loss, data=single), quiet)
+        assert (tmp_path / loss / "implicit_prm.json").exists()
+    for loss in ("dpo", "nca", "kto paired"):
+        with pytest.raises(ImplicitPRMError, match=r"nothing to train on .* 8 prompts have no correct-incorrect pair"):
+            fit(config(tmp_path / loss, tiny_folder, rows, loss, data=single), quiet)
+
+
+def test_prompts_without_a_pair_are_reported_before_training(tmp_path, tiny_folder, rollouts_file):
+    said = []
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, "dpo"), said.append)
+    assert "train: 1 prompts have no correct-incorrect pair: unused by this loss" in said
+
+
+def test_resumed_equals_uninterrupted(tmp_path, tiny_folder, rollouts_file):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    fit(config(tmp_path / "whole", tiny_folder, rollouts_file, **options), quiet)
+    stopped = {**options, "resume_from_checkpoint": str(tmp_path / "whole" / "checkpoint-2")}
+    fit(config(tmp_path / "resumed", tiny_folder, rollouts_file, **stopped), quiet)
+    whole = [row["loss"] for row in log(tmp_path / "whole") if "loss" in row]
+    resumed = [row["loss"] for row in log(tmp_path / "resumed") if "loss" in row]
+    assert resumed == pytest.approx(whole[2:], abs=1e-6)
+    for name, weight in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "resumed")[name], weight, atol=1e-6, rtol=0)
+
+
+def test_resume_true_goes_on_in_place_and_the_log_has_every_step_once(tmp_path, tiny_folder, rollouts_file):
+    options = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, max_steps=4, **options), quiet)
+    fit(
+        config(tmp_path / "run", tiny_folder, rollouts_file, max_steps=6, resume_from_checkpoint="true", **options),
+        quiet,
+    )
+    assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_folder_is_not_overwritten_by_accident(tmp_path, tiny_folder, rollouts_file):
+    run = config(tmp_path / "run", tiny_folder, rollouts_file, save_strategy="steps", save_steps=1)
+    fit(run, quiet)
+    with pytest.raises(ImplicitPRMError, match="overwrite=true"):
+        fit(run, quiet)
+    run.overwrite = True
+    run.trainer["max_steps"] = 1
+    fit(run, quiet)
+    assert [path.name for path in sorted((tmp_path / "run").glob("checkpoint-*"))] == ["checkpoint-1"]
+
+
+def test_every_checkpoint_is_an_implicit_prm(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, save_strategy="steps", save_steps=2), quiet)
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-2"):
+        prm = ImplicitPRM.from_pretrained(folder, device="cpu")
+        assert prm.settings.beta == 0.5
+        assert prm.settings.reference == str(tiny_folder)
+        assert prm.settings.text.steps == "newline"
+        assert prm.settings.loss["name"] == "ce"
+        assert prm.settings.template_hash == prm.encoder.template_hash
+        assert prm.score("Modulo 50, left to right: 1 + 2", ["1 + 2 = 3"])[0].step_rewards[0] != 0
+
+
+def test_lora_trains_the_adapter_alone_with_the_base_as_reference(tmp_path, tiny_folder, rollouts_file):
+    lora = {"lora": {"r": 4, "alpha": 8}}
+    fit(
+        config(tmp_path / "run", tiny_folder, rollouts_file, model_options=lora, max_steps=8, learning_rate=2e-2), quiet
+    )
+    rows = [row for row in log(tmp_path / "run") if "loss" in row]
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[-1]["rewards/margins"] > 0
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    prm = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu")
+    assert prm.settings.reference == "adapter_off"
+    base = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, device="cpu")
+    problem, text = "Modulo 50, left to right: 1 + 2", "1 + 2 = 3"
+    assert prm.score(problem, [text])[0].reference_logprob == pytest.approx(
+        base.score(problem, [text])[0].outcome_reward, abs=1e-4
+    )
+
+
+def test_without_a_reference_the_loss_is_that_of_the_log_likelihood(tmp_path, tiny_folder, rollouts_file):
+    options = {"reference": "none", "beta": 0.01}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options=options), quiet)
+    first = log(tmp_path / "run")[0]
+    assert first["rewards/chosen"] < -0.1  # beta * log-likelihood, not a log-ratio of zero
+    assert ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").settings.reference == "none"
+
+
+def test_another_reference_model_is_used(tmp_path, tiny_folder, other_folder, rollouts_file):
+    options = {"reference": str(other_folder)}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options=options), quiet)
+    assert log(tmp_path / "run")[0]["loss"] != pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_bfloat16_mixed_precision_stays_close(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "half", tiny_folder, rollouts_file, bf16=True), quiet)
+    fit(config(tmp_path / "full", tiny_folder, rollouts_file), quiet)
+    half, full = ([row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("half", "full"))
+    assert half[0] == pytest.approx(math.log(2), abs=1e-4)  # same noise in policy and reference: the ratio is still 0
+    assert half == pytest.approx(full, abs=0.05)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "kept", tiny_folder, rollouts_file), quiet)
+    fit(config(tmp_path / "again", tiny_folder, rollouts_file, gradient_checkpointing=True), quiet)
+    kept, again = ([row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("kept", "again"))
+    assert again == pytest.approx(kept, abs=1e-6)
+
+
+def test_evaluation_during_training(tmp_path, tiny_folder, rollouts_file):
+    options = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2}
+    metrics = fit(config(tmp_path / "run", tiny_folder, rollouts_file, data={"hold_out_prompts": 3}, **options), quiet)
+    rows = [row for row in log(tmp_path / "run") if "eval_loss" in row]
+    assert len(rows) >= 3
+    for key in ("eval_rewards/accuracies", "eval_rewards/margins", "eval_best_of_n/min", "eval_best_of_n/sum"):
+        assert all(key in row for row in rows)
+        assert key in metrics
+    assert all(key in log(tmp_path / "run")[0] for key in ("rewards/chosen", "rewards/rejected", "kl"))
+
+
+def test_wandb_offline(tmp_path, tiny_folder, rollouts_file, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, report_to="wandb"), quiet)
+    import wandb
+
+    wandb.finish()
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_dev_metrics_by_hand():
+    """Prompt 1: correct 0.3 and 0.1, incorrect 0.2. Prompt 2: incorrect 0.5, correct 0.4, and a hole."""
+    outcome = torch.tensor([[0.3, 0.1, 0.2], [0.5, 0.4, -100.0]])
+    lowest = torch.tensor([[-1.0, -1.0, -1.0], [-3.0, -2.0, -100.0]])
+    labels = torch.tensor([[1, 1, 0], [0, 1, -100]])
+    metrics = dev_metrics(
+        type("P", (), {"predictions": torch.stack([outcome, lowest], -1).numpy(), "label_ids": labels.numpy()})
+    )
+    assert metrics["rewards/accuracies"] == pytest.approx(1 / 3)
+    assert metrics["rewards/margins"] == pytest.approx((0.1 - 0.1 - 0.1) / 3, abs=1e-6)
+    assert metrics["pass_at_1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert metrics["best_of_n/sum"] == pytest.approx((1 + 0) / 2)
+    assert metrics["best_of_n/min"] == pytest.approx((2 / 3 + 1) / 2)  # three equals share the pick of prompt 1
+
+
+def test_the_collator_aligns_everything(tokenizer):
+    from implicit_prm.config import TextConfig
+    from implicit_prm.data.groups import load_groups  # noqa: F401
+    from implicit_prm.records import Group
+
+    encoder = Encoder(tokenizer, TextConfig(steps="newline"))
+    rows = graded_rows(3, 2)
+    groups = [
+        encoder.group(Group(r["id"], r["prompt"], r["completions"], r["correctness"], r["finished"])) for r in rows
+    ]
+    dataset = GroupDataset(groups, mismatched=True)
+    batch = GroupCollator(tokenizer.pad_token_id)([dataset[0], dataset[2]])
+    assert batch["groups"].tolist() == [0, 0, 1, 1]
+    assert batch["labels"].tolist() == [*rows[0]["correctness"], *rows[2]["correctness"]]
+    for row, text in enumerate([*rows[0]["completions"], *rows[2]["completions"]]):
+        ids = batch["input_ids"][row][batch["completion_mask"][row]]
+        assert tokenizer.decode(ids[:-1]) == text
+        assert ids[-1] == tokenizer.eos_token_id
+        assert batch["step_of_token"][row].max() == text.count("\n")
+    others = [
+        tokenizer.decode(ids[mask][:-1])
+        for ids, mask in zip(batch["kl_input_ids"], batch["kl_completion_mask"], strict=True)
+    ]
+    assert others == [*rows[1]["completions"], *rows[0]["completions"]]
+
+
+def test_kto_needs_two_prompts(tmp_path, tiny_folder):
+    rows = write_rows(tmp_path / "one.jsonl", graded_rows(2, 4)[1:])
+    with pytest.raises(ImplicitPRMError, match="at least two prompts"):
+        fit(config(tmp_path / "run", tiny_folder, rows, "kto"), quiet)
+
+
+def test_long_responses_stop_the_run_or_are_left_out_and_counted(tmp_path, tiny_folder, rollouts_file):
+    short = {"max_length": 40}
+    with pytest.raises(ImplicitPRMError, match=r"longer than 40 tokens .*too_long=drop"):
+        fit(config(tmp_path / "run", tiny_folder, rollouts_file, data=short), quiet)
+    said = []
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, data={**short, "too_long": "drop"}), said.append)
+    assert any(line.startswith("left out:") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learning_rat", 1e-4, "did you mean trainer.learning_rate"),
+        ("label_smoothing_factor", 0.1, "no smoothed form"),
+        ("use_liger_kernel", True, "output head"),
+        ("eval_strategy", "sometimes", "trainer: "),
+    ],
+)
+def test_trainer_options_that_cannot_work_are_refused(key, value, message, tmp_path, tiny_folder, rollouts_file):
+    run = config(tmp_path / "run", tiny_folder, rollouts_file)
+    run.trainer[key] = value
+    with pytest.raises(ImplicitPRMError, match=message):
+        training_arguments(run)
+
+
+def test_several_gpus_in_one_process_are_refused(tokenizer, tmp_path):
+    from implicit_prm.config import CEConfig
+    from implicit_prm.model import Settings
+    from implicit_prm.training import ImplicitPRMTrainer
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    arguments._n_gpu = 2
+    with pytest.raises(ImplicitPRMError, match="accelerate launch"):
+        ImplicitPRMTrainer(
+            tiny_model(tokenizer), arguments, CEConfig(), Settings(1.0, "none"), processing_class=tokenizer
+        )
