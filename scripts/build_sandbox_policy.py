@@ -279,7 +279,7 @@ def figures(tests: list[Problem], groups: list[list[tuple[str, float]]]) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=POLICY_PATH, help="the folder to write or replace")
-    parser.add_argument("--steps", type=int, default=600, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=800, help="optimiser steps")
     parser.add_argument("--batch", type=int, default=128, help="chats a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate of embeddings and norms")
     parser.add_argument("--muon-lr", type=float, default=0.02, help="highest learning rate of the matrices")

@@ -250,7 +250,7 @@ def _balanced_places(entries: list[tuple[Any, bool]], rng: random.Random) -> lis
 
 
 def fingerprint(groups: Sequence[Group]) -> str:
-    """Content hash of what training reads: prompts, responses, labels, and which responses were cut off; stored with a checkpoint."""
+    """Content hash of what training reads: prompts, responses, labels, and which were cut off."""
     digest = hashlib.sha256()
     for group in groups:
         read = [group.prompt, group.completions, group.correctness, group.finished]

@@ -1,0 +1,77 @@
+"""Train all four losses on the same rollouts and rerank the same candidates: the table in the README.
+
+    python scripts/compare_losses.py                          # the sandbox, about ten minutes on two cores
+
+Anything after the script's own options is an override for `ipr-train`, so that the comparison can be made elsewhere:
+
+    python scripts/compare_losses.py --output outputs/big trainer.num_train_epochs=3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LOSSES = ("ce", "dpo", "nca", "kto")
+MIN, VOTE, MAJORITY = "PRM, min of steps", "weighted vote", "majority vote"
+
+
+def command(module: str, *overrides: str) -> None:
+    subprocess.run([sys.executable, "-m", f"implicit_prm.cli.{module}", *overrides], check=True)
+
+
+def percent(interval: dict[str, float]) -> str:
+    return f"{interval['value'] * 100:.1f} [{interval['low'] * 100:.1f}, {interval['high'] * 100:.1f}]"
+
+
+def row(name: str, metrics: dict, seconds: float) -> str:
+    accuracy, largest, steps = metrics["accuracy"], str(metrics["sizes"][-1]), metrics["steps"]
+    auroc = steps["auroc"]
+    return " | ".join(
+        [
+            f"| `{name}`",
+            percent(accuracy[MIN][largest]),
+            percent(metrics["difference"][f"{MIN} - {MAJORITY}"][largest]),
+            percent(accuracy[VOTE][largest]),
+            f"{auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]",
+            f"{seconds:.0f} |",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("outputs/sandbox"))
+    options, overrides = parser.parse_known_args()
+
+    rollouts = options.output / "train.jsonl"
+    command("rollout", f"output={rollouts}")
+    rows, metrics = [], {}
+    for loss in LOSSES:
+        checkpoint = options.output / loss
+        started = time.perf_counter()
+        command(
+            "train", f"loss={loss}", f"data.train={rollouts}", f"output_dir={checkpoint}", "overwrite=true", *overrides
+        )
+        seconds = time.perf_counter() - started
+        # The first evaluation samples the candidates, the others rerank the same ones.
+        candidates = options.output / LOSSES[0] / "eval" / "candidates.jsonl"
+        given = [] if loss == LOSSES[0] else [f"candidates={candidates}"]
+        command("eval", f"checkpoint={checkpoint}", *given)
+        metrics = json.loads((checkpoint / "eval" / "metrics.json").read_text(encoding="utf-8"))
+        rows.append(row(loss, metrics, seconds))
+
+    largest = str(metrics["sizes"][-1])
+    print(f"\n| loss | best-of-{largest} (min) | minus majority | weighted vote | step AUROC | seconds to train |")
+    print("|---|---|---|---|---|---|")
+    print("\n".join(rows))
+    for name in (MAJORITY, "log-likelihood of reference", "random pick", "oracle (pass@N)"):
+        print(f"{name}: {percent(metrics['accuracy'][name][largest])}")
+
+
+if __name__ == "__main__":
+    main()
