@@ -293,7 +293,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     built = {}
     for name, spec in known.items():
         if name in values:
-            built[name] = _convert(hints[name], values[name], f"{where}{name}")
+            built[name] = convert(hints[name], values[name], f"{where}{name}")
         elif spec.default is MISSING and spec.default_factory is MISSING:
             raise ImplicitPRMError(f"{where}{name}: missing; it has no default and must be given")
     result = cls(**built)
@@ -302,7 +302,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     return result
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type that `hint` names; raises ImplicitPRMError that starts with `where` if it is another."""
     if hint is Any:
         return value
     origin, options = get_origin(hint), get_args(hint)
@@ -319,7 +320,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is list:
         if not isinstance(value, list):
             raise ImplicitPRMError(f"{where}={value!r}: expected a list")
-        return [_convert(options[0], item, f"{where}[{place}]") for place, item in enumerate(value)]
+        return [convert(options[0], item, f"{where}[{place}]") for place, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ImplicitPRMError(f"{where}={value!r}: expected a group of options, not a single value")
@@ -336,7 +337,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         return None
     candidates = [option for option in options if option is not type(None)]
     if len(candidates) == 1:
-        return _convert(candidates[0], value, where)
+        return convert(candidates[0], value, where)
     if all(map(is_dataclass, candidates)):  # the losses: told apart by their name
         if not isinstance(value, Mapping):
             raise ImplicitPRMError(f"{where}={value!r}: expected a group of options, not a single value")
@@ -347,7 +348,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         return from_mapping(by_name[name], value, f"{where}.")
     for option in candidates:
         try:
-            return _convert(option, value, where)
+            return convert(option, value, where)
         except ImplicitPRMError:
             continue
     raise ImplicitPRMError(f"{where}={value!r}: expected {' or '.join(_name(option) for option in candidates)}")

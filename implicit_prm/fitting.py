@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from implicit_prm import backbone
-from implicit_prm.config import DataConfig, LossConfig, ModelConfig, TextConfig, TrainConfig
+from implicit_prm.config import DataConfig, LossConfig, ModelConfig, TextConfig, TrainConfig, convert
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import Report, balance, fingerprint, is_mixed, load_groups, take_responses
 from implicit_prm.data.tokens import EncodedGroup, Encoder, context_length
@@ -158,11 +158,15 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         ImplicitPRMError: an option that TrainingArguments does not know, or a combination it refuses.
     """
     known = {f.name for f in fields(TrainingArguments)}
+    hints = get_type_hints(TrainingArguments)
     for key in config.trainer:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean trainer.{near[0]}?" if near else "see transformers.TrainingArguments for the names"
             raise ImplicitPRMError(f"trainer.{key}: unknown option; {hint}")
+        # TrainingArguments takes a text for a number, and fails when it computes with it.
+        if set(get_args(hints[key]) or [hints[key]]) <= {int, float, bool, type(None)}:
+            convert(hints[key], config.trainer[key], f"trainer.{key}")
     for key, why in _REFUSED.items():
         if config.trainer.get(key):
             raise ImplicitPRMError(f"trainer.{key}: {why}; leave it out")

@@ -36,7 +36,7 @@ def rollout(config: RolloutConfig, say: Callable[[str], None] = print) -> Path:
     Raises:
         ImplicitPRMError: a bad source or model, other settings than the file was started with, or a full disk.
     """
-    problems = load_problems(config.problems)
+    problems = load_problems(config.problems, say)
     output = JsonLines(config.output)
     _check_provenance(config, output)
     done = {row["id"] for row in output.rows()}

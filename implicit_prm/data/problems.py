@@ -28,14 +28,14 @@ SOURCES = {
 }
 
 
-def load_problems(config: ProblemsConfig) -> list[Problem]:
-    """The problems of a source, at most `limit` of them, in its order.
+def load_problems(config: ProblemsConfig, say: Callable[[str], None] = print) -> list[Problem]:
+    """The problems of a source, at most `limit` of them, in its order. Rows without an answer are left out and counted.
 
     Args:
         config: `name` is sandbox, one of `SOURCES`, another hub id, or a local file with problems and answers.
 
     Raises:
-        ImplicitPRMError: no such source or split, a missing column, or a row without an answer (named).
+        ImplicitPRMError: no such source or split, a missing column, or no row with an answer.
     """
     if config.name == "sandbox":
         return sandbox.problems(config.split, config.limit)
@@ -52,25 +52,32 @@ def load_problems(config: ProblemsConfig) -> list[Problem]:
             "its answer (or a solution that ends in one)"
         )
     identifier = next((name for name in records.IDENTIFIER if name in columns), None)
-    problems = []
+    problems: list[Problem] = []
+    without = []
     for number, row in enumerate(rows):
-        if config.limit is not None and number >= config.limit:
+        if len(problems) == config.limit:
             break
+        final = _answer(row[answer], answer)
+        if final is None:
+            without.append(number + 1)
+            continue
         name = str(row[identifier]) if identifier else f"{config.name}-{config.split}-{number:05d}"
-        problems.append(Problem(name, row[text], _answer(row[answer], answer, f"{config.name}, row {number + 1}")))
+        problems.append(Problem(name, row[text], final))
+    if without:
+        say(f"{config.name}: left out {len(without)} rows without an answer (the first is row {without[0]})")
+    if not problems:
+        raise ImplicitPRMError(f"{config.name}: no row has an answer; without one no response can be graded")
     if len({problem.id for problem in problems}) < len(problems):
         raise ImplicitPRMError(f"{config.name}: ids in column {identifier} repeat; every problem needs its own")
     return problems
 
 
-def _answer(value: object, column: str, where: str) -> str:
-    """The final answer in a cell: a solution's boxed or `####` answer, or the cell itself."""
+def _answer(value: object, column: str) -> str | None:
+    """The final answer in a cell: a solution's boxed or `####` answer, or the cell itself; None where there is none."""
     text = "" if value is None else str(value).strip()
     if column == "solution" or "####" in text:
         text = extract_answer(text) or ""
-    if not text:
-        raise ImplicitPRMError(f"{where}: no answer; without one no response can be graded")
-    return text
+    return text or None
 
 
 def step_checker(name: str) -> Callable[[str, str], list[bool]] | None:

@@ -124,13 +124,13 @@ def believed_solution(problem: Problem, beliefs: Mapping[Fact, Misconception], r
 
 
 def check_steps(problem_text: str, response: str) -> list[bool]:
-    r"""Is each step right? One bool for each line of the response that is not blank. Never raises.
+    r"""Is each step right? One bool for each line that is not blank (for blank text, one in all). Never raises.
 
     A step is right if it does the problem's next operation on the value stated last, truly: an error counts once, and
     what correctly follows from a wrong value is right. The \boxed line is right if it repeats the value stated last and
     no operation is left to do. A line that says anything else, or that comes after the answer, is wrong.
     """
-    lines = [line for line in response.split("\n") if line.strip()]
+    lines = [line for line in response.split("\n") if line.strip()] or [response] * bool(response)
     parsed = _parse(problem_text)
     if parsed is None:
         return [False] * len(lines)

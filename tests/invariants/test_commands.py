@@ -1,0 +1,240 @@
+"""The three commands as a user types them: the whole road, mistakes, interruption, another folder."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import graded_rows, write_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ["+trainer.use_cpu=true", "trainer.max_steps=2", "trainer.eval_strategy=no", "data.hold_out_prompts=0"]
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(folder, module, *overrides, check=True):
+    """The command's own `main` with these arguments, in this process: a new one would spend its time on imports."""
+    arguments = [f"ipr-{module}", *overrides, *(TRAIN if module == "train" else [])]
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", arguments)
+        try:
+            importlib.import_module(f"implicit_prm.cli.{module}").main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+            err.write(stop.code if isinstance(stop.code, str) else "")
+    result = Result(status, out.getvalue(), err.getvalue())
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """Rollouts, training and evaluation in an empty folder, on a few problems."""
+    folder = tmp_path_factory.mktemp("road")
+    run(folder, "rollout", "problems.limit=12", "sampling.n=4")
+    run(folder, "train")
+    result = run(folder, "eval", "checkpoint=outputs/sandbox/ce", "rollout.problems.limit=9", "rollout.sampling.n=4")
+    return folder, result.stdout
+
+
+def test_the_whole_road_on_the_embedded_default(road):
+    folder, printed = road
+    out = folder / "outputs/sandbox/ce"
+    metrics = json.loads((out / "eval/metrics.json").read_text())
+    assert metrics["problems"] == 9
+    assert metrics["sizes"] == [1, 2, 4]
+    assert {"majority vote", "weighted vote", "log-likelihood of reference", "oracle (pass@N)"} < set(
+        metrics["accuracy"]
+    )
+    assert metrics["steps"]["first_wrong_steps"] > 0
+    assert "step AUROC" in printed
+    assert "accuracy.png" in printed
+    assert (out / "eval/accuracy.png").stat().st_size > 10_000
+    assert json.loads((out / "implicit_prm.json").read_text())["reference"] == "sandbox"
+
+
+@pytest.mark.parametrize("loss", ["dpo", "nca", "kto"])
+def test_one_word_changes_the_loss(loss, road):
+    folder, _ = road
+    run(folder, "train", f"loss={loss}")
+    settings = json.loads((folder / f"outputs/sandbox/{loss}/implicit_prm.json").read_text())
+    assert settings["loss"]["name"] == loss
+
+
+def test_candidates_from_a_file_and_any_model_as_the_scorer(road, tiny_folder):
+    folder, _ = road
+    result = run(
+        folder,
+        "eval",
+        f"checkpoint={tiny_folder}",
+        "reference=sandbox",
+        "beta=0.1",
+        "steps=newline",
+        "candidates=outputs/sandbox/ce/eval/candidates.jsonl",
+        "output_dir=outputs/other",
+    )
+    assert "majority vote" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "overrides", "sentence"),
+    [
+        ("train", ["data.train=missing.jsonl"], "missing.jsonl: no such file"),
+        ("train", ["data.train=empty.jsonl"], "empty.jsonl: the file is empty"),
+        ("train", ["data.train=columns.jsonl"], "expected grouped rows"),
+        ("train", ["data.train=none.jsonl"], "none.jsonl, row 2: no response"),
+        ("train", ["data.train=labels.jsonl"], "the label 'yes' is not boolean"),
+        ("train", ["data.train=good.jsonl", "data.max_length=20"], "longer than 20 tokens"),
+        ("train", ["loss=ppo"], "Could not find 'loss/ppo'"),
+        ("train", ["loss.pairng=all"], "pairng"),
+        ("train", ["+loss.pairing=all"], "loss.pairing: unknown option"),
+        ("train", ["model.beta=much"], "model.beta='much': expected a number"),
+        ("train", ["model.beta=-1"], "needs beta above 0"),
+        ("train", ["data.train=good.jsonl", "model.name=no/where"], "cannot open the model 'no/where'"),
+        ("train", ["data.train=good.jsonl", "model.name=untemplated"], "no chat template"),
+        ("train", ["trainer.learning_rate=fast"], "trainer.learning_rate='fast': expected a number"),
+        ("eval", [], "nothing to score with"),
+        ("eval", ["checkpoint=untemplated"], "has no implicit_prm.json"),
+        ("eval", ["scores_column=x", "candidates=good.jsonl", "output_dir=o"], "no column x"),
+        ("eval", ["checkpoint=nowhere", "candidates=good.jsonl"], "nowhere"),
+        ("rollout", ["problems.split=validation"], "validation"),
+        ("rollout", ["sampling.temperature=0"], "must be above 0"),
+    ],
+)
+def test_mistakes_end_in_one_clear_sentence(module, overrides, sentence, bad_input):
+    result = run(bad_input, module, *overrides, check=False)
+    assert result.returncode != 0
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_mistake_ends_the_process_with_status_1(tmp_path):
+    command = [sys.executable, "-m", "implicit_prm.cli.train", "data.train=missing.jsonl"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("ipr-train: error: missing.jsonl: no such file")
+
+
+@pytest.fixture(scope="module")
+def bad_input(tmp_path_factory, tiny_folder):
+    folder = tmp_path_factory.mktemp("bad")
+    rows = graded_rows(4, 3)
+    write_rows(folder / "good.jsonl", rows)
+    (folder / "empty.jsonl").touch()
+    write_rows(folder / "columns.jsonl", [{"text": "a", "label": True}])
+    write_rows(folder / "none.jsonl", [rows[0], {**rows[1], "completions": [], "correctness": []}])
+    write_rows(folder / "labels.jsonl", [{**row, "correctness": ["yes", "no", "yes"]} for row in rows])
+    (folder / "untemplated").mkdir()
+    for file in tiny_folder.iterdir():
+        if file.name != "chat_template.jinja":
+            (folder / "untemplated" / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_an_interrupted_rollout_says_so_and_goes_on(tmp_path):
+    options = ["problems.limit=60", "sampling.n=2", "sampling.batch_size=1", "output=r.jsonl"]
+    command = [sys.executable, "-m", "implicit_prm.cli.rollout", *options]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output = tmp_path / "r.jsonl"
+    deadline = time.monotonic() + 120
+    while not (output.exists() and output.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what was done is kept" in errors
+    assert "Traceback" not in errors
+    before = output.read_text().splitlines()
+    assert 3 <= len(before) < 60
+    run(tmp_path, "rollout", *options)
+    after = output.read_text().splitlines()
+    assert after[: len(before)] == before
+    assert len({json.loads(line)["id"] for line in after}) == len(after) == 60
+
+
+def test_every_yaml_composes_and_builds():
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from implicit_prm.config import EvalConfig, RolloutConfig, TrainConfig, from_mapping
+
+    given = {"model.name": "m", "policy.name": "m", "problems.name": "p", "data.train": "f"}
+    groups = {"train": ["loss", "model", "data", "trainer"], "rollout": ["policy", "problems", "sampling"]}
+    classes = {"train": TrainConfig, "rollout": RolloutConfig, "eval": EvalConfig}
+    composed = 0
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for command, names in groups.items():
+            for group in names:
+                for file in sorted((ROOT / "configs" / group).glob("*.yaml")):
+                    overrides = [f"{key}={value}" for key, value in given.items() if key.split(".")[0] in names]
+                    tree = compose(command, [f"{group}={file.stem}", *overrides, *_standalone(command)])
+                    from_mapping(classes[command], OmegaConf.to_container(tree, resolve=True))
+                    composed += 1
+        tree = compose("eval", ["checkpoint=c"])
+        from_mapping(EvalConfig, OmegaConf.to_container(tree, resolve=True))
+    on_disk = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "configs"]
+    assert composed == len(on_disk)
+
+
+def _standalone(command):
+    """Outside a run there is no `hydra:` resolver to name the output after the chosen group."""
+    return {"train": ["output_dir=o", "trainer.eval_strategy=no"], "rollout": ["output=o"]}[command]
+
+
+def test_every_option_in_a_yaml_has_a_comment_before_its_block():
+    """A blank line separates blocks; each block starts with a comment, or follows the file's own."""
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert path.read_text().startswith("#"), f"{path}: says nothing of what it is for"
+
+
+def test_the_wheel_works_outside_the_checkout(tmp_path):
+    """Configs and policy travel in the wheel: help and a rollout work in an empty folder, from the wheel alone."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 4_000_000
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(site)], check=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-m", "implicit_prm.cli.rollout", "problems.limit=1", "sampling.n=1", "output=r.jsonl"],
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    where = subprocess.run(
+        [sys.executable, "-c", "import implicit_prm; print(implicit_prm.__file__)"],
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert where.stdout.startswith(str(site))
+    assert (empty / "r.jsonl").exists()
+
+
+def test_import_is_quick_and_brings_no_torch():
+    code = "import sys, implicit_prm; print('torch' in sys.modules, len(implicit_prm.__all__))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.split() == ["False", "10"]
