@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import netrc
+import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+from urllib.parse import urlparse
 
 import torch
 from transformers import TrainingArguments, set_seed
@@ -74,6 +77,8 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, fl
         processing_class=tokenizer,
         callbacks=[JsonLog(str(Path(config.output_dir) / "log.jsonl"))],
     )
+    if "wandb" in (arguments.report_to or ()):
+        _wandb_offline_without_a_key(say)
     result = trainer.train(resume_from_checkpoint=resume)
     metrics = dict(result.metrics)
     if dev:
@@ -175,6 +180,18 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         return TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ImplicitPRMError(f"trainer: {str(error).strip()}") from error
+
+
+def _wandb_offline_without_a_key(say: Callable[[str], None]) -> None:
+    """wandb asks for a login where there is no key, which an unattended run cannot answer."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        known = False
+    if not known and "WANDB_API_KEY" not in os.environ and "WANDB_MODE" not in os.environ:
+        os.environ["WANDB_MODE"] = "offline"
+        say("wandb: no API key, so the run is logged offline (`wandb sync` uploads it later)")
 
 
 def _resume(config: TrainConfig, arguments: TrainingArguments) -> str | None:

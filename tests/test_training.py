@@ -217,7 +217,9 @@ def test_evaluation_during_training(tmp_path, tiny_folder, rollouts_file):
 
 
 def test_wandb_offline(tmp_path, tiny_folder, rollouts_file, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
     fit(config(tmp_path / "run", tiny_folder, rollouts_file, report_to="wandb"), quiet)
