@@ -17,7 +17,7 @@ from implicit_prm.data.files import write_json
 from implicit_prm.data.grading import Grader
 from implicit_prm.data.groups import load_groups, take_responses
 from implicit_prm.evaluation import report, selection
-from implicit_prm.evaluation.statistics import bootstrap_mean
+from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.model import ImplicitPRM
 from implicit_prm.records import Group, ImplicitPRMError, StepScores
@@ -76,7 +76,7 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
         "sizes": sizes,
         "accuracy": {name: _intervals(values, sizes, config) for name, values in curves.items()},
         "difference": {
-            f"{name} - {base}": _intervals(values - curves[base], sizes, config)
+            f"{name} - {base}": _intervals(values, sizes, config, curves[base])
             for base in (MAJORITY, LIKELIHOOD)
             for name, values in curves.items()
             if base in curves and name not in (base, LIKELIHOOD, ORACLE)
@@ -215,11 +215,17 @@ def _vote(
     return np.array(rows)
 
 
-def _intervals(values: np.ndarray, sizes: Sequence[int], config: EvalConfig) -> dict[str, dict[str, float]]:
-    return {
-        str(n): asdict(bootstrap_mean(values[:, column], config.bootstrap_resamples, config.seed))
-        for column, n in enumerate(sizes)
-    }
+def _intervals(
+    values: np.ndarray, sizes: Sequence[int], config: EvalConfig, base: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
+    """Mean over problems at each size, or mean of the difference to `base` on the same problems."""
+    options = (config.bootstrap_resamples, config.seed)
+    intervals = {}
+    for column, n in enumerate(sizes):
+        mine = values[:, column]
+        found = bootstrap_mean(mine, *options) if base is None else paired_difference(mine, base[:, column], *options)
+        intervals[str(n)] = asdict(found)
+    return intervals
 
 
 def _or_lowest(value: float | None) -> float:
