@@ -25,10 +25,27 @@ def locate(name: str) -> str:
     return str(POLICY_PATH) if name == "sandbox" else name
 
 
-def open_tokenizer(name: str, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
+def open_tokenizer(config: PolicyConfig, token: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; raises ImplicitPRMError where there is none."""
-    with _clear_load_errors(name):
-        return AutoTokenizer.from_pretrained(locate(name), revision=revision, token=token)
+    with _clear_load_errors(config.name):
+        return AutoTokenizer.from_pretrained(
+            locate(config.name), revision=config.revision, token=token, trust_remote_code=config.trust_remote_code
+        )
+
+
+def check_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, name: str, revision: str | None = None, token: str | None = None
+) -> None:
+    """A log-ratio needs both models to read the same tokens; raises ImplicitPRMError if the reference reads others.
+
+    Vocabularies are compared, not the sizes of embeddings, which are padded differently within one family.
+    """
+    reference = open_tokenizer(PolicyConfig(name, revision), token)
+    if reference.get_vocab() != tokenizer.get_vocab():
+        raise ImplicitPRMError(
+            f"the reference {name} has another vocabulary than the policy, so a log-ratio of the two means nothing; "
+            "take a reference of the same family"
+        )
 
 
 def open_model(config: PolicyConfig, token: str | None = None) -> PreTrainedModel:

@@ -233,7 +233,9 @@ class EvalConfig:
     scores_kind: Literal["probability", "log_ratio"] = "probability"
     reference: str | None = None
     beta: float | None = None
+    revision: str | None = None
     dtype: Dtype = "float32"
+    trust_remote_code: bool = False
     steps: StepRule | None = None
     prompt_template: str | None = None
     aggregate: Aggregate = "min"
@@ -273,6 +275,8 @@ class EvalConfig:
             raise ImplicitPRMError(
                 "output_dir is empty; name the folder for metrics.json, scores.parquet and the figure"
             )
+        if self.beta is not None and not self.beta > 0:
+            raise ImplicitPRMError(f"beta is {self.beta}; it must be above 0, or the ranking is reversed")
         _at_least(self, 1, "batch_size", "vote_draws", "bootstrap_resamples", "max_problems", "max_responses")
 
 

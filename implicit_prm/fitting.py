@@ -16,10 +16,9 @@ from urllib.parse import urlparse
 
 import torch
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from implicit_prm import backbone
-from implicit_prm.config import DataConfig, LossConfig, ModelConfig, TextConfig, TrainConfig, convert
+from implicit_prm.config import DataConfig, LossConfig, ModelConfig, TextConfig, TrainConfig, convert, from_mapping
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import Report, balance, fingerprint, is_mixed, load_groups, take_responses
 from implicit_prm.data.tokens import EncodedGroup, Encoder, context_length
@@ -32,7 +31,10 @@ _REFUSED = {
     "label_smoothing_factor": "the outcome losses have no smoothed form here",
     "use_liger_kernel": "it replaces the output head that log-probabilities are read from",
     "neftune_noise_alpha": "noise in the policy alone would be read as reward",
-    "push_to_hub": "push the finished folder yourself (huggingface-cli upload)",
+    "push_to_hub": "push the finished folder yourself (hf upload)",
+    "dataloader_drop_last": "every prompt is trained on; the loss of a short last batch is its own mean",
+    "batch_eval_metrics": "the dev metrics need all prompts at once",
+    "ddp_find_unused_parameters": "the output head is read outside of its own forward, so all would count as unused",
 }
 
 
@@ -45,6 +47,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, fl
     Raises:
         ImplicitPRMError: anything wrong with options, data or models, before the first step.
     """
+    config = from_mapping(TrainConfig, asdict(config))  # a config made in Python is checked like one from YAML
     arguments = training_arguments(config)
     resume = _resume(config, arguments)
     set_seed(arguments.seed)
@@ -56,24 +59,34 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, fl
         for line in Report.of(dev).lines(needs_pairs=False):
             say(f"dev: {line}")
 
-    tokenizer = backbone.open_tokenizer(config.model.name, config.model.revision)
+    tokenizer = backbone.open_tokenizer(config.model)
     encoder = Encoder(tokenizer, config.data)
     policy = backbone.open_model(config.model)
     limit = context_length(policy.config, config.data.max_length)
     mismatched = config.loss.name == "kto" and not config.loss.needs_pairs
     encoded = encode(train, encoder, limit, config.data.too_long, say)
+    if config.loss.needs_pairs:
+        encoded = _with_pairs(encoded, say)
+    settings = _settings(config, encoder, train)
+    if resume is not None:
+        _check_same_run(resume, settings)
     encoded_dev = encode(dev, encoder, limit, config.data.too_long, say)
 
+    if config.model.lora is None and policy.dtype in (torch.bfloat16, torch.float16):
+        say(
+            f"model.dtype: weights in {policy.dtype} round away updates of a small learning rate; use "
+            "model.dtype=float32, with trainer.bf16=true for speed"
+        )
     backbone.disable_dropout(policy)
-    reference = _reference(config.model)
+    reference = _reference(config.model, tokenizer)
     trainer = ImplicitPRMTrainer(
         model=_with_lora(policy, config.model),
         args=arguments,
         loss=config.loss,
-        settings=_settings(config, encoder, train),
+        settings=settings,
         reference=reference,
-        train_dataset=GroupDataset(encoded, mismatched),
-        eval_dataset=GroupDataset(encoded_dev, mismatched) if dev else None,
+        train_dataset=GroupDataset(encoded, mismatched, limit),
+        eval_dataset=GroupDataset(encoded_dev, mismatched, limit) if dev else None,
         processing_class=tokenizer,
         callbacks=[JsonLog(str(Path(config.output_dir) / "log.jsonl"))],
     )
@@ -175,7 +188,10 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
     for key, why in _REFUSED.items():
         if config.trainer.get(key):
             raise ImplicitPRMError(f"trainer.{key}: {why}; leave it out")
-    options = {"dataloader_pin_memory": torch.cuda.is_available(), **config.trainer}
+    if config.trainer.get("train_sampling_strategy", "random") not in ("random", "sequential"):
+        raise ImplicitPRMError("trainer.train_sampling_strategy: prompts are drawn at random or in order; leave it out")
+    defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "ddp_find_unused_parameters": False}
+    options = defaults | config.trainer
     try:
         return TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
@@ -198,37 +214,69 @@ def _resume(config: TrainConfig, arguments: TrainingArguments) -> str | None:
     """The checkpoint to go on from; refuses to write over a finished model."""
     wanted = arguments.resume_from_checkpoint
     folder = Path(config.output_dir)
-    last = get_last_checkpoint(config.output_dir) if folder.is_dir() else None
-    if str(wanted).lower() in ("true", "auto"):
+    finished, last = (folder / SETTINGS_FILE).exists(), _last_checkpoint(folder)
+    if str(wanted).lower() in ("true", "auto") and (last or not finished):
         return last  # nothing there yet: start from the beginning
-    if wanted and str(wanted).lower() not in ("false", "none"):
+    if wanted and str(wanted).lower() not in ("true", "auto", "false", "none"):
         if not Path(wanted).is_dir():
             raise ImplicitPRMError(f"trainer.resume_from_checkpoint={wanted}: no such checkpoint")
         return str(wanted)
     if config.overwrite:
         _clear(folder, arguments)
-    elif (folder / SETTINGS_FILE).exists() or last:
+    elif finished or last:
+        go_on = "go on with trainer.resume_from_checkpoint=true, " if last else ""
         raise ImplicitPRMError(
-            f"{config.output_dir} already holds {'a trained model' if (folder / SETTINGS_FILE).exists() else last}; "
-            "give another output_dir, go on with trainer.resume_from_checkpoint=true, or start over with overwrite=true"
+            f"{config.output_dir} already holds {'a trained model' if finished else last}; give another output_dir, "
+            f"{go_on}or start over with overwrite=true"
         )
     return None
 
 
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was saved whole: the trainer's state is written last."""
+    states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if path.parent.name[11:].isdigit()]
+    return str(max(states, key=lambda path: int(path.parent.name[11:])).parent) if states else None
+
+
+def _check_same_run(checkpoint: str, settings: Settings) -> None:
+    """Refuse to go on with another reward or other data than the checkpoint was trained with."""
+    before = Settings.read(Path(checkpoint))
+    for name in ("beta", "loss", "reference", "reference_revision", "text", "data_fingerprint"):
+        then, now = getattr(before, name), getattr(settings, name)
+        if then != now:
+            raise ImplicitPRMError(
+                f"{checkpoint} was trained with {name}={then}, now it is {now}; resume as it was "
+                "started, or give another output_dir"
+            )
+
+
 def _clear(folder: Path, arguments: TrainingArguments) -> None:
-    """Forget the old run's checkpoints, which a later resume would otherwise take for this one's."""
+    """Forget the old run's weights, which a later resume or reader would otherwise take for this run's."""
     with arguments.main_process_first(desc="clearing old checkpoints"):
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old, ignore_errors=True)
-        (folder / SETTINGS_FILE).unlink(missing_ok=True)
+        for old in (*folder.glob("*.safetensors*"), folder / backbone.ADAPTER_FILE, folder / SETTINGS_FILE):
+            old.unlink(missing_ok=True)
 
 
-def _reference(model: ModelConfig) -> Any:
+def _with_pairs(groups: list[EncodedGroup], say: Callable[[str], None]) -> list[EncodedGroup]:
+    """The groups that still have both kinds of responses after long ones were left out."""
+    mixed = [group for group in groups if len(set(group.labels)) > 1]
+    if len(mixed) < len(groups):
+        say(f"left out: {len(groups) - len(mixed)} prompts whose responses of one kind were all too long")
+    if not mixed:
+        raise ImplicitPRMError("no correct-incorrect pair fits; raise data.max_length")
+    return mixed
+
+
+def _reference(model: ModelConfig, tokenizer: Any) -> Any:
     if model.reference == NONE or (model.reference == "initial" and model.lora is not None):
         return None
     same = model.reference == "initial"
     name, revision = (model.name, model.revision) if same else (model.reference, model.reference_revision)
     config = ModelConfig(name, revision, model.dtype, model.attn_implementation, model.trust_remote_code)
+    if not same:
+        backbone.check_same_tokens(tokenizer, name, revision)
     reference = backbone.open_model(config)
     backbone.disable_dropout(reference)
     return reference
@@ -253,6 +301,11 @@ def _with_lora(policy: Any, model: ModelConfig) -> Any:
         raise ImplicitPRMError(f"model.lora: {error}") from error
 
 
+def _absolute(name: str) -> str:
+    """A local folder by its full path, so that the checkpoint opens from anywhere; a hub id as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
 def _settings(config: TrainConfig, encoder: Encoder, groups: Sequence[Group]) -> Settings:
     model, lora = config.model, config.model.lora is not None
     reference, revision = model.reference, model.reference_revision
@@ -261,9 +314,9 @@ def _settings(config: TrainConfig, encoder: Encoder, groups: Sequence[Group]) ->
     names = {f.name for f in fields(TextConfig)}
     return Settings(
         beta=model.beta,
-        reference=reference,
+        reference=_absolute(reference),
         reference_revision=revision,
-        base=model.name if lora else None,
+        base=_absolute(model.name) if lora else None,
         base_revision=model.revision if lora else None,
         text=TextConfig(**{name: value for name, value in asdict(config.data).items() if name in names}),
         template_hash=encoder.template_hash,

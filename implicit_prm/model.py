@@ -6,11 +6,13 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -78,12 +80,6 @@ class ImplicitPRM:
         self.policy, self.tokenizer, self.reference, self.settings = policy, tokenizer, reference, settings
         self.encoder = Encoder(tokenizer, settings.text)
         self.limit_tokens = context_length(policy.config, settings.text.max_length)
-        if reference is not None and reference.config.vocab_size != policy.config.vocab_size:
-            raise ImplicitPRMError(
-                f"policy and reference have vocabularies of {policy.config.vocab_size} and "
-                f"{reference.config.vocab_size} tokens; a log-ratio needs both to read the same tokens, so take a "
-                "reference of the same family"
-            )
 
     @classmethod
     def from_pretrained(
@@ -98,6 +94,7 @@ class ImplicitPRM:
         dtype: Dtype = "float32",
         device: str | torch.device | None = None,
         token: str | None = None,
+        trust_remote_code: bool = False,
     ) -> ImplicitPRM:
         """Open a checkpoint of `ipr-train`, or any causal LM together with a reference.
 
@@ -112,15 +109,16 @@ class ImplicitPRM:
             dtype: of policy and reference alike. float32 by default: bfloat16 noise, 0.04-0.06 nats a token, is as
                 large as a weakly trained policy's signal.
             device: by default CUDA where there is one.
+            trust_remote_code: run Python code that comes with the models.
 
         Raises:
             ImplicitPRMError: the folder has no implicit_prm.json and beta or reference is not given; a model that
                 cannot be opened.
         """
         name = str(path_or_id)
-        folder = Path(backbone.locate(name))
-        if (folder / SETTINGS_FILE).exists():
-            settings = Settings.read(folder)
+        found = _settings_file(name, revision, token)
+        if found is not None:
+            settings = Settings.read(found.parent)
         elif reference is None or beta is None:
             raise ImplicitPRMError(
                 f"{name} has no {SETTINGS_FILE}, so its reference and beta are unknown; give both, for example "
@@ -134,19 +132,20 @@ class ImplicitPRM:
         given = {"steps": steps, "prompt_template": prompt_template}
         changed = {name: value for name, value in given.items() if value is not None}
         settings.text = from_mapping(TextConfig, {**asdict(settings.text), **changed})
-        policy = _open_policy(folder, PolicyConfig(name, revision, dtype), settings, token)
+        opened = PolicyConfig(name, revision, dtype, trust_remote_code=trust_remote_code)
+        policy = _open_policy(opened, settings, token)
+        tokenizer = backbone.open_tokenizer(opened, token)
         second = None
         if settings.reference not in (NONE, ADAPTER_OFF):
+            backbone.check_same_tokens(tokenizer, settings.reference, settings.reference_revision, token)
             second = backbone.open_model(
-                PolicyConfig(settings.reference, settings.reference_revision, dtype),
-                token,
+                replace(opened, name=settings.reference, revision=settings.reference_revision), token
             )
         elif settings.reference == ADAPTER_OFF and not hasattr(policy, "disable_adapter"):
             raise ImplicitPRMError(
                 f"{name} is not a LoRA adapter, so its reference must be named: reference=PATH_OR_ID"
             )
-        prm = cls(policy, backbone.open_tokenizer(name, revision, token), second, settings)
-        return prm.to(device or backbone.best_device())
+        return cls(policy, tokenizer, second, settings).to(device or backbone.best_device())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, tokenizer and implicit_prm.json; plain AutoModelForCausalLM or PeftModel opens the folder."""
@@ -188,7 +187,8 @@ class ImplicitPRM:
             self.encoder.response(text, done, given_steps[place] if given_steps is not None else None)
             for place, (text, done) in enumerate(zip(responses, finished, strict=True))
         ]
-        self._check_lengths(prompt_ids, encoded)
+        for place, one in enumerate(encoded):
+            self.check_length(len(prompt_ids) + len(one.ids), place)
         scores: dict[int, StepScores] = {}
         # Length-sorted, so that a batch pads little.
         order = sorted(range(len(encoded)), key=lambda place: len(encoded[place].ids))
@@ -215,12 +215,10 @@ class ImplicitPRM:
         scores = self.score(problem, responses, **options)
         return sorted(scores, key=lambda one: head.aggregate(one, aggregate, over), reverse=True)
 
-    def fits(self, problem: Prompt, response: str, finished: bool = True) -> bool:
-        """Is the response, with its prompt, within the model's context?"""
-        if self.limit_tokens is None:
-            return True
-        length = len(self.encoder.prompt_ids(problem)) + self.encoder.length(response, finished)
-        return length <= self.limit_tokens
+    def lengths(self, problem: Prompt, responses: Sequence[str], finished: Sequence[bool]) -> list[int]:
+        """Tokens of every response with the prompt."""
+        prompt = len(self.encoder.prompt_ids(problem))
+        return [prompt + self.encoder.length(text, done) for text, done in zip(responses, finished, strict=True)]
 
     @torch.inference_mode()
     def _logprobs(self, rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor | None]:
@@ -256,14 +254,13 @@ class ImplicitPRM:
             reference_logprob=None if reference is None else math.fsum(reference[0].tolist()),
         )
 
-    def _check_lengths(self, prompt_ids: list[int], encoded: Sequence[EncodedResponse]) -> None:
-        for place, response in enumerate(encoded):
-            length = len(prompt_ids) + len(response.ids)
-            if self.limit_tokens is not None and length > self.limit_tokens:
-                raise ImplicitPRMError(
-                    f"response {place} is {length} tokens long with its prompt; the model's limit is "
-                    f"{self.limit_tokens}. Leave it out, or use a model with a longer context"
-                )
+    def check_length(self, length: int, place: int) -> None:
+        """Refuse a response over the model's context. `length` is in tokens, prompt included."""
+        if self.limit_tokens is not None and length > self.limit_tokens:
+            raise ImplicitPRMError(
+                f"response {place} is {length} tokens long with its prompt; the model's limit is {self.limit_tokens}. "
+                "Leave it out, use a model with a longer context, or (ipr-eval) set too_long=lowest"
+            )
 
 
 @contextlib.contextmanager
@@ -276,11 +273,29 @@ def reference_model(policy: Any, reference: PreTrainedModel | None) -> Iterator[
         yield policy
 
 
-def _open_policy(folder: Path, config: PolicyConfig, settings: Settings, token: str | None) -> Any:
-    if not (folder / backbone.ADAPTER_FILE).exists():
+def _settings_file(name: str, revision: str | None, token: str | None) -> Path | None:
+    """implicit_prm.json of a folder or a hub repository, None where there is none.
+
+    Raises ImplicitPRMError for what looks like a path and is not there.
+    """
+    folder = Path(backbone.locate(name))
+    if folder.is_dir():
+        return folder / SETTINGS_FILE if (folder / SETTINGS_FILE).exists() else None
+    if folder.is_absolute() or name.count("/") != 1 or name.startswith("."):
+        raise ImplicitPRMError(f"checkpoint {name}: no such folder")
+    try:
+        return Path(hf_hub_download(name, SETTINGS_FILE, revision=revision, token=token))
+    except (HfHubHTTPError, OSError, ValueError):  # no such file or repository, or no network: opening it will tell
+        return None
+
+
+def _open_policy(config: PolicyConfig, settings: Settings, token: str | None) -> Any:
+    """A full model, or a LoRA adapter on its base, which the settings name (adapter_config.json where they do not)."""
+    where = backbone.locate(config.name)
+    if settings.base is None and not (Path(where) / backbone.ADAPTER_FILE).exists():
         return backbone.open_model(config, token)
     from peft import PeftConfig, PeftModel
 
-    base = settings.base or PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    below = backbone.open_model(PolicyConfig(base, settings.base_revision, config.dtype), token)
-    return PeftModel.from_pretrained(below, str(folder)).eval()
+    base = settings.base or PeftConfig.from_pretrained(where).base_model_name_or_path
+    below = backbone.open_model(replace(config, name=base, revision=settings.base_revision), token)
+    return PeftModel.from_pretrained(below, where, revision=config.revision, token=token).eval()

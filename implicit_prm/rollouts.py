@@ -13,7 +13,7 @@ from rich.progress import Progress
 from transformers import GenerationConfig, set_seed
 
 from implicit_prm import backbone
-from implicit_prm.config import RolloutConfig, SamplingConfig, TextConfig
+from implicit_prm.config import RolloutConfig, SamplingConfig, TextConfig, from_mapping
 from implicit_prm.data.files import JsonLines, write_json
 from implicit_prm.data.grading import Grader
 from implicit_prm.data.problems import load_problems, step_checker
@@ -36,6 +36,7 @@ def rollout(config: RolloutConfig, say: Callable[[str], None] = print) -> Path:
     Raises:
         ImplicitPRMError: a bad source or model, other settings than the file was started with, or a full disk.
     """
+    config = from_mapping(RolloutConfig, asdict(config))  # a config made in Python is checked like one from YAML
     problems = load_problems(config.problems, say)
     output = JsonLines(config.output)
     _check_provenance(config, output)
@@ -46,7 +47,7 @@ def rollout(config: RolloutConfig, say: Callable[[str], None] = print) -> Path:
     if done:
         say(f"{config.output}: going on behind {len(done)} problems")
 
-    tokenizer = backbone.open_tokenizer(config.policy.name, config.policy.revision)
+    tokenizer = backbone.open_tokenizer(config.policy)
     source = config.problems
     encoder = Encoder(tokenizer, TextConfig(prompt_template=source.prompt_template, system_prompt=source.system_prompt))
     model: Any = backbone.open_model(config.policy).to(backbone.best_device())  # type: ignore[arg-type]
@@ -138,7 +139,11 @@ def _check_provenance(config: RolloutConfig, output: JsonLines) -> None:
     if not output.rows():
         write_json(path, made)
         return
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else made
+    if not path.exists():
+        raise ImplicitPRMError(
+            f"{output.path} is there, but not {path.name}, which says how it was made; give another output"
+        )
+    before = json.loads(path.read_text(encoding="utf-8"))
     for name, value in made.items():
         if before.get(name) != value:
             raise ImplicitPRMError(

@@ -7,19 +7,19 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.progress import Progress
+from rich.progress import Progress, track
 
 from implicit_prm.data.files import atomic_write
 from implicit_prm.model import ImplicitPRM
 from implicit_prm.records import Group, ImplicitPRMError, StepScores, StepSpan
 
 ScoreGroup = Callable[[Group], list[StepScores]]
-PROBLEMS_PER_PART = 8
 _KEY = b"implicit_prm.key"
 _SCHEMA = pa.schema(
     [
@@ -43,8 +43,9 @@ def implicit_scorer(prm: ImplicitPRM, batch_size: int, too_long: str = "error") 
     def score(group: Group) -> list[StepScores]:
         given = group.steps if prm.settings.text.steps == "given" else None
         fits = list(range(len(group)))
-        if too_long == "lowest":
-            fits = [place for place in fits if prm.fits(group.prompt, group.completions[place], group.finished[place])]
+        if too_long == "lowest" and prm.limit_tokens is not None:
+            lengths = prm.lengths(group.prompt, group.completions, group.finished)
+            fits = [place for place in fits if lengths[place] <= prm.limit_tokens]
         try:
             scored = prm.score(
                 group.prompt,
@@ -55,10 +56,20 @@ def implicit_scorer(prm: ImplicitPRM, batch_size: int, too_long: str = "error") 
             )
         except ImplicitPRMError as error:
             raise ImplicitPRMError(f"problem {group.id}: {error}") from error
-        by_place = dict(zip(fits, scored, strict=True))
-        return [by_place.get(p) or StepScores(text, [], []) for p, text in enumerate(group.completions)]
+        by_place = {place: replace(one, index=place) for place, one in zip(fits, scored, strict=True)}
+        return [by_place.get(p) or StepScores(text, [], [], [], index=p) for p, text in enumerate(group.completions)]
 
     return score
+
+
+def check_lengths(groups: Sequence[Group], prm: ImplicitPRM) -> None:
+    """Refuse the first response over the context before anything is scored, not hours later."""
+    for group in track(groups, "checking lengths"):
+        for place, length in enumerate(prm.lengths(group.prompt, group.completions, group.finished)):
+            try:
+                prm.check_length(length, place)
+            except ImplicitPRMError as error:
+                raise ImplicitPRMError(f"problem {group.id}: {error}") from None
 
 
 def column_scorer(column: str, kind: str) -> ScoreGroup:
@@ -98,8 +109,8 @@ def _from_numbers(numbers: Any, kind: str, text: str, where: str) -> StepScores:
 def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str) -> list[list[StepScores]]:
     """Scores of every group; `folder/scores.parquet` keeps them under `key`, which names scorer and candidates.
 
-    Scores that are there under the same key are read, not computed: after an interruption the run goes on at the part
-    of `PROBLEMS_PER_PART` problems that was being scored, and another aggregate costs no forward pass.
+    Scores that are there under the same key are read, not computed: after an interruption the run goes on at the
+    problem that was being scored, and another aggregate costs no forward pass.
     """
     final, parts = folder / "scores.parquet", folder / f"parts-{key}"
     if final.exists() and (pq.read_schema(final).metadata or {}).get(_KEY) == key.encode():
@@ -107,18 +118,15 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
     scores: list[list[StepScores]] = []
     with Progress() as progress:
         task = progress.add_task("scoring", total=sum(map(len, groups)))
-        for start in range(0, len(groups), PROBLEMS_PER_PART):
-            some, part = groups[start : start + PROBLEMS_PER_PART], parts / f"{start:06d}.parquet"
+        for number, group in enumerate(groups):
+            part = parts / f"{number:06d}.parquet"
             if part.exists():
-                scored = _from_table(pq.read_table(part), some)
-                progress.advance(task, sum(map(len, some)))
+                (scored,) = _from_table(pq.read_table(part), [group])
             else:
-                scored = []
-                for group in some:
-                    scored.append(score(group))
-                    progress.advance(task, len(group))
-                _write(part, _to_table(some, scored), key)
-            scores += scored
+                scored = score(group)
+                _write(part, _to_table([group], [scored]), key)
+            scores.append(scored)
+            progress.advance(task, len(group))
     _write(final, _to_table(groups, scores), key)
     shutil.rmtree(parts)
     return scores
@@ -128,7 +136,8 @@ def cache_key(groups: Sequence[Group], **scorer: Any) -> str:
     """Names a scorer's settings and what it scored: a change of either gives another key."""
     digest = hashlib.sha256(json.dumps(scorer, sort_keys=True, default=str).encode())
     for group in groups:
-        digest.update(json.dumps([group.id, group.prompt, group.completions, group.finished]).encode())
+        what = [group.id, group.prompt, group.completions, group.finished, group.correctness, group.steps]
+        digest.update(json.dumps(what).encode())
     return digest.hexdigest()[:16]
 
 

@@ -11,12 +11,20 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from implicit_prm.backbone import completion_logprobs, pad_rows
 from implicit_prm.config import LossConfig
@@ -33,10 +41,14 @@ ABSENT = -100  # what transformers pads gathered arrays with
 class GroupDataset(Dataset):
     """Encoded groups; with `mismatched`, each comes with responses to another prompt, for KTO's KL estimate."""
 
-    def __init__(self, groups: Sequence[EncodedGroup], mismatched: bool = False) -> None:
+    def __init__(
+        self, groups: Sequence[EncodedGroup], mismatched: bool = False, limit_tokens: int | None = None
+    ) -> None:
         if mismatched and len(groups) < 2:
-            raise ImplicitPRMError("loss=kto needs at least two prompts: its KL is estimated on mismatched pairs")
-        self.groups, self.mismatched = groups, mismatched
+            raise ImplicitPRMError(
+                "loss=kto needs at least two prompts, in the dev set as well: its KL is estimated on mismatched pairs"
+            )
+        self.groups, self.mismatched, self.limit_tokens = groups, mismatched, limit_tokens
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -46,7 +58,8 @@ class GroupDataset(Dataset):
         item: dict[str, Any] = {"group": group}
         if self.mismatched:
             other = self.groups[(place + 1) % len(self.groups)].responses
-            item["others"] = [other[number % len(other)].ids for number in range(len(group.responses))]
+            room = None if self.limit_tokens is None else self.limit_tokens - len(group.prompt_ids)
+            item["others"] = [other[number % len(other)].ids[:room] for number in range(len(group.responses))]
         return item
 
 
@@ -93,6 +106,8 @@ class ImplicitPRMTrainer(Trainer):
         loss: LossConfig,
         settings: Settings,
         reference: PreTrainedModel | None = None,
+        *,
+        processing_class: PreTrainedTokenizerBase,
         **options: Any,
     ) -> None:
         if args.n_gpu > 1:
@@ -101,9 +116,15 @@ class ImplicitPRMTrainer(Trainer):
                 "for all of them, or CUDA_VISIBLE_DEVICES=0 for one"
             )
         args.remove_unused_columns = False  # the columns are our collator's, not the model's arguments
-        args.dataloader_drop_last = False
-        options.setdefault("data_collator", GroupCollator(options["processing_class"].pad_token_id or 0))
-        super().__init__(model=model, args=args, compute_metrics=dev_metrics, **options)
+        options.setdefault("data_collator", GroupCollator(processing_class.pad_token_id or 0))
+        beta = None if settings.reference == NONE else settings.beta
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            compute_metrics=partial(dev_metrics, beta=beta),
+            **options,
+        )
         self.loss, self.settings = loss, settings
         # The loss is divided by the units of the whole optimiser step here; transformers must not divide again.
         self.model_accepts_loss_kwargs = True
@@ -126,21 +147,23 @@ class ImplicitPRMTrainer(Trainer):
         """Sum of the unit losses over their count in the optimiser step (over all processes)."""
         rewards, log_ratio = self._rewards(model, inputs)
         kl = self._kl if model.training else self._kl_baselines(model, [inputs])
-        totals = LossInputs(rewards.sum(-1), inputs["labels"], inputs["groups"], kl)
+        totals = LossInputs(head.outcome_rewards(rewards), inputs["labels"], inputs["groups"], kl)
         output = LOSSES[self.loss.name](totals, self.loss)
         # The mean over processes that DDP and FSDP take of gradients is undone, as the count is of all of them.
         units, processes = (num_items_in_batch, self.args.world_size) if model.training else (output.units, 1)
         loss = output.total * processes / max(float(units), 1.0)
         if model.training:
             self._count(totals, log_ratio.detach())
-        return (loss, rewards) if return_outputs else loss
+        return (loss, (rewards, output)) if return_outputs else loss
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, [G, K, 2] outcome reward and lowest step reward, [G, K] labels; absent responses are -100."""
+        """Loss; [G, K, 2] outcome reward and lowest step reward with [G, 2] shares of the batch's loss sum and units;
+        [G, K] labels. Absent responses are -100.
+        """
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
+            loss, (rewards, output) = self.compute_loss(model, inputs, return_outputs=True)
         groups = inputs["groups"].cpu()
         shape = (int(groups.max()) + 1, int(groups.bincount().max()))
         values, labels = torch.full((*shape, 2), float(ABSENT)), torch.full(shape, ABSENT)
@@ -151,8 +174,9 @@ class ImplicitPRMTrainer(Trainer):
             steps, prefixes = head.step_rewards(rewards[row][mask], step_of_token, int(step_of_token.max()) + 1)
             values[group, column] = torch.stack([prefixes[-1], steps.min()])
             labels[group, column] = int(inputs["labels"][row])
+        sums = torch.tensor([output.total.item(), output.units]).expand(shape[0], 2) / shape[0]
         device = self.args.device
-        return loss.detach(), values.to(device), labels.to(device)
+        return loss.detach(), (values.to(device), sums.to(device)), labels.to(device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was counted since the last training log, over all processes."""
@@ -226,21 +250,28 @@ class ImplicitPRMTrainer(Trainer):
             self._sums[name] += torch.tensor([values.sum().item(), values.numel()], dtype=torch.float64)
 
 
-def dev_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Reward accuracy and margins over pairs, and best-of-N over each prompt's responses, by min and by sum."""
-    values, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+def dev_metrics(prediction: EvalPrediction, beta: float | None = None) -> dict[str, float]:
+    """Loss per unit, reward accuracy and margins over pairs, KL, and best-of-N over each prompt's responses.
+
+    `beta` turns rewards back into nats for the KL of the reference from the policy; None where there is no reference.
+    """
+    values, sums = map(torch.as_tensor, prediction.predictions)
+    labels = torch.as_tensor(prediction.label_ids)
     present, correct = labels != ABSENT, labels == 1
     group = torch.arange(len(labels))[:, None].expand_as(labels)[present]
     outcome, lowest = values[..., 0], values[..., 1]
     chosen, rejected = pairs(correct[present], group)
     margins = outcome[present][chosen] - outcome[present][rejected]
     metrics = {
+        "loss": (sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1e-9)).item(),
         "rewards/chosen": outcome[correct].mean().item(),
         "rewards/rejected": outcome[present & ~correct].mean().item(),
         "rewards/margins": margins.mean().item(),
         "rewards/accuracies": (margins > 0).float().mean().item(),
         "pass_at_1": (correct.sum(-1) / present.sum(-1)).mean().item(),
     }
+    if beta is not None:
+        metrics["kl"] = -outcome[present].mean().item() / beta
     for name, scores in (("min", lowest), ("sum", outcome)):
         scores = scores.masked_fill(~present, -torch.inf)
         best = scores == scores.max(-1, keepdim=True).values  # equals share the pick

@@ -157,9 +157,9 @@ def test_damaged_settings_are_named(tmp_path, prm):
 
 
 def test_models_of_different_vocabularies_are_refused(tmp_path, tokenizer, tiny_folder):
-    model = tiny_model(tokenizer)
-    model.resize_token_embeddings(len(tokenizer) + 8)
-    model.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.add_tokens(["extra"])
+    tiny_model(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ImplicitPRMError, match="same family"):
         ImplicitPRM.from_pretrained(tmp_path, reference=str(tiny_folder), beta=1.0)

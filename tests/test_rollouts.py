@@ -46,6 +46,7 @@ def test_rows_are_graded_groups_with_step_labels(config):
 def test_resumed_equals_uninterrupted(died_after, config, monkeypatch, tmp_path):
     whole = rollouts.rollout(config, quiet).read_bytes()
     config.output = str(tmp_path / "again.jsonl")
+    (tmp_path / "again.jsonl.meta.json").write_bytes((tmp_path / "rollouts.jsonl.meta.json").read_bytes())
     lines = whole.splitlines(keepends=True)
     (tmp_path / "again.jsonl").write_bytes(b"".join(lines[:died_after]) + lines[died_after][:20])
     assert rollouts.rollout(config, quiet).read_bytes() == whole
@@ -85,6 +86,13 @@ def test_other_settings_are_refused_and_more_problems_are_not(config):
     config.sampling.temperature = 0.5
     with pytest.raises(ImplicitPRMError, match="was made with sampling="):
         rollouts.rollout(config, quiet)
+
+
+def test_a_file_of_unknown_making_is_left_alone(config, tmp_path):
+    (tmp_path / "rollouts.jsonl").write_text('{"id": "mine"}\n')
+    with pytest.raises(ImplicitPRMError, match="give another output"):
+        rollouts.rollout(config, quiet)
+    assert (tmp_path / "rollouts.jsonl").read_text() == '{"id": "mine"}\n'
 
 
 def test_the_models_own_generation_defaults_do_not_bend_the_distribution(tokenizer):

@@ -234,8 +234,13 @@ def test_dev_metrics_by_hand():
     outcome = torch.tensor([[0.3, 0.1, 0.2], [0.5, 0.4, -100.0]])
     lowest = torch.tensor([[-1.0, -1.0, -1.0], [-3.0, -2.0, -100.0]])
     labels = torch.tensor([[1, 1, 0], [0, 1, -100]])
+    sums = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
     metrics = dev_metrics(
-        type("P", (), {"predictions": torch.stack([outcome, lowest], -1).numpy(), "label_ids": labels.numpy()})
+        type(
+            "P",
+            (),
+            {"predictions": (torch.stack([outcome, lowest], -1).numpy(), sums.numpy()), "label_ids": labels.numpy()},
+        )
     )
     assert metrics["rewards/accuracies"] == pytest.approx(1 / 3)
     assert metrics["rewards/margins"] == pytest.approx((0.1 - 0.1 - 0.1) / 3, abs=1e-6)
@@ -311,4 +316,67 @@ def test_several_gpus_in_one_process_are_refused(tokenizer, tmp_path):
     with pytest.raises(ImplicitPRMError, match="accelerate launch"):
         ImplicitPRMTrainer(
             tiny_model(tokenizer), arguments, CEConfig(), Settings(1.0, "none"), processing_class=tokenizer
+        )
+
+
+def test_resuming_with_another_loss_or_beta_is_refused(tmp_path, tiny_folder, rollouts_file):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, **options), quiet)
+    go_on = {**options, "resume_from_checkpoint": "true"}
+    with pytest.raises(ImplicitPRMError, match="was trained with loss="):
+        fit(config(tmp_path / "run", tiny_folder, rollouts_file, "dpo", **go_on), quiet)
+    with pytest.raises(ImplicitPRMError, match=r"was trained with beta=0\.5"):
+        fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"beta": 0.1}, **go_on), quiet)
+
+
+def test_a_checkpoint_that_was_not_saved_whole_is_passed_over(tmp_path, tiny_folder, rollouts_file):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "lr_scheduler_type": "constant"}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, **options), quiet)
+    (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").unlink()
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, **{**options, "resume_from_checkpoint": "true"}), quiet)
+    assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3]
+
+
+def test_overwriting_an_adapter_with_a_full_model_leaves_no_adapter(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"lora": {"r": 2}}), quiet)
+    full = config(tmp_path / "run", tiny_folder, rollouts_file)
+    full.overwrite = True
+    fit(full, quiet)
+    prm = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu")
+    assert not hasattr(prm.policy, "disable_adapter")
+    assert prm.settings.reference == str(tiny_folder)
+
+
+def test_the_dev_loss_is_per_pair_whatever_the_batches(tmp_path, tiny_folder, rollouts_file):
+    """A dev batch without a pair must not count as one of loss 0."""
+    losses = []
+    for size in (1, 12):
+        options = {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": size}
+        run = config(
+            tmp_path / str(size), tiny_folder, rollouts_file, "dpo", data={"dev": str(rollouts_file)}, **options
+        )
+        losses.append(fit(run, quiet)["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_pairs_that_were_too_long_are_counted(tmp_path, tiny_folder):
+    rows = graded_rows(6, 2)
+    rows[1]["completions"][1] += "\n1 + 1 = 2" * 30  # the only incorrect response of prompt 1
+    said = []
+    data = {"max_length": 120, "too_long": "drop"}
+    path = write_rows(tmp_path / "long.jsonl", rows)
+    fit(config(tmp_path / "run", tiny_folder, path, "dpo", data=data), said.append)
+    assert "left out: 1 prompts whose responses of one kind were all too long" in said
+
+
+def test_a_reference_with_another_vocabulary_is_refused(tmp_path, tiny_folder, rollouts_file, tokenizer):
+    tokenizer = type(tokenizer).from_pretrained(tiny_folder)
+    tokenizer.add_tokens(["extra"])
+    model = tiny_model(tokenizer)
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(ImplicitPRMError, match="another vocabulary"):
+        fit(
+            config(tmp_path / "r", tiny_folder, rollouts_file, model_options={"reference": str(tmp_path / "other")}),
+            quiet,
         )

@@ -24,11 +24,11 @@ def configs() -> str:
     return str(inside if inside.is_dir() else package.parent / "configs")
 
 
-def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any]) -> None:
+def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any], go_on: str = "") -> None:
     """Build `cls` from Hydra's tree and call `function`.
 
-    A mistake in options or input ends the process with one sentence and status 1, an interruption with status 130.
-    Everything that was written before either is whole.
+    A mistake in options or input ends the process with one sentence and status 1, an interruption with status 130 and
+    what to add to the command to go on (`go_on`). Everything that was written before either is whole.
     """
     # Reading a file is not what a run's progress is about.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -43,5 +43,6 @@ def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any])
             raise
         sys.exit(f"{name}: error: {error}")
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; what was done is kept, the same command goes on from there", file=sys.stderr)
+        how = f"with {go_on} added, goes on from the last checkpoint" if go_on else "goes on from there"
+        print(f"\n{name}: interrupted; what was done is kept, and the same command {how}", file=sys.stderr)
         sys.exit(130)

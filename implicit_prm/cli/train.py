@@ -18,7 +18,7 @@ def _train(config: TrainConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path=configs(), config_name="train")
 def main(tree: DictConfig) -> None:
-    run("ipr-train", TrainConfig, tree, _train)
+    run("ipr-train", TrainConfig, tree, _train, go_on="trainer.resume_from_checkpoint=true")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class Report:
         share = self.correct / self.responses if self.responses else 0.0
         lines = [f"{self.prompts} prompts, {self.responses} responses, {share:.1%} correct"]
         if self.prompts_without_pair:
-            fate = "unused by this loss" if needs_pairs else "used all the same by this loss"
-            lines.append(f"{self.prompts_without_pair} prompts have no correct-incorrect pair: {fate}")
+            fate = ": unused by this loss" if needs_pairs else ""
+            lines.append(f"{self.prompts_without_pair} prompts have no correct-incorrect pair{fate}")
         lines += [f"left out: {count} {reason}" for reason, count in sorted(self.dropped.items())]
         return lines
 
@@ -129,7 +129,7 @@ def _grouped(row: dict[str, Any], columns: set[str], where: str, graded: bool) -
     completions = value(records.COMPLETIONS)
     if not completions:
         raise ImplicitPRMError(f"{where}: no response; remove the row or sample it again")
-    if not all(isinstance(text, str) for text in completions):
+    if not isinstance(completions, list) or not all(isinstance(text, str) for text in completions):
         raise ImplicitPRMError(f"{where}: {_column(columns, records.COMPLETIONS)} must be a list of texts")
     labels = value(records.CORRECTNESS)
     if labels is None and not graded:

@@ -76,9 +76,13 @@ class Encoder:
         """The prompt that asks `problem`: the template applied, with the system message in front if there is one."""
         # replace, not format: problems are full of braces.
         content = self.text.prompt_template.removeprefix("raw:").replace("{problem}", problem)
-        if self.raw or self.text.system_prompt is None:
+        system = self.text.system_prompt
+        if self.raw or (system is None and content == problem):
             return content
-        return [{"role": "system", "content": self.text.system_prompt}, {"role": "user", "content": content}]
+        # A chat, so that a prompt that is written to a file and read again is not put into the template twice.
+        return ([] if system is None else [{"role": "system", "content": system}]) + [
+            {"role": "user", "content": content}
+        ]
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The prompt as the model reads it, up to where the response starts."""

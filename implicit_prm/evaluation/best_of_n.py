@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from implicit_prm.config import EvalConfig
+from implicit_prm.config import EvalConfig, from_mapping
 from implicit_prm.data.answers import extract_answer
 from implicit_prm.data.files import write_json
 from implicit_prm.data.grading import Grader
@@ -26,6 +26,7 @@ from implicit_prm.rollouts import rollout
 from implicit_prm.scoring import (
     ScoreGroup,
     cache_key,
+    check_lengths,
     column_scorer,
     implicit_scorer,
     score_all,
@@ -57,6 +58,7 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
     Raises:
         ImplicitPRMError: anything wrong with options, candidates or checkpoint.
     """
+    config = from_mapping(EvalConfig, asdict(config))  # a config made in Python is checked like one from YAML
     folder = Path(config.folder)
     groups, score, key = prepare(config, folder, say)
     with Grader() as grader:
@@ -65,6 +67,7 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
     scores = score_all(groups, score, folder, key)
 
     sizes = selection.sizes(min(map(len, groups)))
+    largest = sizes[-1:]
     curves = accuracy_curves(config, candidates, scores, sizes)
     metrics = {
         "scorer": config.scores_column or config.checkpoint,
@@ -82,13 +85,13 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
             if base in curves and name not in (base, LIKELIHOOD, ORACLE)
         },
         "aggregates": {
-            name: asdict(
-                bootstrap_mean(best_of(candidates, pick(scores, name, config.over), sizes, config.ties)[:, -1])
+            name: _intervals(
+                best_of(candidates, pick(scores, name, config.over), largest, config.ties), largest, config
             )
             for name in AGGREGATES
         },
         "steps": step_metrics(groups, scores, config.seed),
-        "votes": {"draws": config.vote_draws, "weight": weight_rule(scores), "ties": "shared"},
+        "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": asdict(config),
     }
@@ -101,6 +104,7 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
     """Candidates (sampled first if no file is given), what scores them, and the key of the scores."""
     score: ScoreGroup
     scorer: dict[str, Any]
+    prm = None
     if config.scores_column is not None:
         score = column_scorer(config.scores_column, config.scores_kind)
         scorer = {"column": config.scores_column, "kind": config.scores_kind}
@@ -111,6 +115,8 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
             config.reference,
             config.beta,
             steps=config.steps,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
             prompt_template=config.prompt_template,
             dtype=config.dtype,
         )
@@ -120,16 +126,20 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
             "weights": weights_identity(config.checkpoint),
             "checkpoint": config.checkpoint,
             "dtype": config.dtype,
-            "too_long": config.too_long,
         }
     source = config.candidates
     if source is None:
         source = str(rollout(replace(config.rollout, output=str(folder / config.rollout.output)), say))
-    groups = load_groups(source, graded=False)[: config.max_problems]
+    groups = load_groups(source, graded=False)
+    if config.candidates is None:
+        groups = groups[: config.rollout.problems.limit]  # the file may hold more, of a longer run before
+    groups = groups[: config.max_problems]
     if config.max_responses is not None:
         groups = take_responses(groups, config.max_responses)
     if len({len(group) for group in groups}) > 1:
         say(f"problems have {min(map(len, groups))} to {max(map(len, groups))} responses; N goes up to the smallest")
+    if prm is not None and config.too_long == "error":
+        check_lengths(groups, prm)
     if config.scores_column is not None:
         scorer["values"] = [group.extra.get(config.scores_column) for group in groups]
     return groups, score, cache_key(groups, **scorer)
@@ -183,7 +193,8 @@ def accuracy_curves(
     chosen = pick(scores, config.aggregate, config.over)
     label = f"{config.aggregate} of {'steps' if config.over == 'step' else 'prefixes'}"
     log_ratio = scores[0][0].kind == "log_ratio"
-    weights = [np.array([sigmoid(v) if log_ratio else max(v, 0.0) for v in values.tolist()]) for values in chosen]
+    signed = log_ratio and config.aggregate != "product"  # a product is one of probabilities already
+    weights = [np.array([sigmoid(v) if signed else max(v, 0.0) for v in values.tolist()]) for values in chosen]
     curves = {
         f"PRM, {label}": best_of(candidates, chosen, sizes, config.ties),
         "weighted vote": _vote(config, candidates, weights, sizes),
@@ -199,9 +210,9 @@ def accuracy_curves(
     return curves
 
 
-def weight_rule(scores: Sequence[Sequence[StepScores]]) -> str:
+def weight_rule(config: EvalConfig, scores: Sequence[Sequence[StepScores]]) -> str:
     """What a response's vote weighs, in words."""
-    return "sigmoid(score)" if scores[0][0].kind == "log_ratio" else "score"
+    return "sigmoid(score)" if scores[0][0].kind == "log_ratio" and config.aggregate != "product" else "score"
 
 
 def _vote(

@@ -38,7 +38,7 @@ def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> No
     console.print(table)
     for name, row in metrics["difference"].items():
         console.print(f"N={largest}: {name}: {row[largest]['value'] * 100:+.1f} {_band(row[largest])}", highlight=False)
-    others = ", ".join(f"{name} {value['value']:.3f}" for name, value in metrics["aggregates"].items())
+    others = ", ".join(f"{name} {row[largest]['value']:.3f}" for name, row in metrics["aggregates"].items())
     console.print(f"best-of-{largest} by aggregate: {others}", highlight=False)
     steps = metrics["steps"]
     if steps:

@@ -50,6 +50,7 @@ def step_metrics(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]
     return {
         "auroc": asdict(clustered_auroc(right, wrong, seed=seed)),
         "first_error_found": asdict(clustered_ratio(np.array(found), np.array(faulty), seed=seed)),
+        "resamples": {"auroc": 1_000, "first_error_found": 10_000},
         "right_steps": sum(map(len, right)),
         "first_wrong_steps": sum(faulty),
     }

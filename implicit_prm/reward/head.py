@@ -57,7 +57,7 @@ def step_rewards(rewards: Tensor, step_of_token: Tensor, steps: int) -> tuple[Te
         step rewards [S] and prefix values [S] (q at each step's last token), float64 so that long sums stay exact.
     """
     summed = torch.zeros(steps, dtype=torch.float64).index_add_(0, step_of_token.cpu(), rewards.double().cpu())
-    return summed, summed.cumsum(0)
+    return summed, prefix_values(summed)
 
 
 AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {

@@ -276,7 +276,7 @@ def test_prompts_that_rollouts_wrote_are_read_as_they_were_sampled(system_prompt
 @pytest.mark.parametrize("problem", ["{x} and {problem} and {", "{{ 7 * 7 }}{% if x %}", "\\frac{1}{2} {0}", "%s $x"])
 def test_braces_in_problems_survive(problem):
     encoder = _encoder(prompt_template="Solve {problem} now, {really}")
-    assert encoder.turn(problem) == f"Solve {problem} now, {{really}}"
+    assert encoder.turn(problem) == [{"role": "user", "content": f"Solve {problem} now, {{really}}"}]
     assert f"Solve {problem} now" in encoder.prompt_text(problem)
 
 

@@ -159,7 +159,7 @@ def test_an_interrupted_rollout_says_so_and_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; what was done is kept" in errors
+    assert "interrupted; what was done is kept, and the same command goes on" in errors
     assert "Traceback" not in errors
     before = output.read_text().splitlines()
     assert 3 <= len(before) < 60
@@ -187,9 +187,13 @@ def test_every_yaml_composes_and_builds():
                     tree = compose(command, [f"{group}={file.stem}", *overrides, *_standalone(command)])
                     from_mapping(classes[command], OmegaConf.to_container(tree, resolve=True))
                     composed += 1
+        rates = {
+            loss: compose("train", [f"loss={loss}", "output_dir=o"]).trainer.learning_rate for loss in ("ce", "dpo")
+        }
+        assert rates["dpo"] < rates["ce"]  # configs/tuned is found by model and loss
         tree = compose("eval", ["checkpoint=c"])
         from_mapping(EvalConfig, OmegaConf.to_container(tree, resolve=True))
-    on_disk = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "configs"]
+    on_disk = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("configs", "tuned")]
     assert composed == len(on_disk)
 
 
