@@ -119,7 +119,7 @@ def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[list[Group], li
         dev, groups = shuffled[: data.hold_out_prompts], shuffled[data.hold_out_prompts :]
     groups = groups[: data.max_prompts]
     if data.max_responses is not None:
-        groups = take_responses(groups, data.max_responses)
+        groups = take_responses(groups, data.max_responses, seed)
     report = Report.of(groups)
     groups = balance(groups, getattr(loss, "balance", "none"), seed, report)
     if loss.needs_pairs:

@@ -208,9 +208,14 @@ def _identifier(prompt: Prompt) -> str:
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def take_responses(groups: Sequence[Group], limit: int) -> list[Group]:
-    """The first `limit` responses of every group."""
-    return [subset(group, range(min(limit, len(group)))) for group in groups]
+def take_responses(groups: Sequence[Group], limit: int, seed: int = 0) -> list[Group]:
+    """`limit` responses of every group, drawn with `seed`: some files list the correct ones first."""
+    taken = []
+    for group in groups:
+        places = range(len(group))
+        rng = random.Random(f"{seed} {group.id}")  # not the group's place, so that a subset of groups draws the same
+        taken.append(subset(group, sorted(rng.sample(places, limit)) if limit < len(group) else places))
+    return taken
 
 
 def subset(group: Group, keep: Iterable[int]) -> Group:

@@ -135,7 +135,7 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
         groups = groups[: config.rollout.problems.limit]  # the file may hold more, of a longer run before
     groups = groups[: config.max_problems]
     if config.max_responses is not None:
-        groups = take_responses(groups, config.max_responses)
+        groups = take_responses(groups, config.max_responses, config.seed)
     if len({len(group) for group in groups}) > 1:
         say(f"problems have {min(map(len, groups))} to {max(map(len, groups))} responses; N goes up to the smallest")
     if prm is not None and config.too_long == "error":
