@@ -1,6 +1,6 @@
 """Train all four losses on the same rollouts and rerank the same candidates: the table in the README.
 
-    python scripts/compare_losses.py                          # the sandbox, about ten minutes on two cores
+    python scripts/compare_losses.py                          # the sandbox, about a quarter of an hour on two cores
 
 Anything after the script's own options is an override for `ipr-train`, so that the comparison can be made elsewhere:
 
@@ -13,7 +13,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 LOSSES = ("ce", "dpo", "nca", "kto")
@@ -28,12 +27,17 @@ def percent(interval: dict[str, float]) -> str:
     return f"{interval['value'] * 100:.1f} [{interval['low'] * 100:.1f}, {interval['high'] * 100:.1f}]"
 
 
-def row(name: str, metrics: dict, seconds: float) -> str:
-    accuracy, largest, steps = metrics["accuracy"], str(metrics["sizes"][-1]), metrics["steps"]
-    auroc = steps["auroc"]
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def row(checkpoint: Path) -> str:
+    metrics = read(checkpoint / "eval" / "metrics.json")
+    seconds = read(checkpoint / "train_metrics.json")["train_runtime"]
+    accuracy, largest, auroc = metrics["accuracy"], str(metrics["sizes"][-1]), metrics["steps"]["auroc"]
     return " | ".join(
         [
-            f"| `{name}`",
+            f"| `{checkpoint.name}`",
             percent(accuracy[MIN][largest]),
             percent(metrics["difference"][f"{MIN} - {MAJORITY}"][largest]),
             percent(accuracy[VOTE][largest]),
@@ -50,25 +54,21 @@ def main() -> None:
 
     rollouts = options.output / "train.jsonl"
     command("rollout", f"output={rollouts}")
-    rows, metrics = [], {}
     for loss in LOSSES:
         checkpoint = options.output / loss
-        started = time.perf_counter()
         command(
             "train", f"loss={loss}", f"data.train={rollouts}", f"output_dir={checkpoint}", "overwrite=true", *overrides
         )
-        seconds = time.perf_counter() - started
         # The first evaluation samples the candidates, the others rerank the same ones.
         candidates = options.output / LOSSES[0] / "eval" / "candidates.jsonl"
         given = [] if loss == LOSSES[0] else [f"candidates={candidates}"]
         command("eval", f"checkpoint={checkpoint}", *given)
-        metrics = json.loads((checkpoint / "eval" / "metrics.json").read_text(encoding="utf-8"))
-        rows.append(row(loss, metrics, seconds))
 
+    metrics = read(options.output / LOSSES[0] / "eval" / "metrics.json")
     largest = str(metrics["sizes"][-1])
     print(f"\n| loss | best-of-{largest} (min) | minus majority | weighted vote | step AUROC | seconds to train |")
     print("|---|---|---|---|---|---|")
-    print("\n".join(rows))
+    print("\n".join(row(options.output / loss) for loss in LOSSES))
     for name in (MAJORITY, "log-likelihood of reference", "random pick", "oracle (pass@N)"):
         print(f"{name}: {percent(metrics['accuracy'][name][largest])}")
 
