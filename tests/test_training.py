@@ -251,7 +251,6 @@ def test_dev_metrics_by_hand():
 
 def test_the_collator_aligns_everything(tokenizer):
     from implicit_prm.config import TextConfig
-    from implicit_prm.data.groups import load_groups  # noqa: F401
     from implicit_prm.records import Group
 
     encoder = Encoder(tokenizer, TextConfig(steps="newline"))
