@@ -1,0 +1,68 @@
+"""Which language models to open, and how text becomes their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from implicit_prm.config.mapping import at_least
+from implicit_prm.records import ImplicitPRMError
+
+StepRule = Literal["blank_line", "newline", "step_marker", "given"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass
+class PolicyConfig:
+    """Which language model to open, and how."""
+
+    name: str
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass
+class LoraConfig:
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+    def validate(self) -> None:
+        at_least(self, 1, "r", "alpha", where="model.lora.")
+
+
+@dataclass
+class ModelConfig(PolicyConfig):
+    """The model that becomes the reward: where it starts, what it is compared with, and beta."""
+
+    beta: float = 0.05
+    reference: str = "initial"
+    reference_revision: str | None = None
+    lora: LoraConfig | None = None
+
+    def validate(self) -> None:
+        if not self.beta > 0:
+            raise ImplicitPRMError(f"model.beta is {self.beta}; the reward is beta x log-ratio and needs beta above 0")
+        if self.reference_revision and self.reference in ("initial", "none"):
+            raise ImplicitPRMError(
+                f"model.reference_revision={self.reference_revision} is set but model.reference={self.reference} opens "
+                "no second model; name one in model.reference, or drop the revision"
+            )
+
+
+@dataclass
+class TextConfig:
+    """How a problem becomes a prompt and a response becomes steps; travels with the checkpoint."""
+
+    steps: StepRule = "blank_line"
+    prompt_template: str = "{problem}"
+    system_prompt: str | None = None
+    max_length: int | None = None
+
+    def validate(self) -> None:
+        at_least(self, 1, "max_length")
+        if "{problem}" not in self.prompt_template:
+            raise ImplicitPRMError("prompt_template must contain {problem}, where the problem's text goes")

@@ -1,0 +1,107 @@
+"""Options of `ipr-train`: the losses, the data, the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from implicit_prm.config.mapping import at_least
+from implicit_prm.config.models import ModelConfig, TextConfig
+from implicit_prm.records import ImplicitPRMError
+
+
+@dataclass
+class DPOConfig:
+    name: Literal["dpo"] = "dpo"
+    pairing: Literal["all", "one_to_one"] = "all"
+
+    needs_pairs = True
+
+
+@dataclass
+class NCAConfig:
+    name: Literal["nca"] = "nca"
+    form: Literal["pair", "group"] = "pair"
+    pairing: Literal["all", "one_to_one"] = "all"
+
+    needs_pairs = True
+
+    def validate(self) -> None:
+        if self.form == "group" and self.pairing != "all":
+            raise ImplicitPRMError(
+                "loss.pairing has no meaning for loss.form=group, which forms no pairs; leave it out"
+            )
+
+
+@dataclass
+class KTOConfig:
+    name: Literal["kto"] = "kto"
+    form: Literal["unpaired", "paired"] = "unpaired"
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+
+    @property
+    def needs_pairs(self) -> bool:
+        return self.form == "paired"
+
+    def validate(self) -> None:
+        for key in ("desirable_weight", "undesirable_weight"):
+            if getattr(self, key) <= 0:
+                raise ImplicitPRMError(f"loss.{key} is {getattr(self, key)}; it must be above zero")
+
+
+@dataclass
+class CEConfig:
+    name: Literal["ce"] = "ce"
+    balance: Literal["none", "dataset", "prompt"] = "none"
+
+    needs_pairs = False
+
+
+LossConfig = DPOConfig | NCAConfig | KTOConfig | CEConfig
+
+
+@dataclass
+class DataConfig(TextConfig):
+    """Graded responses to train on."""
+
+    train: str = ""
+    train_split: str = "train"
+    dev: str | None = None
+    dev_split: str = "train"
+    revision: str | None = None
+    hold_out_prompts: int = 0
+    max_prompts: int | None = None
+    max_responses: int | None = None
+    too_long: Literal["error", "drop"] = "error"
+
+    def validate(self) -> None:
+        super().validate()
+        at_least(self, 1, "max_prompts", "max_responses", where="data.")
+        at_least(self, 0, "hold_out_prompts", where="data.")
+        if not self.train:
+            raise ImplicitPRMError("data.train is empty; name a file of graded responses (ipr-rollout writes one)")
+        if self.dev and self.hold_out_prompts:
+            raise ImplicitPRMError("data.dev and data.hold_out_prompts both name a dev set; keep one of them")
+
+
+@dataclass
+class TrainConfig:
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig
+    output_dir: str
+    trainer: dict[str, Any] = field(default_factory=dict)
+    overwrite: bool = False
+
+    def validate(self) -> None:
+        if self.trainer.get("output_dir"):
+            raise ImplicitPRMError("set output_dir at the top level, not trainer.output_dir")
+        wants_eval = str(self.trainer.get("eval_strategy", "no")) != "no"
+        if wants_eval and not (self.data.dev or self.data.hold_out_prompts):
+            raise ImplicitPRMError(
+                f"trainer.eval_strategy={self.trainer['eval_strategy']} needs a dev set; give data.dev=FILE or "
+                "data.hold_out_prompts=50, or set trainer.eval_strategy=no"
+            )
+        if self.loss.name == "kto" and self.loss.form == "unpaired" and self.data.max_prompts == 1:
+            raise ImplicitPRMError("loss=kto needs at least two prompts: its KL is estimated on mismatched pairs")
