@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from implicit_prm.config import PolicyConfig
 from implicit_prm.records import ImplicitPRMError
@@ -104,56 +106,77 @@ def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
     return {"input_ids": input_ids, "attention_mask": attention, "completion_mask": completion}
 
 
-def completion_logprobs(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, core: Any = None
-) -> Tensor:
-    """log p(token t | tokens < t) at every completion token, zero elsewhere: [B, T] float32, in nats.
+def target_logprobs(
+    model: Any, wanted: Tensor, targets: Tensor, core: Any = None, **inputs: Any
+) -> tuple[Tensor, ModelOutput]:
+    """log p(target | what is before it) at the wanted positions, without the logits of any other.
 
-    The model's own forward runs, so that wrappers (DDP, autocast) do their work, but its output head is swapped for
-    one that projects only completion positions, a chunk at a time.
+    The model's own forward runs, so that wrappers (FSDP, autocast) do their work, but its output head is swapped for
+    one that projects only wanted positions, a chunk at a time.
 
     Args:
         model: the model to call, perhaps wrapped.
-        input_ids, attention_mask: [B, T] int64, right-padded.
-        completion_mask: [B, T] bool; the first position of a row cannot be true, as nothing predicts it.
+        wanted: [B, T] bool, positions whose hidden state predicts a target. None wanted runs the body alone.
+        targets: [N] int64, the N predicted tokens, row by row.
         core: the model inside the wrapper, where `model` is one.
+        inputs: what the model's forward takes.
+
+    Returns:
+        [N] float32 in nats, and the model's output, whose logits are a stand-in of width 1.
 
     Raises:
         ImplicitPRMError: the output head is not one plain linear layer (a LoRA on it, say), or was not used.
     """
-    base = _base(core or model)
+    base = base_model(core or model)
     head = base.get_output_embeddings()
-    if type(head) is not nn.Linear:
+    if type(head) is not nn.Linear and not isinstance(head, FSDPModule):
         raise ImplicitPRMError(
             f"{type(base).__name__}: the output head is a {type(head).__name__}; only a plain linear head can be read. "
             "Leave it out of model.lora.target_modules (all-linear does)"
         )
-    wanted = completion_mask[:, 1:]
-    targets = input_ids[:, 1:][wanted]
     captured: list[Tensor] = []
 
     def read(hidden: Tensor) -> Tensor:
-        states, weight = hidden[:, :-1][wanted], head.weight
+        states, weight = hidden[wanted], head.weight
         if torch.is_autocast_enabled(states.device.type):
             dtype = torch.get_autocast_dtype(states.device.type)
             states, weight = states.to(dtype), weight.to(dtype)
         captured.append(token_logprobs(states.to(weight.dtype), weight, targets, head.bias, _transform(base)))
-        return hidden.new_zeros(*hidden.shape[:-1], 1)  # stands in for the logits, which nobody reads
+        return hidden[..., :1]
 
-    head.forward = read  # type: ignore[assignment,method-assign]
+    head.forward = read
     try:
-        model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        output = model(**inputs)
     finally:
         del head.forward
     if not captured:
         raise ImplicitPRMError(
             f"{type(base).__name__} does not call its output head; this architecture is not supported"
         )
-    logprobs = torch.zeros_like(completion_mask, dtype=torch.float32)
-    return logprobs.masked_scatter(completion_mask, captured[0])
+    # The stand-in takes part with weight zero: FSDP gathers a module's weights for the backward pass when a gradient
+    # reaches the module's output, and the log-probabilities left it by the side door.
+    return captured[0] + 0.0 * output.logits.sum(), output
 
 
-def _base(model: Any) -> PreTrainedModel:
+def completion_logprobs(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, core: Any = None
+) -> Tensor:
+    """log p(token t | tokens < t) at every completion token, zero elsewhere: [B, T] float32, in nats.
+
+    Args:
+        model, core: as for `target_logprobs`.
+        input_ids, attention_mask: [B, T] int64, right-padded.
+        completion_mask: [B, T] bool; the first position of a row cannot be true, as nothing predicts it.
+    """
+    wanted = torch.zeros_like(completion_mask)
+    wanted[:, :-1] = completion_mask[:, 1:]
+    targets = input_ids[completion_mask]
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    found, _ = target_logprobs(model, wanted, targets, core, **inputs)
+    return torch.zeros_like(completion_mask, dtype=torch.float32).masked_scatter(completion_mask, found)
+
+
+def base_model(model: Any) -> PreTrainedModel:
     """The transformers model below a PEFT one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
