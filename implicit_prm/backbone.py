@@ -194,3 +194,8 @@ def best_device() -> torch.device:
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     )
+
+
+def token_budget(device: torch.device) -> int:
+    """Tokens in one forward pass where nobody said: what keeps a GPU busy, or stays in a CPU's caches."""
+    return 1024 if device.type == "cpu" else 16_384

@@ -181,4 +181,6 @@ def _targets(responses: Sequence[Ids], input_ids: Tensor) -> tuple[Tensor, Tenso
     """[N] tokens that are predicted, and the [B, T] positions that predict them."""
     lengths = torch.tensor([len(ids) for ids in responses] or [0], device=input_ids.device)
     wanted = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
-    return torch.tensor([token for ids in responses for token in ids], device=input_ids.device, dtype=torch.long), wanted
+    return torch.tensor(
+        [token for ids in responses for token in ids], device=input_ids.device, dtype=torch.long
+    ), wanted

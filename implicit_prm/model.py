@@ -19,8 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from implicit_prm import backbone
 from implicit_prm.config import Dtype, PolicyConfig, TextConfig, from_mapping
 from implicit_prm.data.files import write_json
+from implicit_prm.data.reference_cache import ReferenceCache
 from implicit_prm.data.tokens import EncodedResponse, Encoder, context_length
+from implicit_prm.group_logprobs import response_logprobs
 from implicit_prm.records import ImplicitPRMError, Prompt, StepScores
+from implicit_prm.reference import open_cache, reference_logprobs
 from implicit_prm.reward import head
 
 SETTINGS_FILE = "implicit_prm.json"
@@ -80,6 +83,19 @@ class ImplicitPRM:
         self.policy, self.tokenizer, self.reference, self.settings = policy, tokenizer, reference, settings
         self.encoder = Encoder(tokenizer, settings.text)
         self.limit_tokens = context_length(policy.config, settings.text.max_length)
+        self.reference_cache: ReferenceCache | None = None
+
+    def open_reference_cache(self, folder: str | None = None) -> None:
+        """Keep the reference's log-probabilities on disk from now on, and read those that are there.
+
+        Args:
+            folder: of all caches; by default `$IPR_CACHE` or ~/.cache/implicit_prm.
+        """
+        if self.settings.reference == NONE:
+            return
+        name = self.settings.base if self.settings.reference == ADAPTER_OFF else self.settings.reference
+        if name is not None:
+            self.reference_cache = open_cache(self.reference or self.policy, name, folder)
 
     @classmethod
     def from_pretrained(
@@ -167,7 +183,7 @@ class ImplicitPRM:
         *,
         finished: Sequence[bool] | None = None,
         given_steps: Sequence[list[str]] | None = None,
-        batch_size: int = 16,
+        max_tokens: int | None = None,
     ) -> list[StepScores]:
         """Step rewards of every response, in the order given.
 
@@ -176,7 +192,7 @@ class ImplicitPRM:
             responses: the texts to score; an empty one has no step, hence no rewards.
             finished: false for responses that were cut off, which then get no end-of-turn token.
             given_steps: the steps of each response, with step rule `given`.
-            batch_size: responses in one forward pass.
+            max_tokens: in one forward pass, padding included; by default what suits the device.
 
         Raises:
             ImplicitPRMError: a response longer than the model's context, or log-probabilities that are not finite.
@@ -189,24 +205,11 @@ class ImplicitPRM:
         ]
         for place, one in enumerate(encoded):
             self.check_length(len(prompt_ids) + len(one.ids), place)
-        scores: dict[int, StepScores] = {}
-        # Length-sorted, so that a batch pads little.
-        order = sorted(range(len(encoded)), key=lambda place: len(encoded[place].ids))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            rows = [(prompt_ids, encoded[place].ids) for place in places]
-            policy, reference = self._logprobs(rows)
-            for row, place in enumerate(places):
-                size = len(encoded[place].ids)
-                behind = slice(len(prompt_ids), len(prompt_ids) + size)
-                scores[place] = self._step_scores(
-                    place,
-                    responses[place],
-                    encoded[place],
-                    policy[row : row + 1, behind],
-                    None if reference is None else reference[row : row + 1, behind],
-                )
-        return [scores[place] for place in range(len(encoded))]
+        policy, reference = self._logprobs(prompt_ids, [one.ids for one in encoded], max_tokens)
+        return [
+            self._step_scores(place, text, encoded[place], policy[place], reference and reference[place])
+            for place, text in enumerate(responses)
+        ]
 
     def rerank(
         self, problem: Prompt, responses: Sequence[str], aggregate: str = "min", over: str = "step", **options: Any
@@ -220,15 +223,16 @@ class ImplicitPRM:
         prompt = len(self.encoder.prompt_ids(problem))
         return [prompt + self.encoder.length(text, done) for text, done in zip(responses, finished, strict=True)]
 
-    @torch.inference_mode()
-    def _logprobs(self, rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor | None]:
-        batch = backbone.pad_rows(rows, self.tokenizer.pad_token_id or 0)
-        batch = {name: tensor.to(self.policy.device) for name, tensor in batch.items()}
-        policy = backbone.completion_logprobs(self.policy, **batch).cpu()
+    def _logprobs(
+        self, prompt_ids: list[int], responses: list[list[int]], max_tokens: int | None
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        budget = max_tokens or backbone.token_budget(self.policy.device)
+        policy = response_logprobs(self.policy, prompt_ids, responses, budget)
         if self.settings.reference == NONE:
             return policy, None
         with reference_model(self.policy, self.reference) as reference:
-            return policy, backbone.completion_logprobs(reference, **batch).cpu()
+            found = reference_logprobs(reference, prompt_ids, responses, budget, self.reference_cache)
+        return policy, [torch.from_numpy(values) for values in found]
 
     def _step_scores(
         self, place: int, text: str, encoded: EncodedResponse, policy: Tensor, reference: Tensor | None
@@ -236,7 +240,7 @@ class ImplicitPRM:
         if not encoded.spans:
             return StepScores(text, [], [], [], index=place)
         ratio = head.token_log_ratio(policy, reference, torch.ones_like(policy, dtype=torch.bool))
-        rewards = head.token_rewards(ratio, self.settings.beta)[0]
+        rewards = head.token_rewards(ratio, self.settings.beta)
         if not rewards.isfinite().all():
             raise ImplicitPRMError(
                 f"response {place}: log-probabilities that are not finite; float16 overflows in some models, use "
@@ -251,7 +255,7 @@ class ImplicitPRM:
             index=place,
             token_rewards=rewards.tolist(),
             token_spans=encoded.token_spans,
-            reference_logprob=None if reference is None else math.fsum(reference[0].tolist()),
+            reference_logprob=None if reference is None else math.fsum(reference.tolist()),
         )
 
     def check_length(self, length: int, place: int) -> None:

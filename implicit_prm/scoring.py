@@ -17,6 +17,7 @@ from rich.progress import Progress, track
 
 from implicit_prm.data.files import atomic_write
 from implicit_prm.model import ImplicitPRM
+from implicit_prm.processes import processes
 from implicit_prm.records import Group, ImplicitPRMError, StepScores, StepSpan
 
 ScoreGroup = Callable[[Group], list[StepScores]]
@@ -37,7 +38,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def implicit_scorer(prm: ImplicitPRM, batch_size: int, too_long: str = "error") -> ScoreGroup:
+def implicit_scorer(prm: ImplicitPRM, max_tokens: int | None = None, too_long: str = "error") -> ScoreGroup:
     """Score with an implicit PRM. With `too_long="lowest"` a response over the context has no steps: it never wins."""
 
     def score(group: Group) -> list[StepScores]:
@@ -52,7 +53,7 @@ def implicit_scorer(prm: ImplicitPRM, batch_size: int, too_long: str = "error") 
                 [group.completions[place] for place in fits],
                 finished=[group.finished[place] for place in fits],
                 given_steps=[given[place] for place in fits] if given is not None else None,
-                batch_size=batch_size,
+                max_tokens=max_tokens,
             )
         except ImplicitPRMError as error:
             raise ImplicitPRMError(f"problem {group.id}: {error}") from error
@@ -110,26 +111,35 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
     """Scores of every group; `folder/scores.parquet` keeps them under `key`, which names scorer and candidates.
 
     Scores that are there under the same key are read, not computed: after an interruption the run goes on at the
-    problem that was being scored, and another aggregate costs no forward pass.
+    problem that was being scored, and another aggregate costs no forward pass. Several processes score a share of the
+    problems each, and all of them return all scores.
     """
     final, parts = folder / "scores.parquet", folder / f"parts-{key}"
-    if final.exists() and (pq.read_schema(final).metadata or {}).get(_KEY) == key.encode():
-        return _from_table(pq.read_table(final), groups)
-    scores: list[list[StepScores]] = []
-    with Progress() as progress:
-        task = progress.add_task("scoring", total=sum(map(len, groups)))
-        for number, group in enumerate(groups):
-            part = parts / f"{number:06d}.parquet"
-            if part.exists():
-                (scored,) = _from_table(pq.read_table(part), [group])
-            else:
-                scored = score(group)
-                _write(part, _to_table([group], [scored]), key)
-            scores.append(scored)
-            progress.advance(task, len(group))
-    _write(final, _to_table(groups, scores), key)
-    shutil.rmtree(parts)
-    return scores
+    state = processes()
+    if not _is_final(final, key):
+        # Not a contiguous share: neighbours in a file are often of one difficulty, hence of one length.
+        mine = range(state.process_index, len(groups), state.num_processes)
+        with Progress(disable=not state.is_main_process) as progress:
+            task = progress.add_task("scoring", total=sum(len(groups[number]) for number in mine))
+            for number in mine:
+                part = _part(parts, number)
+                if not part.exists():
+                    _write(part, _to_table([groups[number]], [score(groups[number])]), key)
+                progress.advance(task, len(groups[number]))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            _write(final, pa.concat_tables(pq.read_table(_part(parts, n)) for n in range(len(groups))), key)
+            shutil.rmtree(parts)
+        state.wait_for_everyone()
+    return _from_table(pq.read_table(final), groups)
+
+
+def _is_final(path: Path, key: str) -> bool:
+    return path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY) == key.encode()
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.parquet"
 
 
 def cache_key(groups: Sequence[Group], **scorer: Any) -> str:

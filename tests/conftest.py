@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 
 # Before the first import of a hub library: a test that needs the network is a mistake, and should fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of the tests are too small to share
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ["IPR_CACHE"] = tempfile.mkdtemp(prefix="ipr-cache-")  # never the user's own
 
 import pytest
 import torch

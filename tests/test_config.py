@@ -222,7 +222,7 @@ def test_unsound_sampling_is_refused(changes, words):
         ),
         (FROM_FILE | {"over": "prefix"}, ["have no prefix values", "over=step"]),
         (FROM_FILE | {"output_dir": None}, ["output_dir is empty"]),
-        ({"batch_size": 0}, ["batch_size is 0"]),
+        ({"max_tokens_per_batch": 0}, ["max_tokens_per_batch is 0"]),
         ({"vote_draws": 0}, ["vote_draws is 0"]),
         ({"bootstrap_resamples": 0}, ["bootstrap_resamples is 0"]),
         ({"aggregate": "median"}, ["aggregate=median", "min, max, last, mean, sum, product"]),

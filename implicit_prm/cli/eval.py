@@ -12,8 +12,12 @@ from implicit_prm.config import EvalConfig
 def _evaluate(config: EvalConfig) -> None:
     from implicit_prm.evaluation.best_of_n import evaluate
     from implicit_prm.evaluation.report import print_metrics
+    from implicit_prm.processes import processes
 
-    print_metrics(evaluate(config))
+    metrics = evaluate(config)
+    if not processes().is_main_process:
+        return
+    print_metrics(metrics)
     print(f"metrics: {config.folder}/metrics.json")
     print(f"scores:  {config.folder}/scores.parquet")
     print(f"figure:  {config.folder}/accuracy.png")

@@ -30,7 +30,8 @@ class EvalConfig:
     prompt_template: str | None = None
     aggregate: Aggregate = "min"
     over: Literal["step", "prefix"] = "step"
-    batch_size: int = 16
+    max_tokens_per_batch: int | None = None
+    reference_cache: str | None = "default"
     max_problems: int | None = None
     max_responses: int | None = None
     too_long: Literal["error", "lowest"] = "error"
@@ -67,4 +68,4 @@ class EvalConfig:
             )
         if self.beta is not None and not self.beta > 0:
             raise ImplicitPRMError(f"beta is {self.beta}; it must be above 0, or the ranking is reversed")
-        at_least(self, 1, "batch_size", "vote_draws", "bootstrap_resamples", "max_problems", "max_responses")
+        at_least(self, 1, "max_tokens_per_batch", "vote_draws", "bootstrap_resamples", "max_problems", "max_responses")

@@ -20,6 +20,7 @@ from implicit_prm.evaluation import report, selection
 from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.model import ImplicitPRM
+from implicit_prm.processes import processes
 from implicit_prm.records import Group, ImplicitPRMError, StepScores
 from implicit_prm.reward.head import AGGREGATES, aggregate, sigmoid
 from implicit_prm.rollouts import rollout
@@ -60,11 +61,19 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
     """
     config = from_mapping(EvalConfig, asdict(config))  # a config made in Python is checked like one from YAML
     folder = Path(config.folder)
-    groups, score, key = prepare(config, folder, say)
+    main = processes().is_main_process
+    groups, score, key, prm = prepare(config, folder, say if main else _say_nothing)
     with Grader() as grader:
-        groups = [graded(group, grader) for group in track(groups, "grading")]
-        candidates = [as_candidates(group, grader, config.unanswered) for group in track(groups, "grouping answers")]
-    scores = score_all(groups, score, folder, key)
+        groups = [graded(group, grader) for group in track(groups, "grading", disable=not main)]
+        candidates = [
+            as_candidates(group, grader, config.unanswered)
+            for group in track(groups, "grouping answers", disable=not main)
+        ]
+    try:
+        scores = score_all(groups, score, folder, key)
+    finally:
+        if prm is not None and prm.reference_cache is not None:
+            prm.reference_cache.flush()
 
     sizes = selection.sizes(min(map(len, groups)))
     largest = sizes[-1:]
@@ -95,13 +104,20 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": asdict(config),
     }
-    write_json(folder / "metrics.json", metrics)
-    report.save_figure(metrics, folder / "accuracy.png")
+    if main:
+        write_json(folder / "metrics.json", metrics)
+        report.save_figure(metrics, folder / "accuracy.png")
     return metrics
 
 
-def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tuple[list[Group], ScoreGroup, str]:
-    """Candidates (sampled first if no file is given), what scores them, and the key of the scores."""
+def _say_nothing(_: str) -> None:
+    """What all processes but one say."""
+
+
+def prepare(
+    config: EvalConfig, folder: Path, say: Callable[[str], None]
+) -> tuple[list[Group], ScoreGroup, str, ImplicitPRM | None]:
+    """Candidates (sampled first if no file is given), what scores them, the key of the scores, and the model if any."""
     score: ScoreGroup
     scorer: dict[str, Any]
     prm = None
@@ -120,7 +136,9 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
             prompt_template=config.prompt_template,
             dtype=config.dtype,
         )
-        score = implicit_scorer(prm, config.batch_size, config.too_long)
+        if config.reference_cache is not None:
+            prm.open_reference_cache(None if config.reference_cache == "default" else config.reference_cache)
+        score = implicit_scorer(prm, config.max_tokens_per_batch, config.too_long)
         scorer = {
             "settings": asdict(prm.settings),
             "weights": weights_identity(config.checkpoint),
@@ -142,7 +160,7 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
         check_lengths(groups, prm)
     if config.scores_column is not None:
         scorer["values"] = [group.extra.get(config.scores_column) for group in groups]
-    return groups, score, cache_key(groups, **scorer)
+    return groups, score, cache_key(groups, **scorer), prm
 
 
 def graded(group: Group, grader: Grader) -> Group:
