@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from implicit_prm.config import PolicyConfig
 from implicit_prm.records import ImplicitPRMError
@@ -106,9 +105,7 @@ def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
     return {"input_ids": input_ids, "attention_mask": attention, "completion_mask": completion}
 
 
-def target_logprobs(
-    model: Any, wanted: Tensor, targets: Tensor, core: Any = None, **inputs: Any
-) -> tuple[Tensor, ModelOutput]:
+def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = None, **inputs: Any) -> tuple[Tensor, Any]:
     """log p(target | what is before it) at the wanted positions, without the logits of any other.
 
     The model's own forward runs, so that wrappers (FSDP, autocast) do their work, but its output head is swapped for
@@ -128,7 +125,7 @@ def target_logprobs(
         ImplicitPRMError: the output head is not one plain linear layer (a LoRA on it, say), or was not used.
     """
     base = base_model(core or model)
-    head = base.get_output_embeddings()
+    head: Any = base.get_output_embeddings()
     if type(head) is not nn.Linear and not isinstance(head, FSDPModule):
         raise ImplicitPRMError(
             f"{type(base).__name__}: the output head is a {type(head).__name__}; only a plain linear head can be read. "

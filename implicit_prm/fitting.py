@@ -18,12 +18,23 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from implicit_prm import backbone
-from implicit_prm.config import DataConfig, LossConfig, ModelConfig, TextConfig, TrainConfig, convert, from_mapping
+from implicit_prm.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    PolicyConfig,
+    TextConfig,
+    TrainConfig,
+    convert,
+    from_mapping,
+)
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import Report, balance, fingerprint, is_mixed, load_groups, take_responses
 from implicit_prm.data.tokens import EncodedGroup, Encoder, context_length
 from implicit_prm.model import ADAPTER_OFF, NONE, SETTINGS_FILE, Settings
+from implicit_prm.processes import processes
 from implicit_prm.records import Group, ImplicitPRMError
+from implicit_prm.reference import fill, open_cache
 from implicit_prm.training import GroupDataset, ImplicitPRMTrainer, JsonLog
 
 # TrainingArguments that this trainer could only ignore, or that would replace what it relies on.
@@ -33,6 +44,8 @@ _REFUSED = {
     "neftune_noise_alpha": "noise in the policy alone would be read as reward",
     "push_to_hub": "push the finished folder yourself (hf upload)",
     "dataloader_drop_last": "every prompt is trained on; the loss of a short last batch is its own mean",
+    "include_num_input_tokens_seen": "a batch holds groups, whose tokens transformers does not see",
+    "torch_empty_cache_steps": "memory is bounded by max_tokens_per_batch",
     "batch_eval_metrics": "the dev metrics need all prompts at once",
     "ddp_find_unused_parameters": "the output head is read outside of its own forward, so all would count as unused",
 }
@@ -78,15 +91,18 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, fl
             "model.dtype=float32, with trainer.bf16=true for speed"
         )
     backbone.disable_dropout(policy)
-    reference = _reference(config.model, tokenizer)
+    train_set = GroupDataset(encoded, mismatched, limit)
+    dev_set = GroupDataset(encoded_dev, mismatched, limit) if dev else None
+    if settings.reference != NONE:
+        ask_reference(config, arguments, policy, tokenizer, [train_set, dev_set] if dev_set else [train_set])
     trainer = ImplicitPRMTrainer(
         model=_with_lora(policy, config.model),
         args=arguments,
         loss=config.loss,
         settings=settings,
-        reference=reference,
-        train_dataset=GroupDataset(encoded, mismatched, limit),
-        eval_dataset=GroupDataset(encoded_dev, mismatched, limit) if dev else None,
+        max_tokens=config.max_tokens_per_batch,
+        train_dataset=train_set,
+        eval_dataset=dev_set,
         processing_class=tokenizer,
         callbacks=[JsonLog(str(Path(config.output_dir) / "log.jsonl"))],
     )
@@ -269,17 +285,39 @@ def _with_pairs(groups: list[EncodedGroup], say: Callable[[str], None]) -> list[
     return mixed
 
 
-def _reference(model: ModelConfig, tokenizer: Any) -> Any:
-    if model.reference == NONE or (model.reference == "initial" and model.lora is not None):
-        return None
-    same = model.reference == "initial"
-    name, revision = (model.name, model.revision) if same else (model.reference, model.reference_revision)
-    config = ModelConfig(name, revision, model.dtype, model.attn_implementation, model.trust_remote_code)
-    if not same:
-        backbone.check_same_tokens(tokenizer, name, revision)
-    reference = backbone.open_model(config)
-    backbone.disable_dropout(reference)
-    return reference
+def ask_reference(
+    config: TrainConfig, arguments: TrainingArguments, policy: Any, tokenizer: Any, datasets: Sequence[GroupDataset]
+) -> None:
+    """Give `datasets` the reference's log-probabilities of all they hold, computed in the arithmetic of training.
+
+    The starting weights are the reference unless another one is named, which is opened, asked and let go: training
+    itself holds no second model.
+    """
+    model, device = config.model, arguments.device
+    if model.reference == "initial":
+        name, reference = model.name, policy
+    else:
+        name = model.reference
+        backbone.check_same_tokens(tokenizer, name, model.reference_revision)
+        reference = backbone.open_model(
+            PolicyConfig(
+                name, model.reference_revision, model.dtype, model.attn_implementation, model.trust_remote_code
+            )
+        )
+        backbone.disable_dropout(reference)
+    reference.to(device)
+    folder = None if config.reference_cache == "default" else config.reference_cache
+    budget = config.max_tokens_per_batch or backbone.token_budget(device)
+    half = torch.bfloat16 if arguments.bf16 else torch.float16
+    state = processes()
+    with torch.autocast(device.type, half, enabled=arguments.bf16 or arguments.fp16):
+        cache = open_cache(reference, name, folder)
+        requests = [request for dataset in datasets for request in dataset.requests()]
+        fill(cache, reference, requests, budget, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    cache.refresh()
+    for dataset in datasets:
+        dataset.cache = cache
 
 
 def _with_lora(policy: Any, model: ModelConfig) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from implicit_prm.backbone import base_model, completion_logprobs, pad_rows, target_logprobs
 
@@ -50,7 +50,7 @@ class SharedPrompt:
         ids = torch.tensor([prompt_ids[:-1]], device=self._device)
         nothing = torch.zeros_like(ids, dtype=torch.bool)
         _, output = target_logprobs(model, nothing, ids[nothing], self._core, input_ids=ids, use_cache=True)
-        self._cache: Cache = output.past_key_values
+        self._cache: Any = output.past_key_values
         if not _can_be_shared(self._cache):
             raise NotImplementedError(f"{type(base_model(self._core)).__name__} keeps more than keys and values")
         self._anchor: Tensor = output.logits
@@ -76,7 +76,7 @@ class SharedPrompt:
         if pairs:
             torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
 
-    def _fork(self, rows: int) -> Cache:
+    def _fork(self, rows: int) -> Any:
         """A cache of the prompt's keys and values for `rows` responses; layers append to it, and never in place."""
         fork = copy.copy(self._cache)
         fork.layers = []

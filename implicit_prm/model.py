@@ -207,7 +207,7 @@ class ImplicitPRM:
             self.check_length(len(prompt_ids) + len(one.ids), place)
         policy, reference = self._logprobs(prompt_ids, [one.ids for one in encoded], max_tokens)
         return [
-            self._step_scores(place, text, encoded[place], policy[place], reference and reference[place])
+            self._step_scores(place, text, encoded[place], policy[place], reference[place] if reference else None)
             for place, text in enumerate(responses)
         ]
 

@@ -1,4 +1,4 @@
-"""Several processes that share a run's work, as `accelerate launch` or `torchrun` start them; one is the case of one."""
+"""Several processes that share a run's work, as `accelerate launch` or `torchrun` start them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
 from implicit_prm.config import TrainConfig, from_mapping
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.fitting import training_arguments
-from implicit_prm.training import GroupCollator, GroupDataset, dev_metrics
+from implicit_prm.training import GroupDataset, dev_metrics
 
 LOSSES = {
     "dpo": {"name": "dpo"},
@@ -202,7 +202,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, tiny_folder, rollouts_
     fit(config(tmp_path / "kept", tiny_folder, rollouts_file), quiet)
     fit(config(tmp_path / "again", tiny_folder, rollouts_file, gradient_checkpointing=True), quiet)
     kept, again = ([row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("kept", "again"))
-    assert again == pytest.approx(kept, abs=1e-6)
+    assert again == pytest.approx(kept, rel=1e-5)  # plain rows against a shared prompt, so sums differ in order
 
 
 def test_evaluation_during_training(tmp_path, tiny_folder, rollouts_file):
@@ -249,7 +249,7 @@ def test_dev_metrics_by_hand():
     assert metrics["best_of_n/min"] == pytest.approx((2 / 3 + 1) / 2)  # three equals share the pick of prompt 1
 
 
-def test_the_collator_aligns_everything(tokenizer):
+def test_a_dataset_aligns_everything(tokenizer):
     from implicit_prm.config import TextConfig
     from implicit_prm.records import Group
 
@@ -259,19 +259,14 @@ def test_the_collator_aligns_everything(tokenizer):
         encoder.group(Group(r["id"], r["prompt"], r["completions"], r["correctness"], r["finished"])) for r in rows
     ]
     dataset = GroupDataset(groups, mismatched=True)
-    batch = GroupCollator(tokenizer.pad_token_id)([dataset[0], dataset[2]])
-    assert batch["groups"].tolist() == [0, 0, 1, 1]
-    assert batch["labels"].tolist() == [*rows[0]["correctness"], *rows[2]["correctness"]]
-    for row, text in enumerate([*rows[0]["completions"], *rows[2]["completions"]]):
-        ids = batch["input_ids"][row][batch["completion_mask"][row]]
-        assert tokenizer.decode(ids[:-1]) == text
-        assert ids[-1] == tokenizer.eos_token_id
-        assert batch["step_of_token"][row].max() == text.count("\n")
-    others = [
-        tokenizer.decode(ids[mask][:-1])
-        for ids, mask in zip(batch["kl_input_ids"], batch["kl_completion_mask"], strict=True)
-    ]
-    assert others == [*rows[1]["completions"], *rows[0]["completions"]]
+    for place in (0, 2):
+        item, other = dataset[place], rows[(place + 1) % 3]
+        assert item.labels == rows[place]["correctness"]
+        for ids, steps, text in zip(item.rows.ids, item.step_of_token, rows[place]["completions"], strict=True):
+            assert tokenizer.decode(ids[:-1]) == text
+            assert ids[-1] == tokenizer.eos_token_id
+            assert max(steps) == text.count("\n")
+        assert [tokenizer.decode(ids[:-1]) for ids in item.others.ids] == other["completions"]
 
 
 def test_kto_needs_two_prompts(tmp_path, tiny_folder):

@@ -16,6 +16,7 @@ class DPOConfig:
     pairing: Literal["all", "one_to_one"] = "all"
 
     needs_pairs = True
+    by_response = False
 
 
 @dataclass
@@ -25,6 +26,7 @@ class NCAConfig:
     pairing: Literal["all", "one_to_one"] = "all"
 
     needs_pairs = True
+    by_response = False
 
     def validate(self) -> None:
         if self.form == "group" and self.pairing != "all":
@@ -44,6 +46,10 @@ class KTOConfig:
     def needs_pairs(self) -> bool:
         return self.form == "paired"
 
+    @property
+    def by_response(self) -> bool:
+        return self.form == "unpaired"
+
     def validate(self) -> None:
         for key in ("desirable_weight", "undesirable_weight"):
             if getattr(self, key) <= 0:
@@ -56,8 +62,10 @@ class CEConfig:
     balance: Literal["none", "dataset", "prompt"] = "none"
 
     needs_pairs = False
+    by_response = True
 
 
+# needs_pairs: prompts without a correct-incorrect pair are of no use. by_response: the loss is a sum over responses.
 LossConfig = DPOConfig | NCAConfig | KTOConfig | CEConfig
 
 
@@ -93,8 +101,11 @@ class TrainConfig:
     output_dir: str
     trainer: dict[str, Any] = field(default_factory=dict)
     overwrite: bool = False
+    max_tokens_per_batch: int | None = None
+    reference_cache: str = "default"
 
     def validate(self) -> None:
+        at_least(self, 1, "max_tokens_per_batch")
         if self.trainer.get("output_dir"):
             raise ImplicitPRMError("set output_dir at the top level, not trainer.output_dir")
         wants_eval = str(self.trainer.get("eval_strategy", "no")) != "no"
