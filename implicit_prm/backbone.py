@@ -126,7 +126,8 @@ def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = Non
     """
     base = base_model(core or model)
     head: Any = base.get_output_embeddings()
-    if type(head) is not nn.Linear and not isinstance(head, FSDPModule):
+    readable = type(head) is nn.Linear or isinstance(head, FSDPModule)  # FSDP makes a class of its own of Linear
+    if not readable:
         raise ImplicitPRMError(
             f"{type(base).__name__}: the output head is a {type(head).__name__}; only a plain linear head can be read. "
             "Leave it out of model.lora.target_modules (all-linear does)"

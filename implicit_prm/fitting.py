@@ -206,7 +206,11 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
             raise ImplicitPRMError(f"trainer.{key}: {why}; leave it out")
     if config.trainer.get("train_sampling_strategy", "random") not in ("random", "sequential"):
         raise ImplicitPRMError("trainer.train_sampling_strategy: prompts are drawn at random or in order; leave it out")
-    defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "ddp_find_unused_parameters": False}
+    defaults = {
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
+        "use_cpu": not torch.accelerator.is_available(),  # or several processes on a CPU would not find each other
+    }
     options = defaults | config.trainer
     try:
         return TrainingArguments(output_dir=config.output_dir, **options)

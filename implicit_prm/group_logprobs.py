@@ -147,6 +147,19 @@ def response_logprobs(
     return [found[place] for place in range(len(responses))]
 
 
+@torch.no_grad()
+def rounding_noise(model: Any, prompt_ids: Ids, responses: Sequence[Ids], core: Any = None) -> float:
+    """How far rounding alone moves a response's log-probability, in nats (RMS over the responses).
+
+    Estimated by computing the same numbers in two shapes, with the prompt shared and one row at a time: exact in exact
+    arithmetic, so what differs is rounding.
+    """
+    shared = response_logprobs(model, prompt_ids, responses, sum(map(len, responses)) + len(responses), core)
+    plain = [PlainRows(model, prompt_ids, core).logprobs([ids]).cpu() for ids in responses]
+    apart = torch.stack([one.sum() - other.sum() for one, other in zip(shared, plain, strict=True)])
+    return apart.square().mean().sqrt().item()
+
+
 def _can_be_shared(cache: Any) -> bool:
     layers = getattr(cache, "layers", [])
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from implicit_prm.config import Dtype, PolicyConfig, TextConfig, from_mapping
 from implicit_prm.data.files import write_json
 from implicit_prm.data.reference_cache import ReferenceCache
 from implicit_prm.data.tokens import EncodedResponse, Encoder, context_length
-from implicit_prm.group_logprobs import response_logprobs
+from implicit_prm.group_logprobs import response_logprobs, rounding_noise
 from implicit_prm.records import ImplicitPRMError, Prompt, StepScores
 from implicit_prm.reference import open_cache, reference_logprobs
 from implicit_prm.reward import head
@@ -84,6 +85,7 @@ class ImplicitPRM:
         self.encoder = Encoder(tokenizer, settings.text)
         self.limit_tokens = context_length(policy.config, settings.text.max_length)
         self.reference_cache: ReferenceCache | None = None
+        self._noise_known = False
 
     def open_reference_cache(self, folder: str | None = None) -> None:
         """Keep the reference's log-probabilities on disk from now on, and read those that are there.
@@ -206,6 +208,8 @@ class ImplicitPRM:
         for place, one in enumerate(encoded):
             self.check_length(len(prompt_ids) + len(one.ids), place)
         policy, reference = self._logprobs(prompt_ids, [one.ids for one in encoded], max_tokens)
+        if self.policy.dtype != torch.float32 and len(encoded) > 1 and not self._noise_known:
+            self._warn_of_noise(prompt_ids, encoded, policy, reference)
         return [
             self._step_scores(place, text, encoded[place], policy[place], reference[place] if reference else None)
             for place, text in enumerate(responses)
@@ -257,6 +261,27 @@ class ImplicitPRM:
             token_spans=encoded.token_spans,
             reference_logprob=None if reference is None else math.fsum(reference.tolist()),
         )
+
+    def _warn_of_noise(
+        self,
+        prompt_ids: list[int],
+        encoded: Sequence[EncodedResponse],
+        policy: Sequence[Tensor],
+        reference: Sequence[Tensor] | None,
+    ) -> None:
+        """Half precision may round by as much as a weakly trained policy differs from its reference. Looked at once."""
+        self._noise_known = True
+        sums = [one.sum() - (0 if reference is None else reference[place].sum()) for place, one in enumerate(policy)]
+        spread = torch.stack(sums).std().item()
+        few = [one.ids for one in encoded[:4]]
+        noise = rounding_noise(self.policy, prompt_ids, few) * (1 if reference is None else math.sqrt(2))
+        if noise > 0.25 * spread:
+            warnings.warn(
+                f"{self.policy.dtype} rounds a response's log-ratio by about {noise:.2g} nats, while the log-ratios of "
+                f"these responses spread by {spread:.2g}; rank with dtype=float32 (or float16, which rounds eight times "
+                "less than bfloat16)",
+                stacklevel=3,
+            )
 
     def check_length(self, length: int, place: int) -> None:
         """Refuse a response over the model's context. `length` is in tokens, prompt included."""

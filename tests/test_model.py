@@ -1,6 +1,7 @@
 """ImplicitPRM: scores do not depend on batching, survive a save, and LoRA switched off is the base model."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -170,3 +171,15 @@ def test_the_sandbox_policy_opens_by_its_name():
     problem = sandbox.problems("test", 1)[0]
     right, nonsense = prm.score(problem.text, [true_solution(problem), "+ + = = 3 " * 5])
     assert right.outcome_reward > nonsense.outcome_reward
+
+
+def test_half_precision_is_warned_of_where_rounding_drowns_the_signal(tiny_folder, other_folder):
+    """The same model twice has no signal at all; another model's log-ratio is far above the noise."""
+    same = ImplicitPRM.from_pretrained(tiny_folder, tiny_folder, 1.0, steps="newline", dtype="bfloat16", device="cpu")
+    with pytest.warns(UserWarning, match=r"rounds a response's log-ratio by about .* dtype=float32"):
+        same.score(PROBLEM, RESPONSES)
+    for dtype in ("bfloat16", "float32"):
+        far = ImplicitPRM.from_pretrained(tiny_folder, other_folder, 1.0, steps="newline", dtype=dtype, device="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            far.score(PROBLEM, RESPONSES)

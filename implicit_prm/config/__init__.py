@@ -4,6 +4,7 @@
 combinations that cannot work. Both happen before any model is loaded.
 """
 
+from implicit_prm.config.cache import CacheConfig
 from implicit_prm.config.evaluation import Aggregate, EvalConfig
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import Dtype, LoraConfig, ModelConfig, PolicyConfig, StepRule, TextConfig
@@ -13,6 +14,7 @@ from implicit_prm.config.training import CEConfig, DataConfig, DPOConfig, KTOCon
 __all__ = [
     "Aggregate",
     "CEConfig",
+    "CacheConfig",
     "DPOConfig",
     "DataConfig",
     "Dtype",

@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo) take the same steps, and give the same scores, as one with twice the prompts a batch."""
+"""Two processes on the CPU (gloo) take the same steps, and give the same scores, as one with twice the batch."""
 
 import json
 import os

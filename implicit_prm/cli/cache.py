@@ -1,0 +1,34 @@
+"""`ipr-cache`: what is kept of references, and how to be rid of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import hydra
+from omegaconf import DictConfig
+
+from implicit_prm.cli.command import configs, run
+from implicit_prm.config import CacheConfig
+
+
+def _cache(config: CacheConfig) -> None:
+    from implicit_prm.data.reference_cache import default_folder, prune, stored
+
+    folder = config.reference_cache if config.reference_cache != "default" else str(default_folder())
+    caches = stored(folder)
+    print(f"{folder}: {len(caches)} references")
+    for one in caches:
+        when = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M") if one.used else "never"
+        print(f"{one.folder.name}  {one.responses:,} responses, {one.tokens:,} tokens, {one.size_bytes / 1e6:.1f} MB")
+        print(f"  last written {when}; " + ", ".join(f"{key} {value[:24]}" for key, value in one.identity.items()))
+    if config.prune_older_than_days is not None:
+        print(f"deleted {len(prune(caches, config.prune_older_than_days))} of {len(caches)}")
+
+
+@hydra.main(version_base="1.3", config_path=configs(), config_name="cache")
+def main(tree: DictConfig) -> None:
+    run("ipr-cache", CacheConfig, tree, _cache)
+
+
+if __name__ == "__main__":
+    main()

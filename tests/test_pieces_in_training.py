@@ -1,0 +1,81 @@
+"""A group that is run in pieces, or row by row for DeepSpeed, gives the loss and the gradients of one pass."""
+
+import pytest
+import torch
+from conftest import graded_rows, tiny_model
+from transformers import TrainingArguments
+
+from implicit_prm.config import CEConfig, DPOConfig, KTOConfig, NCAConfig, TextConfig
+from implicit_prm.data.reference_cache import ReferenceCache
+from implicit_prm.data.tokens import Encoder
+from implicit_prm.model import Settings
+from implicit_prm.records import Group
+from implicit_prm.reference import fill
+from implicit_prm.training import GroupDataset, GroupSampler, ImplicitPRMTrainer
+
+LOSSES = [
+    DPOConfig(),
+    DPOConfig(pairing="one_to_one"),
+    NCAConfig(),
+    NCAConfig(form="group"),
+    KTOConfig(),
+    KTOConfig(form="paired"),
+    CEConfig(),
+]
+
+
+@pytest.fixture
+def dataset(tokenizer, tmp_path):
+    def build(loss):
+        encoder = Encoder(tokenizer, TextConfig(steps="newline"))
+        rows = graded_rows(4, 5)[1:]
+        groups = [
+            encoder.group(Group(r["id"], r["prompt"], r["completions"], r["correctness"], r["finished"])) for r in rows
+        ]
+        built = GroupDataset(groups, mismatched=loss.name == "kto" and not loss.needs_pairs)
+        built.cache = ReferenceCache({"weights": "reference"}, tmp_path)
+        fill(built.cache, tiny_model(tokenizer), built.requests(), max_tokens=500)
+        return built
+
+    return build
+
+
+def _step(dataset, tokenizer, tmp_path, loss, max_tokens, rows=False):
+    """Loss and gradient of one optimiser step of all groups; the policy is not the reference."""
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    policy = tiny_model(tokenizer, seed=1)
+    trainer = ImplicitPRMTrainer(
+        policy, arguments, loss, Settings(0.5, "r"), max_tokens, processing_class=tokenizer, train_dataset=dataset
+    )
+    trainer.model_wrapped = policy
+    batch = {"groups": [dataset[place] for place in range(len(dataset))]}
+    batches, units = trainer.get_batch_samples(iter([batch]), 1, "cpu")
+    if rows:
+        value = trainer.compute_loss(policy.train(), batches[0], num_items_in_batch=units)
+        value.backward()
+    else:
+        value = trainer.training_step(policy, batches[0], units)
+    gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+    return float(value), gradient
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.name}-{getattr(loss, 'form', '')}")
+def test_pieces_and_rows_give_the_gradient_of_one_pass(loss, dataset, tokenizer, tmp_path):
+    built = dataset(loss)
+    value, gradient = _step(built, tokenizer, tmp_path, loss, max_tokens=10_000)
+    assert gradient.norm() > 1e-3
+    for options in ({"max_tokens": 60}, {"max_tokens": 1}, {"max_tokens": 10_000, "rows": True}):
+        other, its_gradient = _step(built, tokenizer, tmp_path, loss, **options)
+        assert other == pytest.approx(value, rel=1e-5)
+        assert (its_gradient - gradient).norm() < 1e-4 * gradient.norm()
+
+
+def test_the_sampler_leaves_no_group_out_and_takes_none_twice():
+    sampler = GroupSampler(13, 4, seed=1)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 16
+    assert sorted(first) == [*range(13), 13, 13, 13]
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    assert list(GroupSampler(3, 1, seed=1, shuffle=False)) == [0, 1, 2]
