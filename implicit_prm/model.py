@@ -278,8 +278,8 @@ class ImplicitPRM:
         if noise > 0.25 * spread:
             warnings.warn(
                 f"{self.policy.dtype} rounds a response's log-ratio by about {noise:.2g} nats, while the log-ratios of "
-                f"these responses spread by {spread:.2g}; rank with dtype=float32 (or float16, which rounds eight times "
-                "less than bfloat16)",
+                f"these responses spread by {spread:.2g}; rank with dtype=float32 (float16 rounds eight times less than "
+                "bfloat16)",
                 stacklevel=3,
             )
 
