@@ -277,9 +277,9 @@ class ImplicitPRM:
         noise = rounding_noise(self.policy, prompt_ids, few) * (1 if reference is None else math.sqrt(2))
         if noise > 0.25 * spread:
             warnings.warn(
-                f"{self.policy.dtype} rounds a response's log-ratio by about {noise:.2g} nats, while the log-ratios of "
-                f"these responses spread by {spread:.2g}; rank with dtype=float32 (float16 rounds eight times less than "
-                "bfloat16)",
+                f"{self.policy.dtype} rounds a response's log-ratio by about {noise:.2g} nats, and the log-ratios of "
+                f"these responses spread by {spread:.2g}; rank with dtype=float32, or with float16, which rounds eight "
+                "times less than bfloat16",
                 stacklevel=3,
             )
 
