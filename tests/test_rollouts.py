@@ -3,12 +3,9 @@
 import json
 
 import pytest
-import torch
-from conftest import tiny_model
 
 from implicit_prm import rollouts, sandbox
-from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, TextConfig
-from implicit_prm.data.tokens import Encoder
+from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.records import ImplicitPRMError
 
 
@@ -84,7 +81,7 @@ def test_other_settings_are_refused_and_more_problems_are_not(config):
     config.problems.limit = 8
     assert len(_read(rollouts.rollout(config, quiet))) == 8
     config.sampling.temperature = 0.5
-    with pytest.raises(ImplicitPRMError, match="was made with sampling="):
+    with pytest.raises(ImplicitPRMError, match=r"was made with sampling.temperature=1.0, now it is 0.5"):
         rollouts.rollout(config, quiet)
 
 
@@ -93,29 +90,6 @@ def test_a_file_of_unknown_making_is_left_alone(config, tmp_path):
     with pytest.raises(ImplicitPRMError, match="give another output"):
         rollouts.rollout(config, quiet)
     assert (tmp_path / "rollouts.jsonl").read_text() == '{"id": "mine"}\n'
-
-
-def test_the_models_own_generation_defaults_do_not_bend_the_distribution(tokenizer):
-    """A generation config with top_k=1 would make every sample the greedy one."""
-    model = tiny_model(tokenizer)
-    model.generation_config.top_k = 1
-    model.generation_config.repetition_penalty = 5.0
-    encoder = Encoder(tokenizer, TextConfig())
-    sampling = SamplingConfig(n=64, max_new_tokens=1)
-    (texts,) = rollouts.sample(model, encoder, ["Modulo 50, left to right: 1 + 2"], sampling, 0)
-    prompt = torch.tensor([encoder.prompt_ids("Modulo 50, left to right: 1 + 2")])
-    probabilities = model(prompt).logits[0, -1].softmax(-1)
-    expected_distinct = (1 - (1 - probabilities) ** 64).sum().item()
-    assert len(set(texts)) > expected_distinct / 2
-
-
-def test_prompts_of_different_lengths_sample_as_they_do_alone(tokenizer):
-    """Left padding is masked: near-greedy samples of a batch equal those of single prompts."""
-    model, encoder = tiny_model(tokenizer), Encoder(tokenizer, TextConfig())
-    sampling = SamplingConfig(n=1, temperature=1e-4, max_new_tokens=8)
-    prompts = ["Modulo 50, left to right: 1 + 2", "Modulo 50, left to right: 1 + 2 * 3 + 4 * 5"]
-    together = rollouts.sample(model, encoder, prompts, sampling, 0)
-    assert together == [rollouts.sample(model, encoder, [prompt], sampling, 0)[0] for prompt in prompts]
 
 
 def test_the_prompt_column_is_what_was_sampled_from(config):
