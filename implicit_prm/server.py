@@ -210,7 +210,7 @@ class ServerSampler:
 
 def _choices(answer: Any) -> list[Any]:
     choices = getattr(answer, "choices", None)
-    if not choices:
+    if not isinstance(choices, list) or not choices:
         raise ImplicitPRMError(f"an answer without choices: {str(answer)[:200]!r}")
     return choices
 

@@ -1,11 +1,13 @@
 """Sampling: resumed equals uninterrupted, nothing lost or doubled, other settings refused."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
 from implicit_prm import rollouts, sandbox
 from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm.processes import Processes
 from implicit_prm.records import ImplicitPRMError
 
 
@@ -98,3 +100,78 @@ def test_the_prompt_column_is_what_was_sampled_from(config):
     row = _read(rollouts.rollout(config, quiet))[0]
     text = sandbox.problems("train", 1)[0].text
     assert row["prompt"] == [{"role": "system", "content": "Be brief"}, {"role": "user", "content": f"Solve {text}"}]
+
+
+@dataclass(frozen=True)
+class Team(Processes):
+    """One of several processes, without the others: waiting for them is over at once, or never comes to an end."""
+
+    dies_at: int = 99
+
+    def gather(self, value):
+        self.group.append(value)
+        if len(self.group) == self.dies_at:
+            raise KeyboardInterrupt
+        return [value]
+
+
+def test_processes_share_the_problems_and_their_parts_make_the_file_of_one(config, tmp_path):
+    """Rank 1 takes every second batch; what it left is taken in by the next run, of however many processes."""
+    whole = rollouts.rollout(config, quiet).read_bytes()
+    config.output = str(tmp_path / "again.jsonl")
+    first = Team(0, 2, [], dies_at=2)  # is through with its share, but does not live to gather the parts
+    with pytest.raises(KeyboardInterrupt):
+        rollouts._rollout(config, first, quiet)
+    rollouts._rollout(config, Team(1, 2, []), quiet)
+    ids = [[row["id"][-1] for row in _read(tmp_path / f"again.jsonl.rank{rank}")] for rank in (0, 1)]
+    assert ids == [["0", "1", "2", "6"], ["3", "4", "5"]]
+    assert not (tmp_path / "again.jsonl").exists()
+    assert rollouts.rollout(config, quiet).read_bytes() == whole
+    assert not list(tmp_path.glob("*.rank*"))
+
+
+def test_the_work_of_a_process_is_kept_when_another_dies(config, tmp_path):
+    whole = rollouts.rollout(config, quiet).read_bytes()
+    config.output = str(tmp_path / "again.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        rollouts._rollout(config, Team(0, 2, [], dies_at=2), quiet)
+    part = tmp_path / "again.jsonl.rank0"
+    part.write_bytes(part.read_bytes()[:-30])  # and its last row is torn
+    said = []
+    assert rollouts._rollout(config, Team(0, 3, []), said.append).read_bytes().count(b"\n") == 6  # batches 0 and 1
+    assert "going on behind 3 problems" in said[0]
+    assert rollouts.rollout(config, quiet).read_bytes() == whole
+
+
+def test_parts_that_were_gathered_but_not_removed_double_nothing(config, tmp_path):
+    whole = rollouts.rollout(config, quiet).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "rollouts.jsonl.rank1").write_bytes(b"".join(lines[3:6]))
+    assert rollouts.rollout(config, quiet).read_bytes() == whole
+    assert not list(tmp_path.glob("*.rank*"))
+
+
+def test_parts_of_other_settings_are_left_alone(config, tmp_path):
+    rollouts.rollout(config, quiet).rename(tmp_path / "rollouts.jsonl.rank0")
+    config.sampling.seed = 6
+    with pytest.raises(ImplicitPRMError, match=r"made with sampling.seed=5"):
+        rollouts.rollout(config, quiet)
+    assert len(_read(tmp_path / "rollouts.jsonl.rank0")) == 7
+
+
+def test_the_end_says_how_it_went(config):
+    said = []
+    path = rollouts.rollout(config, said.append)
+    labels = [label for row in _read(path) for label in row["correctness"]]
+    assert f"21 responses to 7 problems: {sum(labels) / 21:.1%} correct" in said[-2]
+    assert "tokens/s" in said[-1]
+
+
+def test_a_longer_run_stays_in_the_order_of_the_problems(config):
+    config.problems.limit = 4
+    rollouts.rollout(config, quiet)
+    config.problems.limit = 7
+    longer = [row["id"] for row in _read(rollouts.rollout(config, quiet))]
+    assert longer == [problem.id for problem in sandbox.problems("train", 7)]
+    config.problems.limit = 2
+    assert [row["id"] for row in _read(rollouts.rollout(config, quiet))] == longer
