@@ -96,10 +96,10 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _told_apart(candidates: list[Any], value: Mapping[str, Any], where: str) -> Any:
-    """Which dataclass of a union is meant: by its `name` where each has its own, else by the options it asks for."""
+    """Which dataclass of a union is meant: by its `name` where each has its own, else by the options that are given."""
     named = {get_args(get_type_hints(option)["name"])[:1]: option for option in candidates}
-    if () in named:  # the policies, whose name is a model's; the last of them asks for the least
-        return next((option for option in candidates if _required(option) <= value.keys()), candidates[-1])
+    if () in named:  # the policies, whose name is a model's
+        return max(candidates, key=lambda option: _fit(option, value))
     by_name = {name: option for (name,), option in named.items()}
     name = value.get("name")
     if not isinstance(name, str) or name not in by_name:
@@ -107,8 +107,11 @@ def _told_apart(candidates: list[Any], value: Mapping[str, Any], where: str) -> 
     return by_name[name]
 
 
-def _required(cls: Any) -> set[str]:
-    return {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+def _fit(cls: Any, value: Mapping[str, Any]) -> tuple[int, int]:
+    """How well the given options fit a dataclass: those it knows less those it lacks; of equals, the more demanding."""
+    known = {f.name for f in fields(cls)}
+    required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    return len(known & value.keys()) - len(required - value.keys()), len(required)
 
 
 def _name(hint: Any) -> str:
