@@ -84,6 +84,22 @@ def _clear_load_errors(name: str) -> Iterator[None]:
         raise ImplicitPRMError(f"cannot open the model {name!r}: {first}") from error
 
 
+def weights_of(config: PolicyConfig) -> dict[str, Any]:
+    """Which weights a name stands for now: the commit of a hub id, the sizes in bytes of a local folder's weight files.
+
+    Raises:
+        ImplicitPRMError: there is no such model.
+    """
+    name = locate(config.name)
+    with _clear_load_errors(config.name):
+        loaded = AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    files = [path for path in Path(name).glob("*") if path.suffix in (".safetensors", ".bin")]
+    return {
+        "commit": getattr(loaded, "_commit_hash", None),
+        "weight_bytes": {path.name: path.stat().st_size for path in sorted(files)},
+    }
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Dropout would differ between policy and reference and drown the log-ratio, which starts at zero."""
     for module in model.modules():

@@ -313,12 +313,11 @@ def ask_reference(
     folder = None if config.reference_cache == "default" else config.reference_cache
     budget = config.max_tokens_per_batch or backbone.token_budget(device)
     half = torch.bfloat16 if arguments.bf16 else torch.float16
-    state = processes()
-    with torch.autocast(device.type, half, enabled=arguments.bf16 or arguments.fp16):
+    with processes() as state, torch.autocast(device.type, half, enabled=arguments.bf16 or arguments.fp16):
         cache = open_cache(reference, name, folder)
         requests = [request for dataset in datasets for request in dataset.requests()]
-        fill(cache, reference, requests, budget, state.process_index, state.num_processes)
-    state.wait_for_everyone()
+        fill(cache, reference, requests, budget, state.rank, state.size)
+        state.gather(None)
     cache.refresh()
     for dataset in datasets:
         dataset.cache = cache

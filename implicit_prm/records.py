@@ -42,6 +42,21 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """The responses that a sampler gave to one problem, or why it gave none.
+
+    `finished[k]` says whether response k ended by itself. `tokens` counts what was generated for all of them together;
+    0 where the sampler does not tell.
+    """
+
+    problem: Problem
+    texts: list[str]
+    finished: list[bool]
+    tokens: int = 0
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
 class StepSpan:
     """A step as characters [start, end) of its response. The spans of a response cover it exactly, in order."""
 

@@ -2,151 +2,197 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import glob
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from rich.progress import Progress
-from transformers import GenerationConfig, set_seed
 
-from implicit_prm import backbone
-from implicit_prm.config import RolloutConfig, SamplingConfig, TextConfig, from_mapping
-from implicit_prm.data.files import JsonLines, write_json
+from implicit_prm.config import RolloutConfig, ServerConfig, TextConfig, from_mapping
+from implicit_prm.data.files import JsonLines
 from implicit_prm.data.grading import Grader
 from implicit_prm.data.problems import load_problems, step_checker
-from implicit_prm.data.tokens import Encoder
-from implicit_prm.records import ImplicitPRMError, Problem, Prompt
+from implicit_prm.data.tokens import ask
+from implicit_prm.processes import Processes, processes
+from implicit_prm.provenance import Provenance, run_of, settings_of
+from implicit_prm.records import ImplicitPRMError, Problem, Samples
+from implicit_prm.sampling import TransformersSampler
+from implicit_prm.server import ServerSampler
 
-Sampled = tuple[str, bool]  # a response's text, and whether it ended by itself
+Say = Callable[[str], None]
 
 
-def rollout(config: RolloutConfig, say: Callable[[str], None] = print) -> Path:
-    """Write one grouped row per problem to `config.output` (JSON lines), in the order of the problems.
+class Sampler(Protocol):
+    """Where responses come from. `identity` says which model it turned out to be."""
 
-    The column `prompt` holds the prompt as it was sampled from, its template applied, so training on the file needs
-    none. Problems are sampled in fixed batches, each with its own seed, so an interrupted and resumed run writes what
-    an uninterrupted one would. `<output>.meta.json` records how the file was made; other settings are then refused.
+    identity: dict[str, Any]
+
+    def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
+        """The responses to this process' share of the problems that are not `done`, in any order."""
+        ...
+
+
+def rollout(config: RolloutConfig, say: Say = print) -> Path:
+    """Write one grouped row per problem to `config.output` (JSON lines).
+
+    Rows are written as they come and put into the order of the problems at the end. The column `prompt` holds the
+    prompt as it was sampled from, its template applied, so training on the file needs none. An interrupted run loses
+    no finished problem: the same call goes on with the others. `<output>.meta.json` records how the file was made;
+    other settings are then refused. Processes that were launched together (`torchrun`, `accelerate launch`) each take
+    a share and write it to `<output>.rankK`; the first gathers the parts in the end, or at the next start.
 
     Returns:
         The path of the file.
 
     Raises:
-        ImplicitPRMError: a bad source or model, other settings than the file was started with, or a full disk.
+        ImplicitPRMError: a bad source, model or server, other settings than the file was started with, a full disk, or
+            problems that no response could be sampled for; all others are then in the file.
     """
     config = from_mapping(RolloutConfig, asdict(config))  # a config made in Python is checked like one from YAML
+    with processes() as team:
+        return _rollout(config, team, say if team.first else lambda _: None)
+
+
+def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     problems = load_problems(config.problems, say)
-    output = JsonLines(config.output)
-    _check_provenance(config, output)
-    done = {row["id"] for row in output.rows()}
+    path = Path(config.output)
+    text = TextConfig(prompt_template=config.problems.prompt_template, system_prompt=config.problems.system_prompt)
+    settings, record = settings_of(config), Provenance(path)
+    if team.first:
+        output = JsonLines(path)
+        if fresh := not _parts(path) and not output.rows():
+            rows = []
+        else:
+            record.check(settings)
+            rows = _settle(output, problems)
+            _check_source(rows, problems, text, path)
+        team.gather(None)
+    else:
+        team.gather(None)
+        rows, fresh = JsonLines(path).rows(), False
+    done = {row["id"] for row in rows}
     if all(problem.id in done for problem in problems):
-        say(f"{config.output}: all {len(problems)} problems are there already")
-        return output.path
+        say(f"{path}: all {len(problems)} problems are there already")
+        say(_summary(rows, problems))
+        return path
     if done:
-        say(f"{config.output}: going on behind {len(done)} problems")
+        say(f"{path}: going on behind {len(done)} problems")
 
-    tokenizer = backbone.open_tokenizer(config.policy)
-    source = config.problems
-    encoder = Encoder(tokenizer, TextConfig(prompt_template=source.prompt_template, system_prompt=source.system_prompt))
-    model: Any = backbone.open_model(config.policy).to(backbone.best_device())  # type: ignore[arg-type]
-    checker = step_checker(source.name)
-    size = config.sampling.batch_size
-    with Grader() as grader, Progress() as progress:
-        task = progress.add_task("sampling", total=len(problems))
-        for start in range(0, len(problems), size):
-            batch = problems[start : start + size]
-            if any(problem.id not in done for problem in batch):
-                sampled = sample(model, encoder, [p.text for p in batch], config.sampling, config.sampling.seed + start)
-                for problem, responses in zip(batch, sampled, strict=True):
-                    if problem.id not in done:
-                        output.append(_row(problem, encoder.turn(problem.text), responses, grader, checker))
-            progress.advance(task, len(batch))
-    return output.path
-
-
-@torch.inference_mode()
-def sample(
-    model: Any, encoder: Encoder, problems: Sequence[str], sampling: SamplingConfig, seed: int
-) -> list[list[Sampled]]:
-    """`sampling.n` responses to each problem, with transformers' generation, in one batch.
-
-    Nothing but temperature and top-p shapes the distribution: the model's own generation defaults (top-k, repetition
-    penalty) would make the responses ones that the reference does not assign its log-probabilities to.
-    """
-    tokenizer = encoder.tokenizer
-    prompts = [encoder.prompt_ids(problem) for problem in problems]
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else encoder.end_of_turn
-    input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=model.device)
-    attention = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
-    ends = {encoder.end_of_turn, tokenizer.eos_token_id} - {None}
-    set_seed(seed)
-    generated = model.generate(
-        input_ids=input_ids,
-        attention_mask=attention,
-        generation_config=GenerationConfig(
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=0,
-            max_new_tokens=sampling.max_new_tokens,
-            num_return_sequences=sampling.n,
-            pad_token_id=pad,
-            eos_token_id=sorted(ends),
-        ),
+    sampler: Sampler = (
+        ServerSampler(config.policy, config.sampling, text, say)
+        if isinstance(config.policy, ServerConfig)
+        else TransformersSampler(config.policy, config.sampling, text)
     )
-    rows = generated[:, width:].tolist()
-    texts = [_text(row, ends, tokenizer) for row in rows]
-    return [texts[start : start + sampling.n] for start in range(0, len(texts), sampling.n)]
+    if team.first:
+        settings |= sampler.identity
+        if not fresh:
+            record.check(settings)
+        record.begin(settings, run_of(config, problems, team.size), fresh)
 
+    part = JsonLines(path if team.size == 1 else _part(path, team.rank))
+    refused: list[Samples] = []
+    tokens, started = 0, time.perf_counter()
+    checker = step_checker(config.problems.name)
+    share = -(-sum(problem.id not in done for problem in problems) // team.size)
+    with Grader() as grader, Progress(disable=not team.first) as progress:
+        bar = progress.add_task("sampling", total=share)
+        for samples in sampler.sample(problems, done, team):
+            if samples.refused:
+                refused.append(samples)
+            else:
+                part.append(_row(samples, text, grader, checker))
+                tokens += samples.tokens
+            progress.advance(bar)
+    seconds = time.perf_counter() - started
 
-def _text(ids: list[int], ends: set[int], tokenizer: Any) -> Sampled:
-    """A row of generated ids up to its end-of-turn token, as text; unfinished where there is none."""
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    return tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False), stop is not None
+    shares = team.gather((tokens, seconds, refused))
+    if team.first:
+        say(_summary(_settle(JsonLines(path), problems), problems))
+    team.gather(None)
+    total, longest = sum(share[0] for share in shares), max(share[1] for share in shares)
+    if total:
+        say(f"this run: {total:,} tokens in {longest:,.0f} s, {total / longest:,.1f} tokens/s")
+    if without := [samples for share in shares for samples in share[2]]:
+        raise ImplicitPRMError(
+            f"{path}: {len(without)} of {len(problems)} problems have no responses; all others are there. The first is "
+            f"{without[0].problem.id}: {without[0].refused}"
+        )
+    return path
 
 
 def _row(
-    problem: Problem,
-    prompt: Prompt,
-    responses: Sequence[Sampled],
-    grader: Grader,
-    checker: Callable[[str, str], list[bool]] | None,
+    samples: Samples, text: TextConfig, grader: Grader, checker: Callable[[str, str], list[bool]] | None
 ) -> dict[str, Any]:
-    texts = [text for text, _ in responses]
-    verdicts = [grader.grade(text, problem.answer) for text in texts]
+    problem = samples.problem
+    verdicts = [grader.grade(response, problem.answer) for response in samples.texts]
     row: dict[str, Any] = {
         "id": problem.id,
-        "prompt": prompt,
+        "prompt": ask(problem.text, text),
         "answer": problem.answer,
-        "completions": texts,
+        "completions": samples.texts,
         "correctness": [verdict.correct for verdict in verdicts],
         "verdicts": [verdict.status for verdict in verdicts],
-        "finished": [finished for _, finished in responses],
+        "finished": samples.finished,
     }
     if checker is not None:
-        row["step_labels"] = [checker(problem.text, text) for text in texts]
+        row["step_labels"] = [checker(problem.text, response) for response in samples.texts]
     return row
 
 
-def _check_provenance(config: RolloutConfig, output: JsonLines) -> None:
-    """Record beside a new file how it is made; refuse to go on with an old one that was made otherwise."""
-    path = output.path.with_name(output.path.name + ".meta.json")
-    made = asdict(config)
-    del made["output"], made["problems"]["limit"]  # a longer run of the same kind goes on in the same file
-    if not output.rows():
-        write_json(path, made)
-        return
-    if not path.exists():
-        raise ImplicitPRMError(
-            f"{output.path} is there, but not {path.name}, which says how it was made; give another output"
-        )
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in made.items():
-        if before.get(name) != value:
+def _part(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.name}.rank{rank}")
+
+
+def _parts(path: Path) -> list[Path]:
+    """What the processes of a run wrote that was not gathered yet."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.rank*"))
+
+
+def _settle(output: JsonLines, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """The rows in one file, each problem once, in the order of the problems; those of a longer run stay behind them."""
+    parts = _parts(output.path)
+    written = output.rows()
+    rows: dict[str, dict[str, Any]] = {}
+    for row in [*written, *(row for part in parts for row in JsonLines(part).rows())]:
+        rows.setdefault(row["id"], row)
+    place = {problem.id: number for number, problem in enumerate(problems)}
+    settled = sorted(rows.values(), key=lambda row: place.get(row["id"], len(place)))
+    if settled != written:
+        output.replace(settled)
+    for part in parts:
+        part.unlink()
+    return settled
+
+
+def _check_source(rows: Sequence[dict[str, Any]], problems: Sequence[Problem], text: TextConfig, path: Path) -> None:
+    """Refuse to mix the problems of a source with what it held before."""
+    now = {problem.id: problem for problem in problems}
+    for row in rows:
+        problem = now.get(row["id"])
+        if problem is None:
+            if len(rows) <= len(problems):  # else the file is of a longer run
+                raise ImplicitPRMError(
+                    f"{path} holds problem {row['id']}, which the source no longer has: it has changed; give another "
+                    "output"
+                )
+        elif row["prompt"] != ask(problem.text, text) or row["answer"] != problem.answer:
             raise ImplicitPRMError(
-                f"{output.path} was made with {name}={before.get(name)}, now it is {value}; give another output, or "
-                "delete the file to start over"
+                f"{path}: problem {row['id']} now has another text or answer: the source has changed; give another "
+                "output"
             )
+
+
+def _summary(rows: Sequence[dict[str, Any]], problems: Sequence[Problem]) -> str:
+    wanted = {problem.id for problem in problems}
+    rows = [row for row in rows if row["id"] in wanted]
+    correct = [label for row in rows for label in row["correctness"]]
+    cut_off = sum(not finished for row in rows for finished in row["finished"])
+    if not correct:
+        return "no responses"
+    return (
+        f"{len(correct)} responses to {len(rows)} problems: {sum(correct) / len(correct):.1%} correct, "
+        f"{cut_off / len(correct):.1%} cut off"
+    )

@@ -115,22 +115,23 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
     problems each, and all of them return all scores.
     """
     final, parts = folder / "scores.parquet", folder / f"parts-{key}"
-    state = processes()
-    if not _is_final(final, key):
+    with processes() as state:
+        if _is_final(final, key):
+            return _from_table(pq.read_table(final), groups)
         # Not a contiguous share: neighbours in a file are often of one difficulty, hence of one length.
-        mine = range(state.process_index, len(groups), state.num_processes)
-        with Progress(disable=not state.is_main_process) as progress:
+        mine = range(state.rank, len(groups), state.size)
+        with Progress(disable=not state.first) as progress:
             task = progress.add_task("scoring", total=sum(len(groups[number]) for number in mine))
             for number in mine:
                 part = _part(parts, number)
                 if not part.exists():
                     _write(part, _to_table([groups[number]], [score(groups[number])]), key)
                 progress.advance(task, len(groups[number]))
-        state.wait_for_everyone()
-        if state.is_main_process:
+        state.gather(None)
+        if state.first:
             _write(final, pa.concat_tables(pq.read_table(_part(parts, n)) for n in range(len(groups))), key)
             shutil.rmtree(parts)
-        state.wait_for_everyone()
+        state.gather(None)
     return _from_table(pq.read_table(final), groups)
 
 

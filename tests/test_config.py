@@ -9,8 +9,10 @@ from implicit_prm.config import (
     EvalConfig,
     KTOConfig,
     NCAConfig,
+    PolicyConfig,
     RolloutConfig,
     SamplingConfig,
+    ServerConfig,
     TextConfig,
     TrainConfig,
     from_mapping,
@@ -207,6 +209,45 @@ def test_sound_neighbours_of_the_unsound_are_taken(changes):
 )
 def test_unsound_sampling_is_refused(changes, words):
     _refused(RolloutConfig, _with(ROLLOUT, sampling=changes), *words)
+
+
+SERVER = {"base_url": "http://localhost:8000/v1", "name": "m"}
+
+
+def test_a_policy_with_a_base_url_is_on_a_server():
+    config = from_mapping(RolloutConfig, _with(ROLLOUT, policy=SERVER))
+    assert config.policy == ServerConfig(**SERVER)
+    assert config.policy.extra_body["top_k"] == 0
+    assert from_mapping(RolloutConfig, _with(ROLLOUT, policy=SERVER | {"extra_body": None})).policy.extra_body is None
+    assert isinstance(from_mapping(RolloutConfig, ROLLOUT).policy, PolicyConfig)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"policy": SERVER | {"dtype": "float32"}}, ["policy.dtype: unknown option"]),
+        ({"policy": {"base_url": "http://localhost:8000/v1"}}, ["policy.name: missing"]),
+        ({"policy": {"name": "m", "concurrency": 2}}, ["policy.base_url: missing"]),
+        ({"policy": {"name": "m", "dtype": "auto", "retries": 2}}, ["policy.retries: unknown option"]),
+        ({"policy": SERVER | {"base_url": "localhost:8000"}}, ["policy.base_url=localhost:8000", "http://"]),
+        ({"policy": SERVER | {"base_url": "http://[::1/v1"}}, ["policy.base_url=http://[::1/v1"]),
+        ({"policy": SERVER | {"base_url": "http://me:pass@host/v1"}}, ["policy.api_key_env"]),
+        ({"policy": SERVER | {"base_url": "http://host/v1?key=1"}}, ["policy.api_key_env"]),
+        ({"policy": SERVER | {"concurrency": 0}}, ["policy.concurrency is 0"]),
+        ({"policy": SERVER | {"retries": -1}}, ["policy.retries is -1"]),
+        ({"policy": SERVER | {"timeout_s": 0}}, ["policy.timeout_s is 0"]),
+        ({"policy": SERVER | {"extra_body": {"temperature": 1}}}, ["set sampling.temperature instead"]),
+        ({"policy": SERVER | {"extra_body": {"stream": True}}}, ["policy.extra_body.stream"]),
+        ({"policy": SERVER, "sampling": {"batch_size": 4}}, ["sampling.batch_size=4", "policy.concurrency"]),
+        ({"problems__prompt_template": "Solve it"}, ["problems.prompt_template must contain {problem}"]),
+        (
+            {"problems__prompt_template": "raw:{problem}", "problems__system_prompt": "Hm"},
+            ["problems.system_prompt has no place"],
+        ),
+    ],
+)
+def test_unsound_rollouts_are_refused(changes, words):
+    _refused(RolloutConfig, _with(ROLLOUT, **changes), *words)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 """Sampling: resumed equals uninterrupted, nothing lost or doubled, other settings refused."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
-import torch
-from conftest import tiny_model
 
 from implicit_prm import rollouts, sandbox
-from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, TextConfig
-from implicit_prm.data.tokens import Encoder
+from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm.processes import Processes
 from implicit_prm.records import ImplicitPRMError
 
 
@@ -84,7 +83,7 @@ def test_other_settings_are_refused_and_more_problems_are_not(config):
     config.problems.limit = 8
     assert len(_read(rollouts.rollout(config, quiet))) == 8
     config.sampling.temperature = 0.5
-    with pytest.raises(ImplicitPRMError, match="was made with sampling="):
+    with pytest.raises(ImplicitPRMError, match=r"was made with sampling.temperature=1.0, now it is 0.5"):
         rollouts.rollout(config, quiet)
 
 
@@ -95,32 +94,84 @@ def test_a_file_of_unknown_making_is_left_alone(config, tmp_path):
     assert (tmp_path / "rollouts.jsonl").read_text() == '{"id": "mine"}\n'
 
 
-def test_the_models_own_generation_defaults_do_not_bend_the_distribution(tokenizer):
-    """A generation config with top_k=1 would make every sample the greedy one."""
-    model = tiny_model(tokenizer)
-    model.generation_config.top_k = 1
-    model.generation_config.repetition_penalty = 5.0
-    encoder = Encoder(tokenizer, TextConfig())
-    sampling = SamplingConfig(n=64, max_new_tokens=1)
-    (texts,) = rollouts.sample(model, encoder, ["Modulo 50, left to right: 1 + 2"], sampling, 0)
-    prompt = torch.tensor([encoder.prompt_ids("Modulo 50, left to right: 1 + 2")])
-    probabilities = model(prompt).logits[0, -1].softmax(-1)
-    expected_distinct = (1 - (1 - probabilities) ** 64).sum().item()
-    assert len(set(texts)) > expected_distinct / 2
-
-
-def test_prompts_of_different_lengths_sample_as_they_do_alone(tokenizer):
-    """Left padding is masked: near-greedy samples of a batch equal those of single prompts."""
-    model, encoder = tiny_model(tokenizer), Encoder(tokenizer, TextConfig())
-    sampling = SamplingConfig(n=1, temperature=1e-4, max_new_tokens=8)
-    prompts = ["Modulo 50, left to right: 1 + 2", "Modulo 50, left to right: 1 + 2 * 3 + 4 * 5"]
-    together = rollouts.sample(model, encoder, prompts, sampling, 0)
-    assert together == [rollouts.sample(model, encoder, [prompt], sampling, 0)[0] for prompt in prompts]
-
-
 def test_the_prompt_column_is_what_was_sampled_from(config):
     config.problems.prompt_template = "Solve {problem}"
     config.problems.system_prompt = "Be brief"
     row = _read(rollouts.rollout(config, quiet))[0]
     text = sandbox.problems("train", 1)[0].text
     assert row["prompt"] == [{"role": "system", "content": "Be brief"}, {"role": "user", "content": f"Solve {text}"}]
+
+
+@dataclass(frozen=True)
+class Team(Processes):
+    """One of several processes, without the others: waiting for them is over at once, or never comes to an end."""
+
+    dies_at: int = 99
+
+    def gather(self, value):
+        self.group.append(value)
+        if len(self.group) == self.dies_at:
+            raise KeyboardInterrupt
+        return [value]
+
+
+def test_processes_share_the_problems_and_their_parts_make_the_file_of_one(config, tmp_path):
+    """Rank 1 takes every second batch; what it left is taken in by the next run, of however many processes."""
+    whole = rollouts.rollout(config, quiet).read_bytes()
+    config.output = str(tmp_path / "again.jsonl")
+    first = Team(0, 2, [], dies_at=2)  # is through with its share, but does not live to gather the parts
+    with pytest.raises(KeyboardInterrupt):
+        rollouts._rollout(config, first, quiet)
+    rollouts._rollout(config, Team(1, 2, []), quiet)
+    ids = [[row["id"][-1] for row in _read(tmp_path / f"again.jsonl.rank{rank}")] for rank in (0, 1)]
+    assert ids == [["0", "1", "2", "6"], ["3", "4", "5"]]
+    assert not (tmp_path / "again.jsonl").exists()
+    assert rollouts.rollout(config, quiet).read_bytes() == whole
+    assert not list(tmp_path.glob("*.rank*"))
+
+
+def test_the_work_of_a_process_is_kept_when_another_dies(config, tmp_path):
+    whole = rollouts.rollout(config, quiet).read_bytes()
+    config.output = str(tmp_path / "again.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        rollouts._rollout(config, Team(0, 2, [], dies_at=2), quiet)
+    part = tmp_path / "again.jsonl.rank0"
+    part.write_bytes(part.read_bytes()[:-30])  # and its last row is torn
+    said = []
+    assert rollouts._rollout(config, Team(0, 3, []), said.append).read_bytes().count(b"\n") == 6  # batches 0 and 1
+    assert "going on behind 3 problems" in said[0]
+    assert rollouts.rollout(config, quiet).read_bytes() == whole
+
+
+def test_parts_that_were_gathered_but_not_removed_double_nothing(config, tmp_path):
+    whole = rollouts.rollout(config, quiet).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "rollouts.jsonl.rank1").write_bytes(b"".join(lines[3:6]))
+    assert rollouts.rollout(config, quiet).read_bytes() == whole
+    assert not list(tmp_path.glob("*.rank*"))
+
+
+def test_parts_of_other_settings_are_left_alone(config, tmp_path):
+    rollouts.rollout(config, quiet).rename(tmp_path / "rollouts.jsonl.rank0")
+    config.sampling.seed = 6
+    with pytest.raises(ImplicitPRMError, match=r"made with sampling.seed=5"):
+        rollouts.rollout(config, quiet)
+    assert len(_read(tmp_path / "rollouts.jsonl.rank0")) == 7
+
+
+def test_the_end_says_how_it_went(config):
+    said = []
+    path = rollouts.rollout(config, said.append)
+    labels = [label for row in _read(path) for label in row["correctness"]]
+    assert f"21 responses to 7 problems: {sum(labels) / 21:.1%} correct" in said[-2]
+    assert "tokens/s" in said[-1]
+
+
+def test_a_longer_run_stays_in_the_order_of_the_problems(config):
+    config.problems.limit = 4
+    rollouts.rollout(config, quiet)
+    config.problems.limit = 7
+    longer = [row["id"] for row in _read(rollouts.rollout(config, quiet))]
+    assert longer == [problem.id for problem in sandbox.problems("train", 7)]
+    config.problems.limit = 2
+    assert [row["id"] for row in _read(rollouts.rollout(config, quiet))] == longer

@@ -12,10 +12,10 @@ from implicit_prm.config import EvalConfig
 def _evaluate(config: EvalConfig) -> None:
     from implicit_prm.evaluation.best_of_n import evaluate
     from implicit_prm.evaluation.report import print_metrics
-    from implicit_prm.processes import processes
+    from implicit_prm.processes import is_first
 
     metrics = evaluate(config)
-    if not processes().is_main_process:
+    if not is_first():
         return
     print_metrics(metrics)
     print(f"metrics: {config.folder}/metrics.json")

@@ -8,7 +8,7 @@ from implicit_prm.config.cache import CacheConfig
 from implicit_prm.config.evaluation import Aggregate, EvalConfig
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import Dtype, LoraConfig, ModelConfig, PolicyConfig, StepRule, TextConfig
-from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
 from implicit_prm.config.training import CEConfig, DataConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig, TrainConfig
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ProblemsConfig",
     "RolloutConfig",
     "SamplingConfig",
+    "ServerConfig",
     "StepRule",
     "TextConfig",
     "TrainConfig",

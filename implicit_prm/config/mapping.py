@@ -83,20 +83,35 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     candidates = [option for option in options if option is not type(None)]
     if len(candidates) == 1:
         return convert(candidates[0], value, where)
-    if all(map(is_dataclass, candidates)):  # the losses: told apart by their name
+    if all(map(is_dataclass, candidates)):
         if not isinstance(value, Mapping):
             raise ImplicitPRMError(f"{where}={value!r}: expected a group of options, not a single value")
-        by_name: dict[str, Any] = {option().name: option for option in candidates}
-        name = value.get("name")
-        if not isinstance(name, str) or name not in by_name:
-            raise ImplicitPRMError(f"{where}.name={name}: choose one of {', '.join(sorted(by_name))}")
-        return from_mapping(by_name[name], value, f"{where}.")
+        return from_mapping(_told_apart(candidates, value, where), value, f"{where}.")
     for option in candidates:
         try:
             return convert(option, value, where)
         except ImplicitPRMError:
             continue
     raise ImplicitPRMError(f"{where}={value!r}: expected {' or '.join(_name(option) for option in candidates)}")
+
+
+def _told_apart(candidates: list[Any], value: Mapping[str, Any], where: str) -> Any:
+    """Which dataclass of a union is meant: by its `name` where each has its own, else by the options that are given."""
+    named = {get_args(get_type_hints(option)["name"])[:1]: option for option in candidates}
+    if () in named:  # the policies, whose name is a model's
+        return max(candidates, key=lambda option: _fit(option, value))
+    by_name = {name: option for (name,), option in named.items()}
+    name = value.get("name")
+    if not isinstance(name, str) or name not in by_name:
+        raise ImplicitPRMError(f"{where}.name={name}: choose one of {', '.join(sorted(by_name))}")
+    return by_name[name]
+
+
+def _fit(cls: Any, value: Mapping[str, Any]) -> tuple[int, int]:
+    """How well the given options fit a dataclass: those it knows less those it lacks; of equals, the more demanding."""
+    known = {f.name for f in fields(cls)}
+    required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    return len(known & value.keys()) - len(required - value.keys()), len(required)
 
 
 def _name(hint: Any) -> str:

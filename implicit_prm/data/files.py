@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -95,6 +95,12 @@ class JsonLines:
             except OSError:
                 os.truncate(self.path, before)
                 raise
+
+    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write the whole file anew with these rows, atomically."""
+        with atomic_write(self.path) as stream:
+            for row in rows:
+                stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 @contextlib.contextmanager

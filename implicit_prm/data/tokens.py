@@ -45,6 +45,17 @@ class EncodedGroup:
         return [len(self.prompt_ids) + len(response.ids) for response in self.responses]
 
 
+def ask(problem: str, text: TextConfig) -> Prompt:
+    """The prompt that asks `problem`: the template applied, with the system message in front if there is one."""
+    # replace, not format: problems are full of braces.
+    content = text.prompt_template.removeprefix("raw:").replace("{problem}", problem)
+    system = text.system_prompt
+    if text.prompt_template.startswith("raw:") or (system is None and content == problem):
+        return content
+    # A chat, so that a prompt that is written to a file and read again is not put into the template twice.
+    return ([] if system is None else [{"role": "system", "content": system}]) + [{"role": "user", "content": content}]
+
+
 class Encoder:
     """Turns text into ids the way `text` says.
 
@@ -74,15 +85,7 @@ class Encoder:
 
     def turn(self, problem: str) -> Prompt:
         """The prompt that asks `problem`: the template applied, with the system message in front if there is one."""
-        # replace, not format: problems are full of braces.
-        content = self.text.prompt_template.removeprefix("raw:").replace("{problem}", problem)
-        system = self.text.system_prompt
-        if self.raw or (system is None and content == problem):
-            return content
-        # A chat, so that a prompt that is written to a file and read again is not put into the template twice.
-        return ([] if system is None else [{"role": "system", "content": system}]) + [
-            {"role": "user", "content": content}
-        ]
+        return ask(problem, self.text)
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The prompt as the model reads it, up to where the response starts."""
@@ -91,7 +94,7 @@ class Encoder:
             if not isinstance(turn, str):
                 raise ImplicitPRMError("a chat prompt cannot be used with a raw: prompt_template; give plain texts")
             return turn
-        return self._render(_messages(turn), add_generation_prompt=True)
+        return self._render(messages(turn), add_generation_prompt=True)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of the prompt. A chat template writes its own special tokens; for plain text they are added."""
@@ -152,7 +155,7 @@ class Encoder:
     def _end_of_turn(self, name: str) -> int:
         """The token that ends an assistant's turn: what the template writes behind it if special, else the EOS."""
         if not self.raw:
-            turn = [*_messages(self.turn(_PROBE)), {"role": "assistant", "content": _PROBE}]
+            turn = [*messages(self.turn(_PROBE)), {"role": "assistant", "content": _PROBE}]
             behind = self._render(turn, add_generation_prompt=False).rpartition(_PROBE)[2]
             ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
             if ids and ids[0] in self.tokenizer.added_tokens_decoder and ids[0] != self.tokenizer.unk_token_id:
@@ -162,7 +165,8 @@ class Encoder:
         return self.tokenizer.eos_token_id
 
 
-def _messages(turn: Prompt) -> list[dict[str, str]]:
+def messages(turn: Prompt) -> list[dict[str, str]]:
+    """A prompt as a chat: a plain text is the user's turn."""
     return [{"role": "user", "content": turn}] if isinstance(turn, str) else turn
 
 

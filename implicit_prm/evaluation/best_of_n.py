@@ -20,7 +20,7 @@ from implicit_prm.evaluation import report, selection
 from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.model import ImplicitPRM
-from implicit_prm.processes import processes
+from implicit_prm.processes import is_first
 from implicit_prm.records import Group, ImplicitPRMError, StepScores
 from implicit_prm.reward.head import AGGREGATES, aggregate, sigmoid
 from implicit_prm.rollouts import rollout
@@ -61,7 +61,7 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
     """
     config = from_mapping(EvalConfig, asdict(config))  # a config made in Python is checked like one from YAML
     folder = Path(config.folder)
-    main = processes().is_main_process
+    main = is_first()
     groups, score, key, prm = prepare(config, folder, say if main else _say_nothing)
     with Grader() as grader:
         groups = [graded(group, grader) for group in track(groups, "grading", disable=not main)]
