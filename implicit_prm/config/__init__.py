@@ -4,19 +4,20 @@
 combinations that cannot work. Both happen before any model is loaded.
 """
 
-from implicit_prm.config.evaluation import Aggregate, EvalConfig
+from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, ProcessBenchConfig, ScorerConfig
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import Dtype, LoraConfig, ModelConfig, PolicyConfig, StepRule, TextConfig
 from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.config.training import CEConfig, DataConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig, TrainConfig
 
 __all__ = [
+    "CROSS_FIT",
     "Aggregate",
+    "BestOfNConfig",
     "CEConfig",
     "DPOConfig",
     "DataConfig",
     "Dtype",
-    "EvalConfig",
     "KTOConfig",
     "LoraConfig",
     "LossConfig",
@@ -24,8 +25,10 @@ __all__ = [
     "NCAConfig",
     "PolicyConfig",
     "ProblemsConfig",
+    "ProcessBenchConfig",
     "RolloutConfig",
     "SamplingConfig",
+    "ScorerConfig",
     "StepRule",
     "TextConfig",
     "TrainConfig",
