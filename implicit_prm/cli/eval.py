@@ -29,8 +29,12 @@ def _best_of_n(config: BestOfNConfig) -> None:
 def _process_bench(config: ProcessBenchConfig) -> None:
     from implicit_prm.evaluation.process_bench.report import print_metrics
     from implicit_prm.evaluation.process_bench.run import evaluate
+    from implicit_prm.processes import processes
 
-    print_metrics(evaluate(config))
+    metrics = evaluate(config)
+    if not processes().is_main_process:
+        return
+    print_metrics(metrics)
     print(f"metrics:     {config.folder}/metrics.json")
     print(f"scores:      {config.folder}/SUBSET/scores.parquet")
     print(f"predictions: {config.folder}/SUBSET/predictions.jsonl")

@@ -27,8 +27,9 @@ from implicit_prm.evaluation.process_bench.metrics import (
 from implicit_prm.evaluation.process_bench.subset import Subset, Verdict, blind
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import resampled_counts
+from implicit_prm.processes import processes
 from implicit_prm.records import Group, ImplicitPRMError
-from implicit_prm.scoring import check_lengths, score_all
+from implicit_prm.scoring import check_lengths
 
 FOLDS = 10
 
@@ -47,12 +48,13 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
         ImplicitPRMError: anything wrong with options, data or checkpoint, or no threshold to be fitted.
     """
     config = from_mapping(ProcessBenchConfig, asdict(config))  # a config made in Python is checked like one from YAML
-    folder = Path(config.folder)
+    folder, main = Path(config.folder), processes().is_main_process
     groups = {name: load_subset(config, source) for name, source in config.sources.items()}
     scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
     for name, some in groups.items():
-        if scorer.prm is not None and config.too_long == "error":
+        if main:
             say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
+        if scorer.prm is not None and config.too_long == "error":
             check_lengths(some, scorer.prm)
     subsets = {
         name: score_subset(config, name, some, scorer, folder / name, config.seed + place)
@@ -66,7 +68,8 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
         verdicts = {READINGS[over]: judge(config, one, subsets, over) for over in readings} | blind(one)
         rows[name] = subset_metrics(one, verdicts, config)
         f1s.append(f1_of(one, verdicts))
-        write_predictions(one, verdicts[READINGS[config.over]], config.over, folder / name / "predictions.jsonl")
+        if main:
+            write_predictions(one, verdicts[READINGS[config.over]], config.over, folder / name / "predictions.jsonl")
     metrics = {
         "scorer": config.scores_column or config.checkpoint,
         "values": READINGS[config.over],
@@ -80,9 +83,10 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
         },
         "config": asdict(config),
     }
-    write_json(folder / "metrics.json", metrics)
-    curves = {name: th.accuracy_curve(one.windows(config.over)) for name, one in subsets.items()}
-    report.save_figure(metrics, curves, folder / "trade_off.png")
+    if main:
+        write_json(folder / "metrics.json", metrics)
+        curves = {name: th.accuracy_curve(one.windows(config.over)) for name, one in subsets.items()}
+        report.save_figure(metrics, curves, folder / "trade_off.png")
     return metrics
 
 
@@ -100,7 +104,7 @@ def score_subset(
     config: ProcessBenchConfig, name: str, groups: list[Group], scorer: OpenScorer, folder: Path, seed: int
 ) -> Subset:
     """Scores of a subset, kept in `folder`, and the resamples that all of its intervals use."""
-    scores = score_all(groups, scorer.score, folder, scorer.key(groups))
+    scores = scorer.score_all(groups, folder, scorer.key(groups))
     for group, some in zip(groups, scores, strict=True):
         for place, (labels, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
             if len(one.step_rewards) not in (0, len(labels)) or (scorer.prm is None and not one.step_rewards):
