@@ -12,7 +12,9 @@ from rich.console import Console
 from implicit_prm import ImplicitPRM
 from implicit_prm.config import ProcessBenchConfig
 from implicit_prm.evaluation.process_bench import report
+from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.run import FOLDS, evaluate, fold_of_problem
+from implicit_prm.evaluation.statistics import clustered_ratio
 from implicit_prm.records import ImplicitPRMError
 
 
@@ -116,6 +118,55 @@ def test_a_threshold_from_another_subset_does_not_know_the_reported_rows(tmp_pat
     changed, kept = (part["b"]["results"]["PRM, step scores"] for part in (after, before))
     assert changed["threshold"] == kept["threshold"]
     assert changed["f1"] != kept["f1"]
+
+
+def test_a_cross_fitted_threshold_does_not_know_the_problem_it_is_used_on(tmp_path):
+    """Turn the labels of one problem's solutions: their own threshold stays, as the rows of other folds may not."""
+    rows = _random_rows(40, 5)
+    moved = 0
+    for number in (0, 4, 8):  # each the first of two solutions of its problem
+        before = _thresholds(tmp_path, rows)
+        turned = [
+            {**row, "label": -1 if row["label"] >= 0 else 0} if n - number in (0, 1) else row
+            for n, row in enumerate(rows)
+        ]
+        after = _thresholds(tmp_path, turned)
+        here = [f"pb-{number}", f"pb-{number + 1}"]
+        assert before[here[0]] == before[here[1]]
+        assert [after[name] for name in here] == [before[name] for name in here]
+        moved += before != after
+    assert moved
+
+
+def _thresholds(tmp_path, rows):
+    _evaluate(tmp_path, {"pb": rows})
+    lines = map(json.loads, (tmp_path / "out/pb/predictions.jsonl").read_text().splitlines())
+    return {line["id"]: line["threshold"] for line in lines}
+
+
+def test_intervals_resample_problems(tmp_path):
+    """With a given threshold an accuracy is a ratio of sums over problems, of which statistics.py has the bootstrap."""
+    rows = _random_rows(40, 6)
+    result = _evaluate(tmp_path, {"pb": rows}, threshold=0.3, seed=7)["subsets"]["pb"]["results"]["PRM, step scores"]
+    problems = list(dict.fromkeys(row["problem"] for row in rows))
+    right, wrong = np.zeros(len(problems)), np.zeros(len(problems))
+    for row in rows:
+        if row["label"] >= 0:
+            right[problems.index(row["problem"])] += th.predict(row["scores"], 0.3) == row["label"]
+            wrong[problems.index(row["problem"])] += 1
+    assert max(wrong) == 2
+    expected = clustered_ratio(right, wrong, resamples=50, seed=7)
+    assert result["accuracy_erroneous"] == pytest.approx(vars(expected))
+
+
+def test_the_interval_holds_the_thresholds_own_uncertainty(tmp_path):
+    """The same threshold, once fitted on another subset and once given: the same F1, but not the same interval."""
+    rows = {"a": _random_rows(40, 1), "b": _random_rows(40, 2)}
+    fitted = _evaluate(tmp_path, rows, threshold="a")["subsets"]["b"]["results"]["PRM, step scores"]
+    value = fitted["threshold"]["value"]
+    given = _evaluate(tmp_path, rows, threshold=value)["subsets"]["b"]["results"]["PRM, step scores"]
+    assert fitted["f1"]["value"] == given["f1"]["value"]
+    assert (fitted["f1"]["low"], fitted["f1"]["high"]) != (given["f1"]["low"], given["f1"]["high"])
 
 
 def test_problems_of_the_reported_subset_are_left_out_of_the_other(tmp_path):
