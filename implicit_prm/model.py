@@ -288,7 +288,7 @@ class ImplicitPRM:
         if self.limit_tokens is not None and length > self.limit_tokens:
             raise ImplicitPRMError(
                 f"response {place} is {length} tokens long with its prompt; the model's limit is {self.limit_tokens}. "
-                "Leave it out, use a model with a longer context, or (ipr-eval) set too_long=lowest"
+                "Leave it out, use a model with a longer context, or (ipr-eval) set too_long"
             )
 
 

@@ -3,13 +3,14 @@
 import pytest
 
 from implicit_prm.config import (
+    BestOfNConfig,
     CEConfig,
     DataConfig,
     DPOConfig,
-    EvalConfig,
     KTOConfig,
     NCAConfig,
     PolicyConfig,
+    ProcessBenchConfig,
     RolloutConfig,
     SamplingConfig,
     ServerConfig,
@@ -53,7 +54,7 @@ def test_the_smallest_of_each_command_is_enough():
     assert isinstance(config.loss, CEConfig)
     assert config.data.steps == "blank_line"
     assert from_mapping(RolloutConfig, ROLLOUT).sampling == SamplingConfig()
-    assert from_mapping(EvalConfig, EVAL).rollout.policy.name == "sandbox"
+    assert from_mapping(BestOfNConfig, EVAL).rollout.policy.name == "sandbox"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_missing_option_is_named(key):
 
 def test_a_missing_nested_option_is_named_in_full():
     _refused(TrainConfig, _with(TRAIN, model={}), "model.name: missing")
-    _refused(EvalConfig, _with(EVAL, rollout=_with(ROLLOUT, policy={})), "rollout.policy.name: missing")
+    _refused(BestOfNConfig, _with(EVAL, rollout=_with(ROLLOUT, policy={})), "rollout.policy.name: missing")
 
 
 @pytest.mark.parametrize(
@@ -270,17 +271,51 @@ def test_unsound_rollouts_are_refused(changes, words):
     ],
 )
 def test_unsound_evaluations_are_refused(changes, words):
-    _refused(EvalConfig, _with(EVAL, **changes), *words)
+    _refused(BestOfNConfig, _with(EVAL, **changes), *words)
 
 
 def test_scores_from_a_file_may_have_prefix_values_if_they_are_log_ratios():
     changes = FROM_FILE | {"over": "prefix", "scores_kind": "log_ratio"}
-    assert from_mapping(EvalConfig, _with(EVAL, **changes)).over == "prefix"
+    assert from_mapping(BestOfNConfig, _with(EVAL, **changes)).over == "prefix"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"checkpoint": None}, ["nothing to score with"]),
+        ({"scores_column": "s"}, ["checkpoint is not used when scores come from the file"]),
+        ({"candidates": "c.jsonl"}, ["candidates: unknown option"]),
+        ({"aggregate": "min"}, ["aggregate: unknown option"]),
+        ({"steps": "newline"}, ["steps: unknown option"]),
+        ({"task": "best_of_n"}, ["task=best_of_n", "choose one of processbench"]),
+        ({"subsets": []}, ["subsets=[]", "at least one"]),
+        ({"subsets": ["gsm8k", "data/gsm8k.json"]}, ["two are called the same (gsm8k, gsm8k)"]),
+        ({"threshold": "gsm"}, ["threshold=gsm", "cross_fit, a number, or one of the subsets (gsm8k, math"]),
+        ({"threshold": "gsm8k", "subsets": ["gsm8k"]}, ["there is no other", "threshold=cross_fit"]),
+        ({"threshold": "0.5"}, ["threshold=0.5", "a number"]),
+        ({"threshold": float("nan")}, ["threshold is nan", "finite"]),
+        ({"threshold": True}, ["threshold=True"]),
+        ({"too_long": "lowest"}, ["too_long=lowest", "error, wrong"]),
+        ({"bootstrap_resamples": 0}, ["bootstrap_resamples is 0"]),
+        ({"max_problems": 0}, ["max_problems is 0"]),
+    ],
+)
+def test_unsound_processbench_options_are_refused(changes, words):
+    _refused(ProcessBenchConfig, {"checkpoint": "folder"} | changes, *words)
+
+
+def test_a_threshold_is_a_rule_a_subset_or_a_number():
+    for threshold in ("cross_fit", "pb_gsm8k", 0, -1.5):
+        changes = {"checkpoint": "folder", "subsets": ["data/pb_gsm8k.jsonl.gz", "math"], "threshold": threshold}
+        config = from_mapping(ProcessBenchConfig, changes)
+        assert config.threshold == threshold
+        assert config.sources == {"pb_gsm8k": "data/pb_gsm8k.jsonl.gz", "math": "math"}
+    assert config.folder == "folder/processbench"
 
 
 def test_results_go_into_the_checkpoint_unless_told_otherwise():
-    assert from_mapping(EvalConfig, EVAL).folder == "outputs"
-    assert from_mapping(EvalConfig, _with(EVAL, output_dir=None)).folder == "folder/eval"
+    assert from_mapping(BestOfNConfig, EVAL).folder == "outputs"
+    assert from_mapping(BestOfNConfig, _with(EVAL, output_dir=None)).folder == "folder/eval"
 
 
 def test_text_options_are_checked_alone_and_inside_data():

@@ -5,20 +5,21 @@ combinations that cannot work. Both happen before any model is loaded.
 """
 
 from implicit_prm.config.cache import CacheConfig
-from implicit_prm.config.evaluation import Aggregate, EvalConfig
+from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, ProcessBenchConfig, ScorerConfig
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import Dtype, LoraConfig, ModelConfig, PolicyConfig, StepRule, TextConfig
 from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
 from implicit_prm.config.training import CEConfig, DataConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig, TrainConfig
 
 __all__ = [
+    "CROSS_FIT",
     "Aggregate",
+    "BestOfNConfig",
     "CEConfig",
     "CacheConfig",
     "DPOConfig",
     "DataConfig",
     "Dtype",
-    "EvalConfig",
     "KTOConfig",
     "LoraConfig",
     "LossConfig",
@@ -26,8 +27,10 @@ __all__ = [
     "NCAConfig",
     "PolicyConfig",
     "ProblemsConfig",
+    "ProcessBenchConfig",
     "RolloutConfig",
     "SamplingConfig",
+    "ScorerConfig",
     "ServerConfig",
     "StepRule",
     "TextConfig",

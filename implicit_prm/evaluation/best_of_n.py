@@ -11,28 +11,20 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from implicit_prm.config import EvalConfig, from_mapping
+from implicit_prm.config import BestOfNConfig, from_mapping
 from implicit_prm.data.answers import extract_answer
 from implicit_prm.data.files import write_json
 from implicit_prm.data.grading import Grader
 from implicit_prm.data.groups import load_groups, take_responses
 from implicit_prm.evaluation import report, selection
+from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
 from implicit_prm.evaluation.step_errors import step_metrics
-from implicit_prm.model import ImplicitPRM
 from implicit_prm.processes import is_first
 from implicit_prm.records import Group, ImplicitPRMError, StepScores
 from implicit_prm.reward.head import AGGREGATES, aggregate, sigmoid
 from implicit_prm.rollouts import rollout
-from implicit_prm.scoring import (
-    ScoreGroup,
-    cache_key,
-    check_lengths,
-    column_scorer,
-    implicit_scorer,
-    score_all,
-    weights_identity,
-)
+from implicit_prm.scoring import check_lengths
 
 MAJORITY, LIKELIHOOD, ORACLE = "majority vote", "log-likelihood of reference", "oracle (pass@N)"
 Curves = dict[str, np.ndarray]  # name -> [problems, sizes] expected accuracy
@@ -47,7 +39,7 @@ class Candidates:
     valid: np.ndarray
 
 
-def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Score the candidates and write metrics.json, scores.parquet and accuracy.png to `config.folder`.
 
     Accuracies at N are expectations over all subsets of N candidates of a problem, in closed form for best-of-N and
@@ -59,21 +51,17 @@ def evaluate(config: EvalConfig, say: Callable[[str], None] = print) -> dict[str
     Raises:
         ImplicitPRMError: anything wrong with options, candidates or checkpoint.
     """
-    config = from_mapping(EvalConfig, asdict(config))  # a config made in Python is checked like one from YAML
+    config = from_mapping(BestOfNConfig, asdict(config))  # a config made in Python is checked like one from YAML
     folder = Path(config.folder)
     main = is_first()
-    groups, score, key, prm = prepare(config, folder, say if main else _say_nothing)
+    groups, scorer, key = prepare(config, folder, say if main else _say_nothing)
     with Grader() as grader:
         groups = [graded(group, grader) for group in track(groups, "grading", disable=not main)]
         candidates = [
             as_candidates(group, grader, config.unanswered)
             for group in track(groups, "grouping answers", disable=not main)
         ]
-    try:
-        scores = score_all(groups, score, folder, key)
-    finally:
-        if prm is not None and prm.reference_cache is not None:
-            prm.reference_cache.flush()
+    scores = scorer.score_all(groups, folder, key)
 
     sizes = selection.sizes(min(map(len, groups)))
     largest = sizes[-1:]
@@ -114,37 +102,9 @@ def _say_nothing(_: str) -> None:
     """What all processes but one say."""
 
 
-def prepare(
-    config: EvalConfig, folder: Path, say: Callable[[str], None]
-) -> tuple[list[Group], ScoreGroup, str, ImplicitPRM | None]:
-    """Candidates (sampled first if no file is given), what scores them, the key of the scores, and the model if any."""
-    score: ScoreGroup
-    scorer: dict[str, Any]
-    prm = None
-    if config.scores_column is not None:
-        score = column_scorer(config.scores_column, config.scores_kind)
-        scorer = {"column": config.scores_column, "kind": config.scores_kind}
-    else:
-        assert config.checkpoint is not None  # EvalConfig.validate
-        prm = ImplicitPRM.from_pretrained(
-            config.checkpoint,
-            config.reference,
-            config.beta,
-            steps=config.steps,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            prompt_template=config.prompt_template,
-            dtype=config.dtype,
-        )
-        if config.reference_cache is not None:
-            prm.open_reference_cache(None if config.reference_cache == "default" else config.reference_cache)
-        score = implicit_scorer(prm, config.max_tokens_per_batch, config.too_long)
-        scorer = {
-            "settings": asdict(prm.settings),
-            "weights": weights_identity(config.checkpoint),
-            "checkpoint": config.checkpoint,
-            "dtype": config.dtype,
-        }
+def prepare(config: BestOfNConfig, folder: Path, say: Callable[[str], None]) -> tuple[list[Group], OpenScorer, str]:
+    """Candidates (sampled first if no file is given), what scores them, and the key of the scores."""
+    scorer = open_scorer(config, config.steps, skip_too_long=config.too_long == "lowest")
     source = config.candidates
     if source is None:
         source = str(rollout(replace(config.rollout, output=str(folder / config.rollout.output)), say))
@@ -156,11 +116,9 @@ def prepare(
         groups = take_responses(groups, config.max_responses, config.seed)
     if len({len(group) for group in groups}) > 1:
         say(f"problems have {min(map(len, groups))} to {max(map(len, groups))} responses; N goes up to the smallest")
-    if prm is not None and config.too_long == "error":
-        check_lengths(groups, prm)
-    if config.scores_column is not None:
-        scorer["values"] = [group.extra.get(config.scores_column) for group in groups]
-    return groups, score, cache_key(groups, **scorer), prm
+    if scorer.prm is not None and config.too_long == "error":
+        check_lengths(groups, scorer.prm)
+    return groups, scorer, scorer.key(groups)
 
 
 def graded(group: Group, grader: Grader) -> Group:
@@ -205,7 +163,7 @@ def best_of(
 
 
 def accuracy_curves(
-    config: EvalConfig, candidates: Sequence[Candidates], scores: Sequence[Sequence[StepScores]], sizes: list[int]
+    config: BestOfNConfig, candidates: Sequence[Candidates], scores: Sequence[Sequence[StepScores]], sizes: list[int]
 ) -> Curves:
     """Every curve of the report, all from the same candidates."""
     chosen = pick(scores, config.aggregate, config.over)
@@ -228,13 +186,13 @@ def accuracy_curves(
     return curves
 
 
-def weight_rule(config: EvalConfig, scores: Sequence[Sequence[StepScores]]) -> str:
+def weight_rule(config: BestOfNConfig, scores: Sequence[Sequence[StepScores]]) -> str:
     """What a response's vote weighs, in words."""
     return "sigmoid(score)" if scores[0][0].kind == "log_ratio" and config.aggregate != "product" else "score"
 
 
 def _vote(
-    config: EvalConfig, candidates: Sequence[Candidates], weights: Sequence[np.ndarray] | None, sizes: list[int]
+    config: BestOfNConfig, candidates: Sequence[Candidates], weights: Sequence[np.ndarray] | None, sizes: list[int]
 ) -> np.ndarray:
     rng = np.random.default_rng(config.seed)
     rows = []
@@ -245,7 +203,7 @@ def _vote(
 
 
 def _intervals(
-    values: np.ndarray, sizes: Sequence[int], config: EvalConfig, base: np.ndarray | None = None
+    values: np.ndarray, sizes: Sequence[int], config: BestOfNConfig, base: np.ndarray | None = None
 ) -> dict[str, dict[str, float]]:
     """Mean over problems at each size, or mean of the difference to `base` on the same problems."""
     options = (config.bootstrap_resamples, config.seed)

@@ -36,8 +36,8 @@ def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, seed: int = 0) ->
         seed: of the resampling.
     """
     array = _vector(values, "values")
-    means = [counts @ array / len(array) for counts in _resampled_counts(len(array), resamples, seed, len(array))]
-    return _interval(float(array.mean()), means)
+    means = [counts @ array / len(array) for counts in resampled_counts(len(array), resamples, seed, len(array))]
+    return percentile_interval(float(array.mean()), means)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
@@ -66,9 +66,9 @@ def clustered_ratio(numerators: ArrayLike, denominators: ArrayLike, resamples: i
     above, below = _vector(numerators, "numerators"), _vector(denominators, "denominators")
     if len(above) != len(below) or (below < 0).any():
         raise ImplicitPRMError("denominators must be as many as the numerators, and none negative")
-    counts = _resampled_counts(len(above), resamples, seed, len(above))
+    counts = resampled_counts(len(above), resamples, seed, len(above))
     ratio = float(_ratio(above.sum(), below.sum()))
-    return _interval(ratio, [_ratio(count @ above, count @ below) for count in counts])
+    return percentile_interval(ratio, [_ratio(count @ above, count @ below) for count in counts])
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
@@ -121,10 +121,11 @@ def clustered_auroc(
 
     once = np.ones((1, len(positives)), dtype=np.int64)
     cells = max(len(scores), len(positives))
-    return _interval(float(area(once)[0]), [area(c) for c in _resampled_counts(len(positives), resamples, seed, cells)])
+    drawn = resampled_counts(len(positives), resamples, seed, cells)
+    return percentile_interval(float(area(once)[0]), [area(counts) for counts in drawn])
 
 
-def _resampled_counts(problems: int, resamples: int, seed: int, cells: int) -> Iterator[NDArray[np.int64]]:
+def resampled_counts(problems: int, resamples: int, seed: int, cells: int) -> Iterator[NDArray[np.int64]]:
     """Chunks of [r, P]: how often each problem occurs in P draws with replacement. `cells`: what one resample takes."""
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_CELLS // cells) if cells else 1
@@ -139,7 +140,7 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> NDArray[np.float64]:
     return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
 
 
-def _interval(value: float, resampled: list[NDArray[np.float64]]) -> Interval:
+def percentile_interval(value: float, resampled: list[NDArray[np.float64]]) -> Interval:
     figures = np.concatenate(resampled) if resampled else np.array([])
     figures = figures[~np.isnan(figures)]
     if np.isnan(value) or not len(figures):

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import write_rows
 
-from implicit_prm.config import EvalConfig, PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm.config import BestOfNConfig, PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation import report
 from implicit_prm.evaluation.best_of_n import Candidates, best_of, evaluate, pick
@@ -36,7 +36,7 @@ ROWS = [
 def _evaluate(tmp_path, rows=ROWS, **options):
     candidates = write_rows(tmp_path / "candidates.jsonl", rows)
     options = {"output_dir": str(tmp_path / "out"), "scores_column": "scores", "bootstrap_resamples": 100, **options}
-    return evaluate(EvalConfig(rollout=ROLLOUT, candidates=str(candidates), **options), lambda *_: None)
+    return evaluate(BestOfNConfig(rollout=ROLLOUT, candidates=str(candidates), **options), lambda *_: None)
 
 
 def _value(metrics, name, n):

@@ -92,6 +92,27 @@ def test_candidates_from_a_file_and_any_model_as_the_scorer(road, tiny_folder):
     assert "majority vote" in result.stdout
 
 
+def test_processbench_on_the_trained_checkpoint(road):
+    """The same checkpoint, asked for the first wrong step: another task, another set of options."""
+    folder, _ = road
+    rows = []
+    for group in graded_rows(12, 3):
+        for text, labels in zip(group["completions"], group["step_labels"], strict=True):
+            label = labels.index(False) if False in labels else -1
+            row = {"id": f"pb-{len(rows)}", "generator": "sandbox", "problem": group["prompt"], "label": label}
+            rows.append(row | {"steps": text.split("\n"), "final_answer_correct": label == -1})
+    write_rows(folder / "sandbox_pb.jsonl", rows)
+    options = ["task=processbench", "checkpoint=outputs/sandbox/ce", "subsets=[sandbox_pb.jsonl]"]
+    result = run(folder, "eval", *options, "bootstrap_resamples=50")
+    out = folder / "outputs/sandbox/ce/processbench"
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["subsets"]["sandbox_pb"]["solutions"] == 36
+    assert {"PRM, step scores", "PRM, prefix values", "best blind guess"} < set(metrics["mean_f1"])
+    assert "cross-fitted in 10 folds" in result.stdout
+    assert (out / "trade_off.png").exists()
+    assert (out / "sandbox_pb/predictions.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "overrides", "sentence"),
     [
@@ -113,6 +134,11 @@ def test_candidates_from_a_file_and_any_model_as_the_scorer(road, tiny_folder):
         ("eval", ["checkpoint=untemplated"], "has no implicit_prm.json"),
         ("eval", ["scores_column=x", "candidates=good.jsonl", "output_dir=o"], "no column x"),
         ("eval", ["checkpoint=nowhere", "candidates=good.jsonl"], "nowhere"),
+        ("eval", ["task=processbench"], "nothing to score with"),
+        ("eval", ["task=processbench", "checkpoint=c", "candidates=good.jsonl"], "Key 'candidates' is not in struct"),
+        ("eval", ["checkpoint=c", "threshold=0.5"], "Key 'threshold' is not in struct"),
+        ("eval", ["task=bench"], "Could not find 'task/bench'"),
+        ("eval", ["task=processbench", "checkpoint=c", "subsets=[good.jsonl]"], "good.jsonl: no column generator"),
         ("rollout", ["problems.split=validation"], "validation"),
         ("rollout", ["sampling.temperature=0"], "must be above 0"),
     ],
@@ -173,11 +199,16 @@ def test_every_yaml_composes_and_builds():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from implicit_prm.config import EvalConfig, RolloutConfig, TrainConfig, from_mapping
+    from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, RolloutConfig, TrainConfig, from_mapping
 
     given = {"model.name": "m", "policy.name": "m", "problems.name": "p", "data.train": "f"}
-    groups = {"train": ["loss", "model", "data", "trainer"], "rollout": ["policy", "problems", "sampling"]}
-    classes = {"train": TrainConfig, "rollout": RolloutConfig, "eval": EvalConfig}
+    groups = {
+        "train": ["loss", "model", "data", "trainer"],
+        "rollout": ["policy", "problems", "sampling"],
+        "eval": ["task"],
+    }
+    classes = {"train": TrainConfig, "rollout": RolloutConfig, "best_of_n": BestOfNConfig}
+    classes["processbench"] = ProcessBenchConfig
     composed = 0
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for command, names in groups.items():
@@ -185,21 +216,23 @@ def test_every_yaml_composes_and_builds():
                 for file in sorted((ROOT / "configs" / group).glob("*.yaml")):
                     overrides = [f"{key}={value}" for key, value in given.items() if key.split(".")[0] in names]
                     tree = compose(command, [f"{group}={file.stem}", *overrides, *_standalone(command)])
-                    from_mapping(classes[command], OmegaConf.to_container(tree, resolve=True))
+                    options = classes[file.stem if group == "task" else command]
+                    from_mapping(options, OmegaConf.to_container(tree, resolve=True))
                     composed += 1
         rates = {
             loss: compose("train", [f"loss={loss}", "output_dir=o"]).trainer.learning_rate for loss in ("ce", "dpo")
         }
         assert rates["dpo"] < rates["ce"]  # configs/tuned is found by model and loss
-        tree = compose("eval", ["checkpoint=c"])
-        from_mapping(EvalConfig, OmegaConf.to_container(tree, resolve=True))
+        tree = compose("eval", ["checkpoint=c"])  # the default task
+        from_mapping(BestOfNConfig, OmegaConf.to_container(tree, resolve=True))
     on_disk = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("configs", "tuned")]
     assert composed == len(on_disk)
 
 
 def _standalone(command):
     """Outside a run there is no `hydra:` resolver to name the output after the chosen group."""
-    return {"train": ["output_dir=o", "trainer.eval_strategy=no"], "rollout": ["output=o"]}[command]
+    train = ["output_dir=o", "trainer.eval_strategy=no"]
+    return {"train": train, "rollout": ["output=o"], "eval": ["checkpoint=c"]}[command]
 
 
 def test_every_option_in_a_yaml_has_a_comment_before_its_block():

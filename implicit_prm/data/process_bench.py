@@ -1,0 +1,104 @@
+"""ProcessBench rows (Zheng et al., arXiv 2412.06559) to groups: a problem with all of its labelled solutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from implicit_prm.config.evaluation import is_file
+from implicit_prm.data.groups import read_rows
+from implicit_prm.records import Group, ImplicitPRMError
+
+# The official columns, and nothing less: what is reported by generator or by final answer needs them all.
+COLUMNS = ("id", "generator", "problem", "steps", "final_answer_correct", "label")
+SEPARATOR = "\n\n"  # between the steps of a response's text, as in the solutions that the steps were cut from
+
+
+def load_process_bench(source: str, dataset: str, revision: str | None = None) -> list[Group]:
+    r"""One group per problem, in order of appearance; solutions of the same problem (white space aside) are together.
+
+    A solution is a completion, its steps joined by a blank line, that ended by itself: the benchmark marks none as cut
+    off, so the end-of-turn token is scored, in the last step. `correctness` says of the final answer, and
+    `step_labels` are right up to the label and wrong from there on (what follows the first error is nobody's claim).
+    `extra` holds `ids` and `generators`, and every column that is not official, one entry per solution.
+
+    Args:
+        source: a local file, or a split of `dataset`.
+        dataset: hub id or local folder of the splits.
+        revision: of a hub dataset.
+
+    Raises:
+        ImplicitPRMError: a source that cannot be read, a missing column, or a row that cannot be right, by number.
+    """
+    if is_file(source):
+        where, rows = source, read_rows(source)
+    else:
+        where = f"{dataset}, split {source}"
+        try:
+            rows = read_rows(dataset, source, revision)
+        except ImplicitPRMError as error:
+            raise ImplicitPRMError(
+                f"{error}. Splits that are local files can be named in their place: subsets=[FILE,...]"
+            ) from error
+    columns: list[str] = rows.column_names  # type: ignore[attr-defined]
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise ImplicitPRMError(
+            f"{where}: no column {', '.join(missing)}; ProcessBench rows have {', '.join(COLUMNS)}, and this has "
+            f"{', '.join(columns)}"
+        )
+    problems: dict[str, list[dict[str, Any]]] = {}
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 1):
+        _check(row, f"{where}, row {number}", seen)
+        problems.setdefault(same_problem(row["problem"]), []).append(row)
+    others = [name for name in columns if name not in COLUMNS]
+    return [_group(some, others) for some in problems.values()]
+
+
+def same_problem(text: str) -> str:
+    """What tells problems apart: the text without its white space's extent."""
+    return " ".join(text.split())
+
+
+def _group(rows: list[dict[str, Any]], others: list[str]) -> Group:
+    extra = {"ids": [row["id"] for row in rows], "generators": [row["generator"] for row in rows]}
+    return Group(
+        id=rows[0]["id"],
+        prompt=rows[0]["problem"],
+        completions=[SEPARATOR.join(row["steps"]) for row in rows],
+        correctness=[row["final_answer_correct"] for row in rows],
+        finished=[True] * len(rows),
+        steps=[list(row["steps"]) for row in rows],
+        step_labels=[_step_labels(row["label"], len(row["steps"])) for row in rows],
+        extra=extra | {name: [row[name] for row in rows] for name in others},
+    )
+
+
+def _step_labels(label: int, steps: int) -> list[bool]:
+    right = steps if label == -1 else label
+    return [True] * right + [False] * (steps - right)
+
+
+def _check(row: dict[str, Any], where: str, seen: set[str]) -> None:
+    for name in ("id", "generator", "problem"):
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise ImplicitPRMError(f"{where}: {name} is {row[name]!r}; it must be a text")
+    if row["id"] in seen:
+        raise ImplicitPRMError(f"{where}: the id {row['id']} is taken by a row before; every solution needs its own")
+    seen.add(row["id"])
+    steps = row["steps"]
+    if not isinstance(steps, list) or not steps:
+        raise ImplicitPRMError(f"{where}: no step; a solution is a list of at least one")
+    for place, step in enumerate(steps):
+        if not isinstance(step, str) or not step.strip():
+            raise ImplicitPRMError(f"{where}: step {place} is {step!r}; every step must say something")
+    if not isinstance(row["final_answer_correct"], bool):
+        raise ImplicitPRMError(
+            f"{where}: final_answer_correct is {row['final_answer_correct']!r}; it must be true or false"
+        )
+    label = row["label"]
+    if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < len(steps):
+        raise ImplicitPRMError(
+            f"{where}: the label is {label!r} with {len(steps)} steps; it must be the index of the first wrong step, "
+            f"0 to {len(steps) - 1}, or -1 for none"
+        )

@@ -1,0 +1,157 @@
+"""The ProcessBench run: find the first wrong step with a threshold that has not seen the rows it is measured on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from implicit_prm.config import CROSS_FIT, ProcessBenchConfig, from_mapping
+from implicit_prm.data.files import write_json
+from implicit_prm.data.process_bench import load_process_bench, same_problem
+from implicit_prm.evaluation.process_bench import report
+from implicit_prm.evaluation.process_bench import thresholds as th
+from implicit_prm.evaluation.process_bench.metrics import (
+    READINGS,
+    f1_of,
+    interval,
+    spread,
+    subset_metrics,
+    write_predictions,
+)
+from implicit_prm.evaluation.process_bench.subset import Subset, Verdict, blind
+from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
+from implicit_prm.evaluation.statistics import resampled_counts
+from implicit_prm.processes import is_first
+from implicit_prm.records import Group, ImplicitPRMError
+from implicit_prm.scoring import check_lengths
+
+FOLDS = 10
+
+
+def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Score every subset and write metrics.json, trade_off.png, and a folder per subset, to `config.folder`.
+
+    A solution's prediction is its first step whose value is below the threshold, -1 if there is none; F1 is the
+    harmonic mean of the accuracies on solutions with and without a wrong step (arXiv 2412.06559). Intervals are 95 %
+    percentile bootstrap over problems; the threshold is fitted anew in each resample.
+
+    Returns:
+        What metrics.json holds; a figure that is not defined is None.
+
+    Raises:
+        ImplicitPRMError: anything wrong with options, data or checkpoint, or no threshold to be fitted.
+    """
+    config = from_mapping(ProcessBenchConfig, asdict(config))  # a config made in Python is checked like one from YAML
+    folder, main = Path(config.folder), is_first()
+    groups = {name: load_subset(config, source) for name, source in config.sources.items()}
+    scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
+    for name, some in groups.items():
+        if main:
+            say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
+        if scorer.prm is not None and config.too_long == "error":
+            check_lengths(some, scorer.prm)
+    subsets = {
+        name: score_subset(config, name, some, scorer, folder / name, config.seed + place)
+        for place, (name, some) in enumerate(groups.items())
+    }
+    readings: list[str] = [config.over]
+    if isinstance(config.threshold, str) and all(scores_have_prefixes(one) for one in subsets.values()):
+        readings += [name for name in READINGS if name != config.over]  # costs nothing but another threshold
+    rows, f1s = {}, []
+    for name, one in subsets.items():
+        verdicts = {READINGS[over]: judge(config, one, subsets, over) for over in readings} | blind(one)
+        rows[name] = subset_metrics(one, verdicts, config)
+        f1s.append(f1_of(one, verdicts))
+        if main:
+            write_predictions(one, verdicts[READINGS[config.over]], config.over, folder / name / "predictions.jsonl")
+    metrics = {
+        "scorer": config.scores_column or config.checkpoint,
+        "values": READINGS[config.over],
+        "subsets": rows,
+        "mean_f1": {name: interval(np.mean([f1[name] for f1 in f1s], axis=0)) for name in f1s[0]},
+        "bootstrap": {
+            "resamples": config.bootstrap_resamples,
+            "over": "problems",
+            "level": 0.95,
+            "threshold_refitted": isinstance(config.threshold, str),
+        },
+        "config": asdict(config),
+    }
+    if main:
+        write_json(folder / "metrics.json", metrics)
+        curves = {name: th.accuracy_curve(one.windows(config.over)) for name, one in subsets.items()}
+        report.save_figure(metrics, curves, folder / "trade_off.png")
+    return metrics
+
+
+def load_subset(config: ProcessBenchConfig, source: str) -> list[Group]:
+    """A subset's problems, or `max_problems` of them, drawn: the official files list wrong solutions first."""
+    groups = load_process_bench(source, config.dataset, config.dataset_revision)
+    if config.max_problems is None or config.max_problems >= len(groups):
+        return groups
+    return [
+        groups[place] for place in sorted(random.Random(config.seed).sample(range(len(groups)), config.max_problems))
+    ]
+
+
+def score_subset(
+    config: ProcessBenchConfig, name: str, groups: list[Group], scorer: OpenScorer, folder: Path, seed: int
+) -> Subset:
+    """Scores of a subset, kept in `folder`, and the resamples that all of its intervals use."""
+    scores = scorer.score_all(groups, folder, scorer.key(groups))
+    for group, some in zip(groups, scores, strict=True):
+        for place, (labels, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
+            if len(one.step_rewards) not in (0, len(labels)) or (scorer.prm is None and not one.step_rewards):
+                raise ImplicitPRMError(
+                    f"{name}, solution {group.extra['ids'][place]}: {len(labels)} steps but {len(one.step_rewards)} "
+                    f"scores in column {config.scores_column}"
+                )
+    sizes = [len(group) for group in groups]
+    drawn = np.concatenate(list(resampled_counts(len(groups), config.bootstrap_resamples, seed, len(groups))))
+    counts = np.concatenate([np.ones((1, len(groups))), drawn])
+    return Subset(name, groups, scores, np.repeat(counts, sizes, axis=1))
+
+
+def scores_have_prefixes(one: Subset) -> bool:
+    """Are there running sums beside the step values? Probabilities have none."""
+    return all(s.prefix_values is not None for some in one.scores for s in some)
+
+
+def judge(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset], over: str) -> Verdict:
+    """Judge a subset's solutions by a threshold that was fitted on others, or that is given."""
+    windows = one.windows(over)
+    size = len(windows)
+    if isinstance(config.threshold, float):
+        used = np.full(size, config.threshold)
+        return Verdict(windows.hits(used).astype(float), {"fitted_on": None} | spread(used), used)
+    if config.threshold in (CROSS_FIT, one.name):
+        folds = fold_of_problem(len(one.groups), config.seed)[one.problem]
+        fitted = th.cross_fit(windows, folds, one.weights)
+        where = f"{one.name}, cross-fitted in {len(np.unique(folds))} folds"
+    else:
+        source = subsets[config.threshold]
+        reported = {same_problem(str(group.prompt)) for group in one.groups}
+        shared = np.array([same_problem(str(group.prompt)) in reported for group in source.groups])
+        keep = ~shared[source.problem]
+        fitted = th.best_thresholds(source.windows(over).take(keep), source.weights[:, keep])[:, None]
+        where = source.name + (f", without {shared.sum()} problems of {one.name}" if shared.any() else "")
+    if np.isnan(fitted[0]).any():
+        raise ImplicitPRMError(
+            f"{one.name}: no threshold can be fitted on {where}: it takes solutions with a wrong step and solutions "
+            "without, in every part that it is fitted on. Take more problems, set threshold to another subset, or give "
+            "a number"
+        )
+    fitted = np.broadcast_to(fitted, (len(fitted), size))
+    hits = np.where(np.isnan(fitted), np.nan, windows.hits(fitted))
+    return Verdict(hits, {"fitted_on": where} | spread(fitted[0]), fitted[0])
+
+
+def fold_of_problem(problems: int, seed: int) -> NDArray[np.int64]:
+    """[problems] fold numbers, as even as can be, drawn with `seed`; all solutions of a problem are in one fold."""
+    return np.random.default_rng(seed).permutation(problems) % min(FOLDS, problems)

@@ -1,0 +1,78 @@
+"""A subset of ProcessBench with its scores, and what a way to judge its solutions comes to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from implicit_prm.evaluation.process_bench import thresholds as th
+from implicit_prm.records import Group, StepScores
+
+BLIND = "best blind guess"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A subset with its scores, and n solutions of it in a row: those of the first problem, of the second, ..."""
+
+    name: str
+    groups: list[Group]
+    scores: list[list[StepScores]]
+    weights: th.Floats  # [1 + resamples, n]: once each, then how often each bootstrap resample of problems drew them
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[n] index of the first wrong step, -1 for none."""
+        flat = [labels for group in self.groups for labels in group.step_labels or []]
+        return np.array([labels.index(False) if False in labels else -1 for labels in flat])
+
+    @property
+    def problem(self) -> NDArray[np.int64]:
+        """[n] the problem that each solution is of."""
+        return np.repeat(np.arange(len(self.groups)), [len(group) for group in self.groups])
+
+    def column(self, name: str) -> list[Any]:
+        """[n] entries of one of the groups' extra columns."""
+        return [entry for group in self.groups for entry in group.extra[name]]
+
+    def values(self, over: str) -> list[list[float]]:
+        """[n] lists of step rewards, or of prefix values; empty for a solution that was not scored."""
+        return [step_values(one, over) for some in self.scores for one in some]
+
+    def windows(self, over: str) -> th.Windows:
+        """Which thresholds judge each solution rightly."""
+        return th.windows(self.values(over), self.labels.tolist())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How surely each solution is judged rightly, and by which threshold, if by one."""
+
+    hits: NDArray[np.float64]  # [n] or [1 + resamples, n], 0 to 1; NaN in resamples that no threshold was fitted in
+    threshold: dict[str, Any] | None = None
+    used: th.Floats | None = None  # [n] the threshold that each solution met
+
+
+def blind(one: Subset) -> dict[str, Verdict]:
+    """What can be had without reading a solution, in expectation.
+
+    The blind guess says "no error" at a rate p and any of the S steps evenly otherwise. Its accuracies are p and
+    (1 - p) m, with m the mean of 1/S over erroneous solutions; p is chosen for it, where its F1 is highest.
+    """
+    labels, erroneous = one.labels, one.labels != -1
+    steps = np.array([len(labels) for group in one.groups for labels in group.step_labels or []])
+    root = math.sqrt(np.mean(1 / steps[erroneous])) if erroneous.any() else math.inf
+    rate = 1.0 if math.isinf(root) else root / (1 + root)
+    return {
+        BLIND: Verdict(np.where(erroneous, (1 - rate) / steps, rate)),
+        "no step is wrong": Verdict((~erroneous).astype(float)),
+        "the last step is wrong": Verdict((labels == steps - 1).astype(float)),
+    }
+
+
+def step_values(one: StepScores, over: str) -> list[float]:
+    return one.step_rewards if over == "step" else one.prefix_values or []

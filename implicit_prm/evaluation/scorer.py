@@ -1,0 +1,70 @@
+"""From options to what scores: an implicit PRM that is opened, or a column of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from implicit_prm.config import ScorerConfig, StepRule
+from implicit_prm.model import ImplicitPRM
+from implicit_prm.records import Group, StepScores
+from implicit_prm.scoring import ScoreGroup, cache_key, column_scorer, implicit_scorer, score_all, weights_identity
+
+
+@dataclass(frozen=True)
+class OpenScorer:
+    """A function that scores a group, and what names its scores. `prm` is None for scores from a column."""
+
+    score: ScoreGroup
+    identity: dict[str, Any]
+    prm: ImplicitPRM | None = None
+    column: str | None = None
+
+    def key(self, groups: Sequence[Group]) -> str:
+        """Names the scores of these groups by this scorer: a change of either gives another key."""
+        values = {} if self.column is None else {"values": [group.extra.get(self.column) for group in groups]}
+        return cache_key(groups, **self.identity, **values)
+
+    def score_all(self, groups: Sequence[Group], folder: Path, key: str) -> list[list[StepScores]]:
+        """Scores of every group, kept in `folder` as they come, under `key`; see `scoring.score_all`."""
+        try:
+            return score_all(groups, self.score, folder, key)
+        finally:  # what an interrupted run has computed of the reference is kept, too
+            if self.prm is not None and self.prm.reference_cache is not None:
+                self.prm.reference_cache.flush()
+
+
+def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: bool) -> OpenScorer:
+    """What `config` names.
+
+    Args:
+        steps: step rule; None takes the checkpoint's.
+        skip_too_long: a response over the model's context gets no step scores instead of stopping the run.
+    """
+    column = config.scores_column
+    if column is not None:
+        read = column_scorer(column, config.scores_kind)
+        return OpenScorer(read, {"column": column, "kind": config.scores_kind}, column=column)
+    assert config.checkpoint is not None  # ScorerConfig.validate
+    prm = ImplicitPRM.from_pretrained(
+        config.checkpoint,
+        config.reference,
+        config.beta,
+        steps=steps,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        prompt_template=config.prompt_template,
+        dtype=config.dtype,
+    )
+    identity = {
+        "settings": asdict(prm.settings),
+        "weights": weights_identity(config.checkpoint),
+        "checkpoint": config.checkpoint,
+        "dtype": config.dtype,
+    }
+    if config.reference_cache is not None:
+        prm.open_reference_cache(None if config.reference_cache == "default" else config.reference_cache)
+    score = implicit_scorer(prm, config.max_tokens_per_batch, "lowest" if skip_too_long else "error")
+    return OpenScorer(score, identity, prm)
