@@ -14,6 +14,7 @@ class ProblemsConfig:
     """Problems with known answers to sample responses for."""
 
     name: str
+    path: str | None = None
     split: str = "test"
     revision: str | None = None
     limit: int | None = None
@@ -22,6 +23,12 @@ class ProblemsConfig:
 
     def validate(self) -> None:
         at_least(self, 1, "limit", where="problems.")
+        if self.path is not None and self.revision is not None:
+            raise ImplicitPRMError(
+                "problems.path is a local copy, and problems.revision a commit on the hub; drop one of them"
+            )
+        if self.name == "sandbox" and (self.path is not None or self.revision is not None):
+            raise ImplicitPRMError("the sandbox makes its problems itself; drop problems.path and problems.revision")
 
 
 @dataclass
