@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import netrc
 import os
-import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -18,19 +17,12 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from implicit_prm import backbone
-from implicit_prm.config import (
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    PolicyConfig,
-    TextConfig,
-    TrainConfig,
-    convert,
-    from_mapping,
-)
+from implicit_prm.config import ModelConfig, PolicyConfig, TextConfig, TrainConfig, convert, from_mapping
+from implicit_prm.data import training_set
 from implicit_prm.data.files import write_json
-from implicit_prm.data.groups import Report, balance, fingerprint, is_mixed, load_groups, take_responses
-from implicit_prm.data.tokens import EncodedGroup, Encoder, context_length
+from implicit_prm.data.groups import fingerprint
+from implicit_prm.data.report import table
+from implicit_prm.data.tokens import Encoder, context_length
 from implicit_prm.model import ADAPTER_OFF, NONE, SETTINGS_FILE, Settings
 from implicit_prm.processes import processes
 from implicit_prm.records import Group, ImplicitPRMError
@@ -65,25 +57,23 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, fl
     resume = _resume(config, arguments)
     set_seed(arguments.seed)
 
-    train, dev, report = read(config.data, config.loss, arguments.seed)
-    for line in report.lines(config.loss.needs_pairs):
-        say(f"train: {line}")
-    if dev:
-        for line in Report.of(dev).lines(needs_pairs=False):
-            say(f"dev: {line}")
-
+    train, dev = training_set.read(config.data, config.loss, arguments.seed)
     tokenizer = backbone.open_tokenizer(config.model)
     encoder = Encoder(tokenizer, config.data)
     policy = backbone.open_model(config.model)
     limit = context_length(policy.config, config.data.max_length)
     mismatched = config.loss.name == "kto" and not config.loss.needs_pairs
-    encoded = encode(train, encoder, limit, config.data.too_long, say)
-    if config.loss.needs_pairs:
-        encoded = _with_pairs(encoded, say)
-    settings = _settings(config, encoder, train)
+    needs_pairs = config.loss.needs_pairs
+    encoded = training_set.encode(train, encoder, limit, config.data.too_long, needs_pairs)
+    settings = _settings(config, encoder, train.groups)
     if resume is not None:
         _check_same_run(resume, settings)
-    encoded_dev = encode(dev, encoder, limit, config.data.too_long, say)
+    encoded_dev = training_set.encode(dev, encoder, limit, config.data.too_long) if dev else None
+    sets = {"train": train} | ({"dev": dev} if dev else {})
+    for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
+        say(line)
+    if arguments.process_index == 0:
+        training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 
     if config.model.lora is None and policy.dtype in (torch.bfloat16, torch.float16):
         say(
@@ -92,7 +82,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, fl
         )
     backbone.disable_dropout(policy)
     train_set = GroupDataset(encoded, mismatched, limit)
-    dev_set = GroupDataset(encoded_dev, mismatched, limit) if dev else None
+    dev_set = GroupDataset(encoded_dev, mismatched, limit) if encoded_dev else None
     if settings.reference != NONE:
         ask_reference(config, arguments, policy, tokenizer, [train_set, dev_set] if dev_set else [train_set])
     trainer = ImplicitPRMTrainer(
@@ -116,73 +106,6 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, fl
     if trainer.is_world_process_zero():
         write_json(Path(config.output_dir) / "train_metrics.json", metrics)
     return metrics
-
-
-def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[list[Group], list[Group], Report]:
-    """Training groups, dev groups, and the report on the training side.
-
-    Raises:
-        ImplicitPRMError: wrong rows, or nothing left to train on.
-    """
-    groups = load_groups(data.train, data.train_split, data.revision)
-    dev = load_groups(data.dev, data.dev_split, data.revision) if data.dev else []
-    if data.hold_out_prompts:
-        if data.hold_out_prompts >= len(groups):
-            raise ImplicitPRMError(
-                f"data.hold_out_prompts={data.hold_out_prompts} leaves none of {len(groups)} prompts"
-            )
-        shuffled = random.Random(seed).sample(groups, len(groups))
-        dev, groups = shuffled[: data.hold_out_prompts], shuffled[data.hold_out_prompts :]
-    groups = groups[: data.max_prompts]
-    if data.max_responses is not None:
-        groups = take_responses(groups, data.max_responses, seed)
-    report = Report.of(groups)
-    groups = balance(groups, getattr(loss, "balance", "none"), seed, report)
-    if loss.needs_pairs:
-        groups = [group for group in groups if is_mixed(group)]
-    if not groups:
-        raise ImplicitPRMError(
-            f"{data.train}: nothing to train on with loss={loss.name}: " + "; ".join(report.lines(loss.needs_pairs))
-        )
-    return groups, dev, report
-
-
-def encode(
-    groups: Sequence[Group], encoder: Encoder, limit: int | None, too_long: str, say: Callable[[str], None]
-) -> list[EncodedGroup]:
-    """Token ids of all groups. Responses over `limit` tokens stop the run or are left out and counted.
-
-    Raises:
-        ImplicitPRMError: too long with `too_long="error"`, or no response left.
-    """
-    encoded = [encoder.group(group) for group in groups]
-    if limit is None:
-        return encoded
-    over = [(n, place, size) for n, g in enumerate(encoded) for place, size in enumerate(g.lengths) if size > limit]
-    if not over:
-        return encoded
-    n, place, size = max(over, key=lambda entry: entry[2])
-    message = (
-        f"{len(over)} responses are longer than {limit} tokens with their prompt (the longest: {encoded[n].name}, "
-        f"response {place}, {size} tokens)"
-    )
-    if too_long == "error":
-        raise ImplicitPRMError(f"{message}. Set data.too_long=drop to leave them out, or raise data.max_length")
-    say(f"left out: {message}")
-    gone = {(n, place) for n, place, _ in over}
-    kept = [
-        EncodedGroup(
-            g.name,
-            g.prompt_ids,
-            [response for place, response in enumerate(g.responses) if (n, place) not in gone],
-            [label for place, label in enumerate(g.labels) if (n, place) not in gone],
-        )
-        for n, g in enumerate(encoded)
-    ]
-    kept = [group for group in kept if group.responses]
-    if not kept:
-        raise ImplicitPRMError(f"no response fits in {limit} tokens; raise data.max_length")
-    return kept
 
 
 def training_arguments(config: TrainConfig) -> TrainingArguments:
@@ -277,16 +200,6 @@ def _clear(folder: Path, arguments: TrainingArguments) -> None:
             shutil.rmtree(old, ignore_errors=True)
         for old in (*folder.glob("*.safetensors*"), folder / backbone.ADAPTER_FILE, folder / SETTINGS_FILE):
             old.unlink(missing_ok=True)
-
-
-def _with_pairs(groups: list[EncodedGroup], say: Callable[[str], None]) -> list[EncodedGroup]:
-    """The groups that still have both kinds of responses after long ones were left out."""
-    mixed = [group for group in groups if len(set(group.labels)) > 1]
-    if len(mixed) < len(groups):
-        say(f"left out: {len(groups) - len(mixed)} prompts whose responses of one kind were all too long")
-    if not mixed:
-        raise ImplicitPRMError("no correct-incorrect pair fits; raise data.max_length")
-    return mixed
 
 
 def ask_reference(

@@ -16,6 +16,7 @@ class ProblemsConfig:
     """Problems with known answers to sample responses for."""
 
     name: str
+    path: str | None = None
     split: str = "test"
     revision: str | None = None
     limit: int | None = None
@@ -31,6 +32,12 @@ class ProblemsConfig:
                 "problems.system_prompt has no place in a raw: prompt_template, which is plain text; write it into the "
                 "template"
             )
+        if self.path is not None and self.revision is not None:
+            raise ImplicitPRMError(
+                "problems.path is a local copy, and problems.revision a commit on the hub; drop one of them"
+            )
+        if self.name == "sandbox" and (self.path is not None or self.revision is not None):
+            raise ImplicitPRMError("the sandbox makes its problems itself; drop problems.path and problems.revision")
 
 
 # What a server must be told so that temperature and top-p alone shape the distribution, as they do with transformers:

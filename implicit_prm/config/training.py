@@ -78,6 +78,7 @@ class DataConfig(TextConfig):
     dev: str | None = None
     dev_split: str = "train"
     revision: str | None = None
+    dev_revision: str | None = None
     hold_out_prompts: int = 0
     max_prompts: int | None = None
     max_responses: int | None = None
@@ -89,6 +90,8 @@ class DataConfig(TextConfig):
         at_least(self, 0, "hold_out_prompts", where="data.")
         if not self.train:
             raise ImplicitPRMError("data.train is empty; name a file of graded responses (ipr-rollout writes one)")
+        if self.dev_revision and not self.dev:
+            raise ImplicitPRMError(f"data.dev_revision={self.dev_revision} is set but data.dev is not; drop it")
         if self.dev and self.hold_out_prompts:
             raise ImplicitPRMError("data.dev and data.hold_out_prompts both name a dev set; keep one of them")
 

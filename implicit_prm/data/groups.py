@@ -1,7 +1,6 @@
-"""Rows of a file or hub dataset to validated groups: one prompt, its responses, their labels.
+"""Validated groups of a source - one prompt, its responses, their labels - and what is done with groups.
 
-Three row forms are read (names in `records.py`): grouped, TRL unpaired and TRL paired. A row that cannot be right stops
-the run with its number and the way out; rows that are left out on purpose are counted by reason in a `Report`.
+A row that cannot be right stops the run with its place and the way out.
 """
 
 from __future__ import annotations
@@ -11,201 +10,100 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from implicit_prm import records
+from implicit_prm.data.forms import FORMS, TRL, column, fingerprint_of, grouped_row
+from implicit_prm.data.rows import Rows, read_rows
 from implicit_prm.records import Group, ImplicitPRMError, Prompt
 
-_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-_FORMS = (
-    "grouped rows (prompt, completions, correctness), TRL unpaired rows (prompt, completion, label) or TRL paired rows "
-    "(prompt, chosen, rejected)"
-)
 
-
-@dataclass
-class Report:
-    """What the data is, and what was left out and why."""
-
-    prompts: int = 0
-    responses: int = 0
-    correct: int = 0
-    prompts_without_pair: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def of(cls, groups: Sequence[Group]) -> Report:
-        responses = sum(map(len, groups))
-        correct = sum(sum(map(bool, group.correctness)) for group in groups)
-        return cls(len(groups), responses, correct, sum(not is_mixed(group) for group in groups))
-
-    def lines(self, needs_pairs: bool) -> list[str]:
-        share = self.correct / self.responses if self.responses else 0.0
-        lines = [f"{self.prompts} prompts, {self.responses} responses, {share:.1%} correct"]
-        if self.prompts_without_pair:
-            fate = ": unused by this loss" if needs_pairs else ""
-            lines.append(f"{self.prompts_without_pair} prompts have no correct-incorrect pair{fate}")
-        lines += [f"left out: {count} {reason}" for reason, count in sorted(self.dropped.items())]
-        return lines
-
-
-def is_mixed(group: Group) -> bool:
-    """Has the group both a correct and an incorrect response?"""
-    return len(set(group.correctness)) > 1
-
-
-def read_rows(
-    source: str, split: str = "train", revision: str | None = None, subset: str | None = None
-) -> Iterable[dict[str, Any]]:
-    """Rows of a local file (JSON lines, parquet, CSV; .gz too), a local dataset folder, or a hub dataset.
-
-    Raises:
-        ImplicitPRMError: no such file or dataset, an empty file, or a file that cannot be parsed.
-    """
-    import datasets  # slow to import, and not needed to score from Python
-
-    path = Path(source)
-    try:
-        if path.is_file():
-            builder = _BUILDERS.get(Path(path.name.removesuffix(".gz")).suffix)
-            if builder is None:
-                raise ImplicitPRMError(f"{source}: unknown ending; use one of {', '.join(_BUILDERS)} (or .gz of them)")
-            if path.stat().st_size == 0:
-                raise ImplicitPRMError(f"{source}: the file is empty")
-            # Not load_dataset, which calls home even for a local file, and waits where there is no network.
-            rows = getattr(datasets.Dataset, f"from_{builder}")(str(path))
-        elif (path / "dataset_info.json").exists():
-            rows = datasets.load_from_disk(source)
-        elif (path / "dataset_dict.json").exists():
-            rows = datasets.load_from_disk(source)[split]
-        elif path.suffix and not path.exists() and (Path(path.name.removesuffix(".gz")).suffix in _BUILDERS):
-            raise ImplicitPRMError(f"{source}: no such file")
-        else:
-            rows = datasets.load_dataset(source, subset, split=split, revision=revision)
-    except ImplicitPRMError:
-        raise
-    except Exception as error:  # datasets raises many kinds; each of them means that this source cannot be read
-        cause = str(error.__cause__ or error).strip().split("\n")[0]
-        if "corresponds to no data" in cause:
-            raise ImplicitPRMError(f"{source}: the file has no rows") from error
-        raise ImplicitPRMError(f"{source}: cannot be read as a dataset ({type(error).__name__}: {cause})") from error
-    if len(rows) == 0:
-        raise ImplicitPRMError(f"{source}: the file has no rows")
-    return rows
-
-
-def load_groups(source: str, split: str = "train", revision: str | None = None, graded: bool = True) -> list[Group]:
-    """All groups of a source, validated. TRL rows of the same prompt become one group, in order of appearance.
+def load_groups(
+    source: str,
+    split: str = "train",
+    revision: str | None = None,
+    graded: bool = True,
+    limit: int | None = None,
+    option: str | None = None,
+    dropped: Counter[str] | None = None,
+) -> list[Group]:
+    """The groups of a source, validated. TRL rows of the same prompt become one group, in order of appearance.
 
     Args:
         source: a local file or folder, or a hub dataset id.
+        split: of a folder or hub dataset.
+        revision: a commit, branch or tag of a hub dataset.
         graded: labels are required (training); otherwise a missing correctness column gives None labels.
+        limit: the first so many prompts. Of a hub dataset of grouped rows, no more is fetched; TRL's rows of one prompt
+            may stand anywhere, so those are read to the end.
+        option: the option that takes a local copy, for messages.
+        dropped: counts by reason what is left out.
 
     Raises:
-        ImplicitPRMError: wrong columns, a row without response, labels that are not boolean; names the row.
+        ImplicitPRMError: a source that cannot be read, wrong columns, a row without response, labels that are not
+            boolean, an id that stands twice; names the row.
     """
-    rows = read_rows(source, split, revision)
-    columns = set(rows.column_names)  # type: ignore[attr-defined]
-    prompt = _column(columns, records.PROMPT)
-    if prompt and _column(columns, records.COMPLETIONS) and (_column(columns, records.CORRECTNESS) or not graded):
-        return [_grouped(row, columns, f"{source}, row {number}", graded) for number, row in enumerate(rows, 1)]
-    if prompt and {"completion", "label"} <= columns:
-        flat = [(n, row[prompt], _text(row["completion"]), row["label"]) for n, row in enumerate(rows, 1)]
-    elif prompt and {"chosen", "rejected"} <= columns:
-        sides = ("chosen", "rejected")
-        flat = [(n, row[prompt], _text(row[key]), key == "chosen") for n, row in enumerate(rows, 1) for key in sides]
-    else:
-        raise ImplicitPRMError(f"{source}: has columns {', '.join(sorted(columns))}; expected {_FORMS}")
-    return _gather(flat, source)
+    rows = read_rows(source, split, revision, limit=limit, option=option)
+    if _is_grouped(rows.column_names, graded):
+        return _unique(list(_grouped(rows, graded)), rows)
+    if limit is not None:
+        rows = read_rows(source, split, revision, option=option)
+    return _gather(rows, source, Counter() if dropped is None else dropped)[:limit]
 
 
-def _grouped(row: dict[str, Any], columns: set[str], where: str, graded: bool) -> Group:
-    def value(names: tuple[str, ...]) -> Any:
-        name = _column(columns, names)
-        return row[name] if name else None
-
-    completions = value(records.COMPLETIONS)
-    if not completions:
-        raise ImplicitPRMError(f"{where}: no response; remove the row or sample it again")
-    if not isinstance(completions, list) or not all(isinstance(text, str) for text in completions):
-        raise ImplicitPRMError(f"{where}: {_column(columns, records.COMPLETIONS)} must be a list of texts")
-    labels = value(records.CORRECTNESS)
-    if labels is None and not graded:
-        labels = [None] * len(completions)
-    identifier, finished = value(records.IDENTIFIER), value(records.FINISHED)
-    aligned = {
-        "correctness": [_label(label, where) if graded or label is not None else None for label in labels or []],
-        "finished": [True] * len(completions) if finished is None else finished,
-        "steps": value(records.STEPS),
-        "step_labels": value(records.STEP_LABELS),
-    }
-    for name, values in aligned.items():
-        if values is not None and len(values) != len(completions):
-            raise ImplicitPRMError(f"{where}: {len(completions)} responses but {len(values)} entries in {name}")
-    known = {name for names in vars(records).values() if isinstance(names, tuple) for name in names}
-    answer, prompt = value(records.ANSWER), value(records.PROMPT)
-    _check_prompt(prompt, where)
-    return Group(
-        id=_identifier(prompt) if identifier is None else str(identifier),
-        prompt=prompt,
-        completions=list(completions),
-        answer=None if answer is None else str(answer),
-        extra={name: row[name] for name in columns - known},
-        **aligned,
-    )
+def _is_grouped(columns: list[str], graded: bool) -> bool:
+    needed = [records.PROMPT, records.COMPLETIONS] + ([records.CORRECTNESS] if graded else [])
+    return all(column(columns, names) for names in needed)
 
 
-def _gather(flat: list[tuple[int, Any, Any, Any]], source: str) -> list[Group]:
+def _grouped(rows: Rows, graded: bool) -> Iterable[Group]:
+    columns = rows.column_names
+    required = (records.PROMPT, records.COMPLETIONS, records.CORRECTNESS)
+    rows.require(filter(None, (column(columns, names) for names in required)))
+    for place, row in zip(rows.places, rows, strict=True):
+        yield grouped_row(row, columns, place, graded)
+
+
+def _unique(groups: list[Group], rows: Rows) -> list[Group]:
+    """Refuse an id that two rows give; the same prompt may stand in several rows without one."""
+    name = column(rows.column_names, records.IDENTIFIER)
+    first: dict[str, str] = {}
+    for group, place, row in zip(groups, rows.places, rows, strict=True):
+        if name and row[name] is not None and first.setdefault(group.id, place) != place:
+            raise ImplicitPRMError(
+                f"{place}: the {name} {group.id!r} is also that of {first[group.id]}; put all responses to a prompt in "
+                f"one row, or give every row its own {name}"
+            )
+    return groups
+
+
+def _gather(rows: Rows, source: str, dropped: Counter[str]) -> list[Group]:
     """TRL rows to groups. The same response twice in a prompt counts once (a paired set repeats its chosen ones)."""
+    columns = rows.column_names
+    form = next((form for form in TRL.values() if set(form[0]) <= set(columns)), None)
+    if form is None or (column(columns, records.PROMPT) is None and "chosen" not in form[0]):
+        raise ImplicitPRMError(f"{source}: has columns {', '.join(sorted(columns))}; expected {FORMS}")
+    rows.require([*form[0], *filter(None, [column(columns, records.PROMPT)])])
     prompts: dict[str, Prompt] = {}
     found: dict[str, dict[tuple[str, bool], None]] = {}
-    for number, prompt, completion, label in flat:
-        where = f"{source}, row {number}"
-        _check_prompt(prompt, where)
-        if not completion:
-            raise ImplicitPRMError(f"{where}: no response; remove the row or sample it again")
-        if not isinstance(completion, str):
-            raise ImplicitPRMError(f"{where}: the response {completion!r} must be a text")
-        key = _identifier(prompt)
-        prompts[key] = prompt
-        found.setdefault(key, {})[completion, _label(label, where)] = None
+    for place, row in zip(rows.places, rows, strict=True):
+        for prompt, text, label in form[1](row, columns, place):
+            key = fingerprint_of(prompt)
+            prompts[key] = prompt
+            responses = found.setdefault(key, {})
+            if (text, label) in responses:
+                dropped["responses that another row of their prompt repeats"] += 1
+            responses[text, label] = None
     return [
         Group(key, prompts[key], [text for text, _ in pairs], [label for _, label in pairs], [True] * len(pairs))
         for key, pairs in found.items()
     ]
 
 
-def _label(label: Any, where: str) -> bool:
-    if isinstance(label, bool):
-        return label
-    if label in (0, 1) and isinstance(label, int):
-        return bool(label)
-    raise ImplicitPRMError(f"{where}: the label {label!r} is not boolean; write true or false")
-
-
-def _text(completion: Any) -> str:
-    """TRL's conversational completions are a list with one assistant message."""
-    return completion[-1]["content"] if isinstance(completion, list) and completion else completion
-
-
-def _check_prompt(prompt: Any, where: str) -> None:
-    chat = (
-        isinstance(prompt, list)
-        and prompt
-        and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in prompt)
-    )
-    if not chat and not (isinstance(prompt, str) and prompt.strip()):
-        raise ImplicitPRMError(f"{where}: the prompt must be a text or a list of {{role, content}} messages")
-
-
-def _column(columns: set[str], names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in columns), None)
-
-
-def _identifier(prompt: Prompt) -> str:
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:12]
+def is_mixed(group: Group) -> bool:
+    """Has the group both a correct and an incorrect response?"""
+    return len(set(group.correctness)) > 1
 
 
 def take_responses(groups: Sequence[Group], limit: int, seed: int = 0) -> list[Group]:
@@ -227,10 +125,10 @@ def subset(group: Group, keep: Iterable[int]) -> Group:
     return replace(group, **taken)
 
 
-def balance(groups: Sequence[Group], how: str, seed: int, report: Report) -> list[Group]:
+def balance(groups: Sequence[Group], how: str, seed: int, dropped: Counter[str]) -> list[Group]:
     """Down-sample the more frequent class, as the paper does: over the whole dataset, or within every prompt.
 
-    A prompt whose responses are all left out disappears. What goes is drawn with `seed` and counted in the report.
+    A prompt whose responses are all left out disappears. What goes is drawn with `seed` and counted in `dropped`.
     """
     if how == "none":
         return list(groups)
@@ -244,7 +142,7 @@ def balance(groups: Sequence[Group], how: str, seed: int, report: Report) -> lis
             kept[n].append(place)
     balanced = [subset(group, sorted(places)) for group, places in zip(groups, kept, strict=True) if places]
     left_out = sum(map(len, groups)) - sum(map(len, balanced))
-    report.dropped[f"responses to balance the labels (loss.balance={how})"] += left_out
+    dropped[f"responses to balance the labels (loss.balance={how})"] += left_out
     return balanced
 
 

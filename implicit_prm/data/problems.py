@@ -8,23 +8,25 @@ from dataclasses import dataclass
 from implicit_prm import records, sandbox
 from implicit_prm.config import ProblemsConfig
 from implicit_prm.data.answers import extract_answer
-from implicit_prm.data.groups import read_rows
+from implicit_prm.data.forms import column
+from implicit_prm.data.rows import Rows, read_rows
 from implicit_prm.records import ImplicitPRMError, Problem
 
 
 @dataclass(frozen=True)
 class Source:
-    """A hub dataset and the column that holds, or ends with, the answer."""
+    """A hub dataset, the commit that is read by default, and the column that holds, or ends with, the answer."""
 
     hub_id: str
+    revision: str
     answer_column: str
     subset: str | None = None
 
 
 SOURCES = {
-    "math": Source("DigitalLearningGmbH/MATH-lighteval", "solution"),
-    "math500": Source("HuggingFaceH4/MATH-500", "answer"),
-    "gsm8k": Source("openai/gsm8k", "answer", "main"),
+    "math": Source("DigitalLearningGmbH/MATH-lighteval", "0530c78699ea5e8eb5530600900e1f328b48acad", "solution"),
+    "math500": Source("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "answer"),
+    "gsm8k": Source("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "answer", "main"),
 }
 
 
@@ -32,44 +34,62 @@ def load_problems(config: ProblemsConfig, say: Callable[[str], None] = print) ->
     """The problems of a source, at most `limit` of them, in its order. Rows without an answer are left out and counted.
 
     Args:
-        config: `name` is sandbox, one of `SOURCES`, another hub id, or a local file with problems and answers.
+        config: `name` is sandbox, one of `SOURCES` (with `path`, read from there), another hub id, or a local file with
+            problems and answers.
 
     Raises:
-        ImplicitPRMError: no such source or split, a missing column, or no row with an answer.
+        ImplicitPRMError: no such source or split, a missing column, an empty problem, or no row with an answer.
     """
     if config.name == "sandbox":
         return sandbox.problems(config.split, config.limit)
-    source = SOURCES.get(config.name)
-    rows = read_rows(
-        source.hub_id if source else config.name, config.split, config.revision, source.subset if source else None
-    )
-    columns: list[str] = rows.column_names  # type: ignore[attr-defined]
-    text = next((name for name in records.PROMPT if name in columns), None)
-    answer = source.answer_column if source else next((n for n in ("answer", "solution") if n in columns), None)
-    if text is None or answer not in columns:
+    where, rows = _rows(config)
+    columns = rows.column_names
+    text = column(columns, records.PROMPT)
+    known = SOURCES.get(config.name)
+    answer = column(columns, (known.answer_column,) if known else (*records.ANSWER, "solution"))
+    if text is None or answer is None:
+        wanted = known.answer_column if known else "answer, or a solution that ends in one"
         raise ImplicitPRMError(
-            f"{config.name}: has columns {', '.join(columns)}; expected a problem ({', '.join(records.PROMPT)}) and "
-            "its answer (or a solution that ends in one)"
+            f"{where}: has columns {', '.join(columns)}; expected a problem ({', '.join(records.PROMPT)}) and its "
+            f"answer ({wanted})"
         )
-    identifier = next((name for name in records.IDENTIFIER if name in columns), None)
+    rows.require([text, answer])
+    identifier = column(columns, records.IDENTIFIER)
     problems: list[Problem] = []
-    without = []
-    for number, row in enumerate(rows):
+    without: list[str] = []
+    for number, (place, row) in enumerate(zip(rows.places, rows, strict=True)):
         if len(problems) == config.limit:
             break
+        if not isinstance(row[text], str) or not row[text].strip():
+            raise ImplicitPRMError(f"{place}: {text} is {row[text]!r}; a problem must be a text")
         final = _answer(row[answer], answer)
         if final is None:
-            without.append(number + 1)
+            without.append(place)
             continue
         name = str(row[identifier]) if identifier else f"{config.name}-{config.split}-{number:05d}"
         problems.append(Problem(name, row[text], final))
     if without:
-        say(f"{config.name}: left out {len(without)} rows without an answer (the first is row {without[0]})")
+        say(f"{where}: left out {len(without)} rows without an answer (the first is {without[0]})")
     if not problems:
-        raise ImplicitPRMError(f"{config.name}: no row has an answer; without one no response can be graded")
+        raise ImplicitPRMError(f"{where}: no row has an answer; without one no response can be graded")
     if len({problem.id for problem in problems}) < len(problems):
-        raise ImplicitPRMError(f"{config.name}: ids in column {identifier} repeat; every problem needs its own")
+        raise ImplicitPRMError(f"{where}: ids in column {identifier} repeat; every problem needs its own")
     return problems
+
+
+def _rows(config: ProblemsConfig) -> tuple[str, Rows]:
+    """Where the problems are read from, and the rows there."""
+    known = SOURCES.get(config.name)
+    if known is None:
+        if config.path is not None:
+            raise ImplicitPRMError(
+                f"problems.path is a local copy of {', '.join(SOURCES)}; for another file, name it in problems.name"
+            )
+        return config.name, read_rows(config.name, config.split, config.revision)
+    if config.path is not None:
+        return config.path, read_rows(config.path, config.split, subset=known.subset)
+    revision = config.revision or known.revision
+    return known.hub_id, read_rows(known.hub_id, config.split, revision, known.subset, option="problems.path")
 
 
 def _answer(value: object, column: str) -> str | None:

@@ -39,7 +39,7 @@ def load_process_bench(source: str, dataset: str, revision: str | None = None) -
             raise ImplicitPRMError(
                 f"{error}. Splits that are local files can be named in their place: subsets=[FILE,...]"
             ) from error
-    columns: list[str] = rows.column_names  # type: ignore[attr-defined]
+    columns: list[str] = rows.column_names
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ImplicitPRMError(

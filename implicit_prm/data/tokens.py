@@ -8,6 +8,7 @@ character offsets, never by rendering prefixes again.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
@@ -31,12 +32,20 @@ class EncodedResponse:
 
 
 @dataclass(frozen=True)
+class ResponseIds:
+    """What training keeps of a response: two machine integers a token, as there may be 10^8 of them."""
+
+    ids: array[int]
+    step_of_token: array[int]
+
+
+@dataclass(frozen=True)
 class EncodedGroup:
     """A prompt's token ids with those of its responses. `name` is for messages."""
 
     name: str
-    prompt_ids: list[int]
-    responses: list[EncodedResponse]
+    prompt_ids: array[int]
+    responses: list[ResponseIds]
     labels: list[bool]
 
     @property
@@ -107,12 +116,10 @@ class Encoder:
             ImplicitPRMError: step rule `given` with steps that are not in the text.
         """
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = list(encoding["input_ids"]), [StepSpan(*pair) for pair in encoding["offset_mapping"]]
-        if finished:
-            ids.append(self.end_of_turn)
-            offsets.append(StepSpan(len(text), len(text)))
+        ids, offsets = self._ended(encoding["input_ids"], encoding["offset_mapping"], text, finished)
         spans = split_steps(text, self.text.steps, given)
-        return EncodedResponse(ids, steps_of_tokens([span.start for span in offsets], spans), offsets, spans)
+        steps = steps_of_tokens([start for start, _ in offsets], spans)
+        return EncodedResponse(ids, steps, [StepSpan(*pair) for pair in offsets], spans)
 
     def length(self, text: str, finished: bool = True) -> int:
         """Tokens of a response, its end-of-turn token included."""
@@ -120,17 +127,27 @@ class Encoder:
 
     def group(self, group: Group) -> EncodedGroup:
         """A graded group's token ids. Raises ImplicitPRMError naming the group if a response cannot be split."""
+        batch = self.tokenizer(group.completions, add_special_tokens=False, return_offsets_mapping=True)
+        encodings = zip(batch["input_ids"], batch["offset_mapping"], strict=True)
         responses = []
-        for place, (text, finished) in enumerate(zip(group.completions, group.finished, strict=True)):
+        for place, (text, (ids, offsets)) in enumerate(zip(group.completions, encodings, strict=True)):
             try:
                 given = group.steps[place] if group.steps is not None and self.text.steps == "given" else None
-                responses.append(self.response(text, finished, given))
-                if not responses[-1].ids:
+                ids, offsets = self._ended(ids, offsets, text, group.finished[place])
+                steps = steps_of_tokens([start for start, _ in offsets], split_steps(text, self.text.steps, given))
+                if not ids:
                     raise ImplicitPRMError("the response is empty and was cut off; remove it")
             except ImplicitPRMError as error:
                 raise ImplicitPRMError(f"{group.id}, response {place}: {error}") from None
+            responses.append(ResponseIds(array("i", ids), array("i", steps)))
         labels = [bool(label) for label in group.correctness]
-        return EncodedGroup(group.id, self.prompt_ids(group.prompt), responses, labels)
+        return EncodedGroup(group.id, array("i", self.prompt_ids(group.prompt)), responses, labels)
+
+    def _ended(
+        self, ids: list[int], offsets: list[tuple[int, int]], text: str, finished: bool
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and character offsets with the end of turn behind them, where the response ended by itself."""
+        return ([*ids, self.end_of_turn], [*offsets, (len(text), len(text))]) if finished else (ids, offsets)
 
     @property
     def template_hash(self) -> str:

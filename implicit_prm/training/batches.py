@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from implicit_prm.data.reference_cache import ReferenceCache, key_of
 from implicit_prm.data.tokens import EncodedGroup
+from implicit_prm.group_logprobs import Ids
 from implicit_prm.records import ImplicitPRMError
 
 
@@ -18,7 +19,7 @@ from implicit_prm.records import ImplicitPRMError
 class Rows:
     """Responses' token ids, and the [T] float32 reference log-probabilities of each in nats; None without one."""
 
-    ids: list[list[int]]
+    ids: list[Ids]
     reference: list[np.ndarray] | None
 
     def __len__(self) -> int:
@@ -29,10 +30,10 @@ class Rows:
 class TrainingGroup:
     """A prompt, its responses, their labels and steps; `others` answer another prompt, for KTO's estimate of the KL."""
 
-    prompt_ids: list[int]
+    prompt_ids: Ids
     rows: Rows
     labels: list[bool]
-    step_of_token: list[list[int]]
+    step_of_token: list[Ids]
     others: Rows = field(default_factory=lambda: Rows([], None))
 
 
@@ -77,21 +78,21 @@ class GroupDataset(Dataset):
             self._rows(group, self._others(place)),
         )
 
-    def requests(self) -> list[tuple[list[int], list[list[int]]]]:
+    def requests(self) -> list[tuple[Ids, list[Ids]]]:
         """Every prompt with all the responses that the reference must have been asked about."""
         return [
             (group.prompt_ids, [*(response.ids for response in group.responses), *self._others(place)])
             for place, group in enumerate(self.groups)
         ]
 
-    def _others(self, place: int) -> list[list[int]]:
+    def _others(self, place: int) -> list[Ids]:
         if not self.mismatched:
             return []
         group, other = self.groups[place], self.groups[(place + 1) % len(self.groups)].responses
         room = None if self.limit_tokens is None else self.limit_tokens - len(group.prompt_ids)
         return [other[number % len(other)].ids[:room] for number in range(len(group.responses))]
 
-    def _rows(self, group: EncodedGroup, ids: list[list[int]]) -> Rows:
+    def _rows(self, group: EncodedGroup, ids: list[Ids]) -> Rows:
         if self.cache is None:
             return Rows(ids, None)
         reference = []

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from implicit_prm.backbone import completion_logprobs, pad_rows, token_budget
 from implicit_prm.config import LossConfig
-from implicit_prm.group_logprobs import PlainRows, SharedPrompt, open_prompt, pieces
+from implicit_prm.group_logprobs import Ids, PlainRows, SharedPrompt, open_prompt, pieces
 from implicit_prm.model import NONE, Settings
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward import head
@@ -230,9 +230,7 @@ class ImplicitPRMTrainer(Trainer):
         inputs = LossInputs(rewards, told, torch.zeros_like(told, dtype=torch.long), kl)
         return LOSSES[self.loss.name](inputs, self.loss)
 
-    def _open(
-        self, model: nn.Module, prompt_ids: list[int], rows: Rows
-    ) -> tuple[SharedPrompt | PlainRows, list[list[int]]]:
+    def _open(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> tuple[SharedPrompt | PlainRows, list[list[int]]]:
         """The prompt, encoded, and its responses in pieces. Under FSDP all processes run as many as each other."""
         with self.compute_loss_context_manager():
             prompt = open_prompt(self.accelerator.unwrap_model(model), prompt_ids)
@@ -257,7 +255,7 @@ class ImplicitPRMTrainer(Trainer):
         return head.token_rewards(log_ratio, self.settings.beta), log_ratio
 
     @torch.no_grad()
-    def _token_rewards(self, model: nn.Module, prompt_ids: list[int], rows: Rows) -> list[Tensor]:
+    def _token_rewards(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> list[Tensor]:
         """Each response's [T] token rewards, on the CPU, in order."""
         prompt, cut = self._open(model, prompt_ids, rows)
         found: dict[int, Tensor] = {}

@@ -1,0 +1,118 @@
+"""From data options to the encoded groups of a training run, with an account of what was left out and why."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from rich.progress import track
+
+from implicit_prm.config import DataConfig, LossConfig
+from implicit_prm.data.files import write_json
+from implicit_prm.data.groups import balance, is_mixed, load_groups, take_responses
+from implicit_prm.data.report import Report
+from implicit_prm.data.tokens import EncodedGroup, Encoder
+from implicit_prm.records import Group, ImplicitPRMError
+
+
+@dataclass
+class GradedSet:
+    """The training or the dev set: where it is from, its groups, and what is said of them."""
+
+    source: str
+    split: str
+    groups: list[Group]
+    report: Report
+
+
+def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, GradedSet | None]:
+    """The training set, and the dev set where there is one.
+
+    Raises:
+        ImplicitPRMError: a source that cannot be read, wrong rows, or nothing left to train on.
+    """
+    report, dev = Report(), None
+    limit = None if data.max_prompts is None else data.max_prompts + data.hold_out_prompts
+    groups = load_groups(
+        data.train, data.train_split, data.revision, limit=limit, option="data.train", dropped=report.dropped
+    )
+    if data.dev:
+        dev_report = Report()
+        dev_groups = load_groups(
+            data.dev, data.dev_split, data.dev_revision, option="data.dev", dropped=dev_report.dropped
+        )
+        dev = GradedSet(data.dev, data.dev_split, dev_groups, dev_report)
+    elif data.hold_out_prompts:
+        if data.hold_out_prompts >= len(groups):
+            raise ImplicitPRMError(
+                f"data.hold_out_prompts={data.hold_out_prompts} leaves none of {len(groups)} prompts"
+            )
+        shuffled = random.Random(seed).sample(groups, len(groups))
+        groups, held_out = shuffled[data.hold_out_prompts :], shuffled[: data.hold_out_prompts]
+        dev = GradedSet(data.train, data.train_split, held_out, Report())
+    if dev is not None:
+        dev.report.describe(dev.groups)
+    if data.max_responses is not None:
+        groups = take_responses(groups, data.max_responses, seed)
+    report.describe(groups)
+    groups = balance(groups, getattr(loss, "balance", "none"), seed, report.dropped)
+    if loss.needs_pairs:
+        groups = [group for group in groups if is_mixed(group)]
+    if not groups:
+        raise ImplicitPRMError(
+            f"{data.train}: nothing to train on with loss={loss.name}: of {report.prompts} prompts, "
+            f"{report.all_correct} have only correct responses and {report.all_incorrect} only incorrect ones"
+        )
+    return GradedSet(data.train, data.train_split, groups, report), dev
+
+
+def encode(
+    graded: GradedSet, encoder: Encoder, limit: int | None, too_long: str, needs_pairs: bool = False
+) -> list[EncodedGroup]:
+    """Token ids of all groups; their lengths, and what is left out for its length, go into the report.
+
+    Args:
+        limit: the longest prompt and response together, in tokens.
+        too_long: with "error", a longer one stops the run; with "drop", it is left out.
+        needs_pairs: leave out prompts that have lost all of their responses of one kind.
+
+    Raises:
+        ImplicitPRMError: too long with `too_long="error"`, or nothing left.
+    """
+    report = graded.report
+    encoded = [encoder.group(group) for group in track(graded.groups, "encoding", transient=True)]
+    report.measure(encoded)
+    over = sum(size > limit for group in encoded for size in group.lengths) if limit is not None else 0
+    if limit is not None and over:
+        longest = max(encoded, key=lambda group: max(group.lengths))
+        if too_long == "error":
+            raise ImplicitPRMError(
+                f"{graded.source}: {over} of {report.responses} responses are longer than {limit} tokens with their "
+                f"prompt (the longest: {longest.name}, response {longest.lengths.index(max(longest.lengths))}, "
+                f"{max(longest.lengths)} tokens). Set data.too_long=drop to leave them out, or raise data.max_length"
+            )
+        report.dropped[f"responses over {limit} tokens with their prompt (data.too_long=drop)"] += over
+        encoded = [group for group in (_within(group, limit) for group in encoded) if group.responses]
+        if not encoded:
+            raise ImplicitPRMError(f"{graded.source}: no response fits in {limit} tokens; raise data.max_length")
+    if needs_pairs:
+        mixed = [group for group in encoded if len(set(group.labels)) > 1]
+        report.dropped["prompts whose responses of one kind were all too long"] += len(encoded) - len(mixed)
+        if not mixed:
+            raise ImplicitPRMError(f"{graded.source}: no correct-incorrect pair fits; raise data.max_length")
+        encoded = mixed
+    report.count_used(encoded)
+    return encoded
+
+
+def _within(group: EncodedGroup, limit: int) -> EncodedGroup:
+    kept = [place for place, size in enumerate(group.lengths) if size <= limit]
+    responses, labels = [group.responses[place] for place in kept], [group.labels[place] for place in kept]
+    return replace(group, responses=responses, labels=labels)
+
+
+def write_report(path: str | Path, sets: Mapping[str, GradedSet]) -> None:
+    """The reports as JSON, by the name of the set."""
+    write_json(path, {name: {"source": s.source, "split": s.split, **asdict(s.report)} for name, s in sets.items()})
