@@ -30,10 +30,11 @@ from implicit_prm.backbone import completion_logprobs, pad_rows
 from implicit_prm.config import LossConfig
 from implicit_prm.data.files import JsonLines, atomic_write
 from implicit_prm.data.tokens import EncodedGroup
-from implicit_prm.model import NONE, Settings, reference_model
+from implicit_prm.model import reference_model
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward import head
 from implicit_prm.reward.losses import LOSSES, LossInputs, kl_baselines, pairs, unit_count
+from implicit_prm.settings import NONE, Settings
 
 ABSENT = -100  # what transformers pads gathered arrays with
 

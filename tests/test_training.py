@@ -1,63 +1,17 @@
 """The trainer: same gradient however a batch is cut, first losses that can be worked out, logs, LoRA, bf16."""
 
-import json
 import math
 
 import pytest
 import torch
 from conftest import graded_rows, tiny_model, write_rows
-from transformers import AutoModelForCausalLM, TrainingArguments
+from runs import LOSSES, config, log, quiet, weights
+from transformers import TrainingArguments
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
-from implicit_prm.config import TrainConfig, from_mapping
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.fitting import training_arguments
 from implicit_prm.training import GroupCollator, GroupDataset, dev_metrics
-
-LOSSES = {
-    "dpo": {"name": "dpo"},
-    "dpo one to one": {"name": "dpo", "pairing": "one_to_one"},
-    "nca": {"name": "nca"},
-    "nca group": {"name": "nca", "form": "group"},
-    "kto": {"name": "kto"},
-    "kto paired": {"name": "kto", "form": "paired"},
-    "ce": {"name": "ce"},
-}
-
-
-def config(folder, model, rollouts, loss="ce", data=None, model_options=None, **trainer):
-    defaults = {
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "max_steps": 3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    return from_mapping(
-        TrainConfig,
-        {
-            "model": {"name": str(model), "beta": 0.5, **(model_options or {})},
-            "data": {"train": str(rollouts), "steps": "newline", **(data or {})},
-            "loss": LOSSES[loss],
-            "output_dir": str(folder),
-            "trainer": defaults | trainer,
-        },
-    )
-
-
-def quiet(*_):
-    pass
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def weights(folder):
-    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
 @pytest.mark.parametrize("loss", LOSSES)

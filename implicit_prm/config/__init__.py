@@ -6,7 +6,16 @@ combinations that cannot work. Both happen before any model is loaded.
 
 from implicit_prm.config.evaluation import Aggregate, EvalConfig
 from implicit_prm.config.mapping import convert, from_mapping
-from implicit_prm.config.models import Dtype, LoraConfig, ModelConfig, PolicyConfig, StepRule, TextConfig
+from implicit_prm.config.models import (
+    Dtype,
+    LoraConfig,
+    MergeConfig,
+    ModelConfig,
+    PolicyConfig,
+    Quantization,
+    StepRule,
+    TextConfig,
+)
 from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.config.training import CEConfig, DataConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig, TrainConfig
 
@@ -20,10 +29,12 @@ __all__ = [
     "KTOConfig",
     "LoraConfig",
     "LossConfig",
+    "MergeConfig",
     "ModelConfig",
     "NCAConfig",
     "PolicyConfig",
     "ProblemsConfig",
+    "Quantization",
     "RolloutConfig",
     "SamplingConfig",
     "StepRule",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from implicit_prm.config.mapping import at_least
-from implicit_prm.config.models import Dtype, StepRule
+from implicit_prm.config.models import Dtype, Quantization, StepRule
 from implicit_prm.config.rollouts import RolloutConfig
 from implicit_prm.records import ImplicitPRMError
 
@@ -25,6 +25,7 @@ class EvalConfig:
     beta: float | None = None
     revision: str | None = None
     dtype: Dtype = "float32"
+    quantization: Quantization | Literal["none"] | None = None
     trust_remote_code: bool = False
     steps: StepRule | None = None
     prompt_template: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,8 +94,12 @@ class TrainConfig:
     output_dir: str
     trainer: dict[str, Any] = field(default_factory=dict)
     overwrite: bool = False
+    push_to_hub: str | None = None
+    hub_private: bool = True
 
     def validate(self) -> None:
+        if self.push_to_hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.push_to_hub):
+            raise ImplicitPRMError(f"push_to_hub={self.push_to_hub}: name a repository on the hub, as ORG/NAME")
         if self.trainer.get("output_dir"):
             raise ImplicitPRMError("set output_dir at the top level, not trainer.output_dir")
         wants_eval = str(self.trainer.get("eval_strategy", "no")) != "no"

@@ -119,6 +119,7 @@ def prepare(config: EvalConfig, folder: Path, say: Callable[[str], None]) -> tup
             trust_remote_code=config.trust_remote_code,
             prompt_template=config.prompt_template,
             dtype=config.dtype,
+            quantization=config.quantization,
         )
         score = implicit_scorer(prm, config.batch_size, config.too_long)
         scorer = {
