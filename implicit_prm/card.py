@@ -58,14 +58,12 @@ def render(settings: Settings, run: Run, name: str, merged: bool = False) -> str
         "are right or wrong. Partial sums of the same log-ratio score every step "
         "([Yuan et al., 2024](https://arxiv.org/abs/2412.01981)). Made with `implicit-prm`.",
         "## Use",
-        "```bash\npip install implicit-prm\n```",
         f"```python\n{example(settings, name)}\n```",
         "## Training",
         _table(_facts(settings, merged)),
         *([f"```bash\n{run.command}\n```"] if run.command else []),
         "## Data",
-        "\n".join(f"* {part}: {line}" for part, lines in run.data.items() for line in lines)
-        + f"\n* fingerprint of the training responses: `{settings.data_fingerprint}`",
+        _data(settings, run),
         "## Metrics",
         _metrics(run),
         "## All options",
@@ -80,17 +78,19 @@ def render(settings: Settings, run: Run, name: str, merged: bool = False) -> str
 
 def example(settings: Settings, name: str) -> str:
     """A few lines of Python that open the model and score two responses."""
-    join = {"blank_line": r"\n\n", "newline": r"\n", "step_marker": r"\nStep: ", "given": r"\n"}[settings.text.steps]
-    first = "Step: " if settings.text.steps == "step_marker" else ""
-    texts = [join.join(steps) for steps in (["4 * 2 = 8", "3 + 8 = 11"], ["3 + 4 = 7", "7 * 2 = 14"])]
-    given = ', given_steps=[["4 * 2 = 8", "3 + 8 = 11"], ["3 + 4 = 7", "7 * 2 = 14"]]'
+    rule = settings.text.steps
+    steps = [["4 * 2 = 8", "3 + 8 = 11"], ["3 + 4 = 7", "7 * 2 = 14"]]
+    if rule == "step_marker":
+        steps = [[f"Step {number}: {step}" for number, step in enumerate(one, 1)] for one in steps]
+    texts = [("\n\n" if rule == "blank_line" else "\n").join(one) for one in steps]
+    given = f", given_steps={json.dumps(steps)}" if rule == "given" else ""
     return "\n".join(
         [
             "from implicit_prm import ImplicitPRM",
             "",
-            f'prm = ImplicitPRM.from_pretrained("{name}")',
-            f'responses = ["{first}{texts[0]}", "{first}{texts[1]}"]',
-            f'for score in prm.rerank("3 + 4 * 2", responses{given if settings.text.steps == "given" else ""}):',
+            f"prm = ImplicitPRM.from_pretrained({json.dumps(name)})",
+            f"responses = {json.dumps(texts)}",
+            f'for score in prm.rerank("3 + 4 * 2", responses{given}):',
             "    print(score.index, score.step_rewards)  # best first, by the lowest step",
         ]
     )
@@ -143,12 +143,24 @@ def _facts(settings: Settings, merged: bool) -> dict[str, str]:
     return facts
 
 
+def _data(settings: Settings, run: Run) -> str:
+    options = run.config.get("data", {})
+    held_out = f"{options.get('hold_out_prompts')} prompts held out of the same"
+    sources = {
+        "train": _named(options.get("train"), options.get("revision")),
+        "dev": _named(options["dev"], options.get("revision")) if options.get("dev") else held_out,
+    }
+    lines = [f"{part}: {line}" for part, found in run.data.items() for line in (sources[part], *found)]
+    lines.append(f"fingerprint of the training responses: `{settings.data_fingerprint}`")
+    return "\n".join(f"* {line}" for line in lines)
+
+
 def _metrics(run: Run) -> str:
     train = {key: value for key, value in run.metrics.items() if not key.startswith("eval_")}
     train |= {f"{key} (last log)": value for key, value in run.last_log.items()}
     dev = {key.removeprefix("eval_"): value for key, value in run.metrics.items() if key.startswith("eval_")}
     tables = [_table(train, "training")]
-    tables += [_table(dev, "dev, prompts not trained on")] if dev else ["No dev set was measured."]
+    tables += [_table(dev, "dev")] if dev else ["No dev set was measured."]
     return "\n\n".join(tables)
 
 
