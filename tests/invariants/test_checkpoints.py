@@ -13,7 +13,7 @@ from conftest import graded_rows, write_rows
 from runs import RESUMABLE, config, log, quiet
 from safetensors.torch import load_file
 
-from implicit_prm import ImplicitPRMError, fit
+from implicit_prm import ImplicitPRMError, ImplicitPRMTrainer, fit
 
 # The adapter's dropout draws from the generators whose states a checkpoint keeps.
 KINDS = {"full": {}, "lora": {"lora": {"r": 4, "dropout": 0.5}}}
@@ -107,3 +107,12 @@ def test_after_a_death_rotation_counts_whole_checkpoints_only(tmp_path, tiny_fol
     fit(config(run, tiny_folder, rows, **resumed), quiet)
     (kept,) = run.glob("checkpoint-*")
     assert (kept / "trainer_state.json").exists()
+
+
+def test_dying_in_the_last_save_leaves_nothing_that_looks_finished(tmp_path, tiny_folder, rows, whole, monkeypatch):
+    """Weights are overwritten in place; beside half of them the settings of the model before would be a lie."""
+    run = shutil.copytree(whole / "full", tmp_path / "run")
+    monkeypatch.setattr(ImplicitPRMTrainer, "save_model", lambda self: sys.exit(1))
+    with pytest.raises(SystemExit):
+        fit(config(run, tiny_folder, rows, **RESUMABLE, resume_from_checkpoint="true"), quiet)
+    assert not (run / "implicit_prm.json").exists()
