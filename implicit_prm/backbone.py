@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
 
+from implicit_prm import adapters
 from implicit_prm.config import PolicyConfig
+from implicit_prm.data.tokens import Encoder
+from implicit_prm.loading import clear_load_errors
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward.logprobs import LogitTransform, token_logprobs
 from implicit_prm.sandbox import POLICY_PATH
-
-ADAPTER_FILE = "adapter_config.json"
 
 
 def locate(name: str) -> str:
@@ -27,11 +37,25 @@ def locate(name: str) -> str:
 
 
 def open_tokenizer(config: PolicyConfig, token: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; raises ImplicitPRMError where there is none."""
-    with _clear_load_errors(config.name):
-        return AutoTokenizer.from_pretrained(
-            locate(config.name), revision=config.revision, token=token, trust_remote_code=config.trust_remote_code
-        )
+    """The tokenizer of a model, of its base where an adapter has none; raises ImplicitPRMError if it cannot be read."""
+    name = locate(config.name)
+    options = {"revision": config.revision, "token": token}
+    adapter = adapters.find(name, config.revision, token)
+    if adapter is not None:
+        with clear_load_errors(name):
+            own = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **options)
+        if own is None:
+            return open_tokenizer(replace(config, name=adapter.base, revision=adapter.base_revision), token)
+    with clear_load_errors(name, "tokenizer of" if Path(name).is_dir() else "model"):
+        try:
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code, **options)
+        except ValueError as error:
+            if not Path(name).is_dir() or Path(name, "tokenizer.json").exists():
+                raise
+            raise ImplicitPRMError(
+                f"{config.name} has no tokenizer that can be read: tokenizer.json is missing. Copy it and "
+                "tokenizer_config.json from where the model came from"
+            ) from error
 
 
 def check_same_tokens(
@@ -49,39 +73,97 @@ def check_same_tokens(
         )
 
 
-def open_model(config: PolicyConfig, token: str | None = None) -> PreTrainedModel:
-    """A causal LM by hub id or local path, in evaluation mode.
+def check_embeds(model: Any, encoder: Encoder) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for; raises ImplicitPRMError naming one.
+
+    Added tokens that no prompt uses may lie outside: Gemma's text models have one for images that they never see.
+    """
+    known = model.config.get_text_config().vocab_size
+    optional = set(encoder.tokenizer.added_tokens_decoder) - {encoder.end_of_turn, *encoder.prompt_ids("probe")}
+    vocabulary = encoder.tokenizer.get_vocab()
+    outside = {token: number for token, number in vocabulary.items() if number >= known and number not in optional}
+    if outside:
+        first = min(outside, key=lambda token: outside[token])
+        raise ImplicitPRMError(
+            f"the tokenizer does not match the model {model.name_or_path}: it has {len(vocabulary)} tokens, the model "
+            f"embeds {known}, so {first!r} (token {outside[first]}) has no embedding; use the tokenizer that the model "
+            "was trained with"
+        )
+
+
+def open_model(config: PolicyConfig, token: str | None = None, quantization: str | None = None) -> PreTrainedModel:
+    """A causal LM by hub id or local path, in evaluation mode; a LoRA adapter is merged into its base in memory.
+
+    Args:
+        quantization: `4bit` or `8bit` for linear layers rounded by bitsandbytes, for QLoRA; `config.dtype` is then what
+            they compute in.
 
     Raises:
-        ImplicitPRMError: it cannot be found or read, is an encoder-decoder, or is a LoRA adapter.
+        ImplicitPRMError: it cannot be found or read, lacks weights, or is an encoder-decoder.
     """
     name = locate(config.name)
-    if Path(name, ADAPTER_FILE).exists():
-        raise ImplicitPRMError(
-            f"{config.name} is a LoRA adapter. As a starting point its reference would be ambiguous: merge it into its "
-            "base model first (peft's merge_and_unload) and name the merged folder"
-        )
-    options = {"revision": config.revision, "token": token, "trust_remote_code": config.trust_remote_code}
-    with _clear_load_errors(config.name):
+    options: dict[str, Any] = {"revision": config.revision, "token": token}
+    options["trust_remote_code"] = config.trust_remote_code
+    adapter = adapters.find(name, config.revision, token)
+    if adapter is not None:
+        if quantization is not None:
+            raise ImplicitPRMError(f"{config.name} is an adapter, which cannot be merged and rounded to {quantization}")
+        return adapters.merge(adapters.put_on(open_base(config, adapter, token), adapter, token))
+    if quantization is not None:
+        options["quantization_config"] = _bitsandbytes(quantization, config.dtype)
+    with clear_load_errors(name):
         if AutoConfig.from_pretrained(name, **options).is_encoder_decoder:
             raise ImplicitPRMError(
                 f"{config.name} is an encoder-decoder; an implicit PRM needs a causal language model"
             )
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=config.dtype, attn_implementation=config.attn_implementation, **options
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=config.dtype,
+            attn_implementation=config.attn_implementation,
+            output_loading_info=True,
+            **options,
+        )
+    model, report = opened
+    if report["missing_keys"]:
+        raise ImplicitPRMError(
+            f"cannot open the model {config.name!r}: its files have no weights for {min(report['missing_keys'])} "
+            f"({len(report['missing_keys'])} are missing), which would be random; is it another kind of model?"
         )
     return model.eval()
 
 
-@contextlib.contextmanager
-def _clear_load_errors(name: str) -> Iterator[None]:
+def open_base(
+    config: PolicyConfig, adapter: adapters.Adapter, token: str | None = None, quantization: str | None = None
+) -> PreTrainedModel:
+    """The model below an adapter, opened as `config` says.
+
+    Raises:
+        ImplicitPRMError: it is not there; the message names the adapter and where its base is written.
+    """
     try:
-        yield
-    except (OSError, ValueError, ImportError) as error:
-        if isinstance(error, ImplicitPRMError):
-            raise
-        first = str(error).strip().split("\n")[0]
-        raise ImplicitPRMError(f"cannot open the model {name!r}: {first}") from error
+        return open_model(replace(config, name=adapter.base, revision=adapter.base_revision), token, quantization)
+    except ImplicitPRMError as error:
+        raise ImplicitPRMError(
+            f"the base model of the adapter {adapter.name}: {error}. The base is named in its adapter_config.json "
+            "(base_model_name_or_path) and, where ipr-train wrote it, in implicit_prm.json (base)"
+        ) from error
+
+
+def _bitsandbytes(quantization: str, dtype: str) -> BitsAndBytesConfig:
+    """QLoRA's setting (arXiv 2305.14314): 4-bit NormalFloat with doubly quantised scales; or LLM.int8()."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImplicitPRMError(
+            f"model.quantization={quantization} needs bitsandbytes: pip install 'implicit-prm[qlora]', or leave it out"
+        )
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = "bfloat16" if dtype == "auto" else dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
 
 
 def weights_of(config: PolicyConfig) -> dict[str, Any]:
@@ -91,7 +173,7 @@ def weights_of(config: PolicyConfig) -> dict[str, Any]:
         ImplicitPRMError: there is no such model.
     """
     name = locate(config.name)
-    with _clear_load_errors(config.name):
+    with clear_load_errors(config.name):
         loaded = AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=config.trust_remote_code)
     files = [path for path in Path(name).glob("*") if path.suffix in (".safetensors", ".bin")]
     return {

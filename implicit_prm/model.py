@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from implicit_prm import backbone
-from implicit_prm.config import Dtype, PolicyConfig, TextConfig, from_mapping
-from implicit_prm.data.files import write_json
+from implicit_prm import adapters, backbone
+from implicit_prm.config import Dtype, PolicyConfig, Quantization, TextConfig, from_mapping
 from implicit_prm.data.reference_cache import ReferenceCache
 from implicit_prm.data.tokens import EncodedResponse, Encoder, context_length
 from implicit_prm.group_logprobs import response_logprobs, rounding_noise
+from implicit_prm.loading import clear_load_errors
 from implicit_prm.records import ImplicitPRMError, Prompt, StepScores
 from implicit_prm.reference import open_cache, reference_logprobs
 from implicit_prm.reward import head
-
-SETTINGS_FILE = "implicit_prm.json"
-ADAPTER_OFF = "adapter_off"  # the reference is the policy with its LoRA adapter switched off
-NONE = "none"  # no reference: the score is beta x log pi_theta
-
-
-@dataclass
-class Settings:
-    """What makes a checkpoint's scores reproducible; saved beside the weights as implicit_prm.json."""
-
-    beta: float
-    reference: str
-    reference_revision: str | None = None
-    base: str | None = None  # what a LoRA adapter sits on
-    base_revision: str | None = None
-    text: TextConfig = field(default_factory=TextConfig)
-    template_hash: str | None = None
-    loss: dict[str, Any] = field(default_factory=dict)
-    data_fingerprint: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> Settings:
-        path = folder / SETTINGS_FILE
-        try:
-            return from_mapping(cls, json.loads(path.read_text(encoding="utf-8")), f"{path}: ")
-        except json.JSONDecodeError as error:
-            raise ImplicitPRMError(f"{path}: not JSON ({error}); the checkpoint is damaged") from None
-
-    def write(self, folder: str | Path) -> None:
-        write_json(Path(folder) / SETTINGS_FILE, asdict(self))
+from implicit_prm.settings import ADAPTER_OFF, NONE, SETTINGS_FILE, Settings
 
 
 class ImplicitPRM:
@@ -83,6 +52,9 @@ class ImplicitPRM:
     ) -> None:
         self.policy, self.tokenizer, self.reference, self.settings = policy, tokenizer, reference, settings
         self.encoder = Encoder(tokenizer, settings.text)
+        for model in (policy, reference):
+            if model is not None:
+                backbone.check_embeds(model, self.encoder)
         self.limit_tokens = context_length(policy.config, settings.text.max_length)
         self.reference_cache: ReferenceCache | None = None
         self._noise_known = False
@@ -110,6 +82,7 @@ class ImplicitPRM:
         prompt_template: str | None = None,
         revision: str | None = None,
         dtype: Dtype = "float32",
+        quantization: Quantization | Literal["none"] | None = None,
         device: str | torch.device | None = None,
         token: str | None = None,
         trust_remote_code: bool = False,
@@ -126,6 +99,7 @@ class ImplicitPRM:
                 checkpoint's.
             dtype: of policy and reference alike. float32 by default: bfloat16 noise, 0.04-0.06 nats a token, is as
                 large as a weakly trained policy's signal.
+            quantization: of the base that a LoRA adapter sits on, `none` for no rounding; by default as in training.
             device: by default CUDA where there is one.
             trust_remote_code: run Python code that comes with the models.
 
@@ -134,9 +108,10 @@ class ImplicitPRM:
                 cannot be opened.
         """
         name = str(path_or_id)
-        found = _settings_file(name, revision, token)
+        found = settings_file(name, revision, token)
         if found is not None:
             settings = Settings.read(found.parent)
+            _fetch_parts(settings, name, found.parent, revision, token)
         elif reference is None or beta is None:
             raise ImplicitPRMError(
                 f"{name} has no {SETTINGS_FILE}, so its reference and beta are unknown; give both, for example "
@@ -150,14 +125,18 @@ class ImplicitPRM:
         given = {"steps": steps, "prompt_template": prompt_template}
         changed = {name: value for name, value in given.items() if value is not None}
         settings.text = from_mapping(TextConfig, {**asdict(settings.text), **changed})
+        if quantization is not None:
+            settings.quantization = None if quantization == "none" else quantization
         opened = PolicyConfig(name, revision, dtype, trust_remote_code=trust_remote_code)
-        policy = _open_policy(opened, settings, token)
+        policy = open_policy(opened, settings, token)
         tokenizer = backbone.open_tokenizer(opened, token)
         second = None
         if settings.reference not in (NONE, ADAPTER_OFF):
             backbone.check_same_tokens(tokenizer, settings.reference, settings.reference_revision, token)
             second = backbone.open_model(
-                replace(opened, name=settings.reference, revision=settings.reference_revision), token
+                replace(opened, name=settings.reference, revision=settings.reference_revision),
+                token,
+                settings.quantization,
             )
         elif settings.reference == ADAPTER_OFF and not hasattr(policy, "disable_adapter"):
             raise ImplicitPRMError(
@@ -172,10 +151,11 @@ class ImplicitPRM:
         self.settings.write(folder)
 
     def to(self, device: str | torch.device) -> ImplicitPRM:
-        """Move policy and reference to a device."""
-        self.policy.to(device)  # type: ignore[arg-type]
-        if self.reference is not None:
-            self.reference.to(device)  # type: ignore[arg-type]
+        """Move policy and reference to a device. Models that bitsandbytes rounded stay where they were opened."""
+        if self.settings.quantization is None:
+            self.policy.to(device)  # type: ignore[arg-type]
+            if self.reference is not None:
+                self.reference.to(device)  # type: ignore[arg-type]
         return self
 
     def score(
@@ -302,7 +282,7 @@ def reference_model(policy: Any, reference: PreTrainedModel | None) -> Iterator[
         yield policy
 
 
-def _settings_file(name: str, revision: str | None, token: str | None) -> Path | None:
+def settings_file(name: str, revision: str | None, token: str | None) -> Path | None:
     """implicit_prm.json of a folder or a hub repository, None where there is none.
 
     Raises ImplicitPRMError for what looks like a path and is not there.
@@ -318,13 +298,39 @@ def _settings_file(name: str, revision: str | None, token: str | None) -> Path |
         return None
 
 
-def _open_policy(config: PolicyConfig, settings: Settings, token: str | None) -> Any:
-    """A full model, or a LoRA adapter on its base, which the settings name (adapter_config.json where they do not)."""
-    where = backbone.locate(config.name)
-    if settings.base is None and not (Path(where) / backbone.ADAPTER_FILE).exists():
-        return backbone.open_model(config, token)
-    from peft import PeftConfig, PeftModel
+def _fetch_parts(settings: Settings, name: str, folder: Path, revision: str | None, token: str | None) -> None:
+    """Models that lie inside a checkpoint on the hub, which was opened by its implicit_prm.json alone."""
+    for part in (settings.base, settings.reference):
+        if part is not None and Path(part).is_relative_to(folder.absolute()) and not Path(part).is_dir():
+            pattern = f"{Path(part).relative_to(folder.absolute())}/*"
+            with clear_load_errors(name):
+                snapshot_download(name, revision=revision, token=token, allow_patterns=pattern)
 
-    base = settings.base or PeftConfig.from_pretrained(where).base_model_name_or_path
-    below = backbone.open_model(replace(config, name=base, revision=settings.base_revision), token)
-    return PeftModel.from_pretrained(below, where, revision=config.revision, token=token).eval()
+
+def open_policy(config: PolicyConfig, settings: Settings, token: str | None = None) -> Any:
+    """A full model, or a LoRA adapter on its base, which the settings name (adapter_config.json where they do not).
+
+    An adapter on the output head cannot be switched off where log-probabilities are read: it is merged, and `settings`
+    changed to name the base as a second model.
+
+    Raises:
+        ImplicitPRMError: it cannot be opened, or is rounded (`settings.quantization`) without being an adapter.
+    """
+    adapter = adapters.find(backbone.locate(config.name), config.revision, token)
+    if adapter is None:
+        if settings.quantization is not None:
+            raise ImplicitPRMError(
+                f"quantization={settings.quantization}: {config.name} is no adapter. Rounding a whole policy would be "
+                "read as reward, since its reference rounds otherwise"
+            )
+        return backbone.open_model(config, token)
+    if settings.base is not None:
+        adapter = replace(adapter, base=settings.base, base_revision=settings.base_revision)
+    base = backbone.open_base(config, adapter, token, settings.quantization)
+    policy = adapters.put_on(base, adapter, token)
+    if settings.quantization is None and not adapters.has_plain_head(policy.get_base_model()):
+        policy = adapters.merge(policy)
+        if settings.reference == ADAPTER_OFF:
+            settings.reference, settings.reference_revision = adapter.base, adapter.base_revision
+        settings.base = settings.base_revision = None
+    return policy

@@ -117,10 +117,6 @@ def test_what_cannot_be_opened_is_named(tmp_path, tokenizer, tiny_folder):
     T5Config().save_pretrained(tmp_path / "t5")
     with pytest.raises(ImplicitPRMError, match="encoder-decoder"):
         backbone.open_model(PolicyConfig(str(tmp_path / "t5")))
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ImplicitPRMError, match="merge it"):
-        backbone.open_model(PolicyConfig(str(tmp_path / "adapter")))
 
 
 def test_dropout_is_switched_off(tokenizer):

@@ -1,63 +1,17 @@
 """The trainer: same gradient however a batch is cut, first losses that can be worked out, logs, LoRA, bf16."""
 
-import json
 import math
 
 import pytest
 import torch
 from conftest import graded_rows, tiny_model, write_rows
-from transformers import AutoModelForCausalLM, TrainingArguments
+from runs import LOSSES, config, log, quiet, weights
+from transformers import TrainingArguments
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
-from implicit_prm.config import TrainConfig, from_mapping
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.fitting import training_arguments
 from implicit_prm.training import GroupDataset, dev_metrics
-
-LOSSES = {
-    "dpo": {"name": "dpo"},
-    "dpo one to one": {"name": "dpo", "pairing": "one_to_one"},
-    "nca": {"name": "nca"},
-    "nca group": {"name": "nca", "form": "group"},
-    "kto": {"name": "kto"},
-    "kto paired": {"name": "kto", "form": "paired"},
-    "ce": {"name": "ce"},
-}
-
-
-def config(folder, model, rollouts, loss="ce", data=None, model_options=None, **trainer):
-    defaults = {
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "max_steps": 3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    return from_mapping(
-        TrainConfig,
-        {
-            "model": {"name": str(model), "beta": 0.5, **(model_options or {})},
-            "data": {"train": str(rollouts), "steps": "newline", **(data or {})},
-            "loss": LOSSES[loss],
-            "output_dir": str(folder),
-            "trainer": defaults | trainer,
-        },
-    )
-
-
-def quiet(*_):
-    pass
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def weights(folder):
-    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -110,18 +64,6 @@ def test_prompts_without_a_pair_are_reported_before_training(tmp_path, tiny_fold
     said = []
     fit(config(tmp_path / "run", tiny_folder, rollouts_file, "dpo"), said.append)
     assert "train: 1 prompts have no correct-incorrect pair: unused by this loss" in said
-
-
-def test_resumed_equals_uninterrupted(tmp_path, tiny_folder, rollouts_file):
-    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
-    fit(config(tmp_path / "whole", tiny_folder, rollouts_file, **options), quiet)
-    stopped = {**options, "resume_from_checkpoint": str(tmp_path / "whole" / "checkpoint-2")}
-    fit(config(tmp_path / "resumed", tiny_folder, rollouts_file, **stopped), quiet)
-    whole = [row["loss"] for row in log(tmp_path / "whole") if "loss" in row]
-    resumed = [row["loss"] for row in log(tmp_path / "resumed") if "loss" in row]
-    assert resumed == pytest.approx(whole[2:], abs=1e-6)
-    for name, weight in weights(tmp_path / "whole").items():
-        torch.testing.assert_close(weights(tmp_path / "resumed")[name], weight, atol=1e-6, rtol=0)
 
 
 def test_resume_true_goes_on_in_place_and_the_log_has_every_step_once(tmp_path, tiny_folder, rollouts_file):

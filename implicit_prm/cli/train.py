@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
@@ -12,7 +15,7 @@ from implicit_prm.config import TrainConfig
 def _train(config: TrainConfig) -> None:
     from implicit_prm.fitting import fit  # behind the check of the options, which then fail at once
 
-    fit(config)
+    fit(config, command=shlex.join(["ipr-train", *sys.argv[1:]]))
     print(f"checkpoint: {config.output_dir}")
 
 

@@ -7,7 +7,16 @@ combinations that cannot work. Both happen before any model is loaded.
 from implicit_prm.config.cache import CacheConfig
 from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, ProcessBenchConfig, ScorerConfig
 from implicit_prm.config.mapping import convert, from_mapping
-from implicit_prm.config.models import Dtype, LoraConfig, ModelConfig, PolicyConfig, StepRule, TextConfig
+from implicit_prm.config.models import (
+    Dtype,
+    LoraConfig,
+    MergeConfig,
+    ModelConfig,
+    PolicyConfig,
+    Quantization,
+    StepRule,
+    TextConfig,
+)
 from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
 from implicit_prm.config.training import CEConfig, DataConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig, TrainConfig
 
@@ -23,11 +32,13 @@ __all__ = [
     "KTOConfig",
     "LoraConfig",
     "LossConfig",
+    "MergeConfig",
     "ModelConfig",
     "NCAConfig",
     "PolicyConfig",
     "ProblemsConfig",
     "ProcessBenchConfig",
+    "Quantization",
     "RolloutConfig",
     "SamplingConfig",
     "ScorerConfig",

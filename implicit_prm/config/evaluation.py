@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from implicit_prm.config.mapping import at_least
-from implicit_prm.config.models import Dtype, StepRule
+from implicit_prm.config.models import Dtype, Quantization, StepRule
 from implicit_prm.config.rollouts import RolloutConfig
 from implicit_prm.records import ImplicitPRMError
 
@@ -28,6 +28,7 @@ class ScorerConfig:
     beta: float | None = None
     revision: str | None = None
     dtype: Dtype = "float32"
+    quantization: Quantization | Literal["none"] | None = None
     trust_remote_code: bool = False
     prompt_template: str | None = None
     over: Literal["step", "prefix"] = "step"

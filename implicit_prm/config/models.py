@@ -10,6 +10,7 @@ from implicit_prm.records import ImplicitPRMError
 
 StepRule = Literal["blank_line", "newline", "step_marker", "given"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["4bit", "8bit"]
 
 
 @dataclass
@@ -42,15 +43,32 @@ class ModelConfig(PolicyConfig):
     reference: str = "initial"
     reference_revision: str | None = None
     lora: LoraConfig | None = None
+    quantization: Quantization | None = None
 
     def validate(self) -> None:
         if not self.beta > 0:
             raise ImplicitPRMError(f"model.beta is {self.beta}; the reward is beta x log-ratio and needs beta above 0")
-        if self.reference_revision and self.reference in ("initial", "none"):
+        if self.quantization and self.lora is None:
+            raise ImplicitPRMError(
+                f"model.quantization={self.quantization} rounds weights, which then cannot be trained; add an adapter "
+                "with model.lora={r:16,alpha:32}, or leave model.quantization out"
+            )
+        if self.reference_revision and self.reference in ("initial", "start", "none"):
             raise ImplicitPRMError(
                 f"model.reference_revision={self.reference_revision} is set but model.reference={self.reference} opens "
                 "no second model; name one in model.reference, or drop the revision"
             )
+
+
+@dataclass
+class MergeConfig:
+    """A LoRA checkpoint to merge into its base, and the folder for the model that comes of it."""
+
+    checkpoint: str
+    output_dir: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    trust_remote_code: bool = False
 
 
 @dataclass

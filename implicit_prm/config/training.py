@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,9 +107,13 @@ class TrainConfig:
     overwrite: bool = False
     max_tokens_per_batch: int | None = None
     reference_cache: str = "default"
+    push_to_hub: str | None = None
+    hub_private: bool = True
 
     def validate(self) -> None:
         at_least(self, 1, "max_tokens_per_batch")
+        if self.push_to_hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.push_to_hub):
+            raise ImplicitPRMError(f"push_to_hub={self.push_to_hub}: name a repository on the hub, as ORG/NAME")
         if self.trainer.get("output_dir"):
             raise ImplicitPRMError("set output_dir at the top level, not trainer.output_dir")
         wants_eval = str(self.trainer.get("eval_strategy", "no")) != "no"

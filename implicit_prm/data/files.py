@@ -1,4 +1,4 @@
-"""Files that are never half written: whole files by rename, lines by one append that can be taken back."""
+"""Files that are never half written: files and folders by rename, lines by one append that can be taken back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,6 +37,28 @@ def write_json(path: str | Path, value: Any) -> None:
     """`value` as indented JSON, atomically."""
     with atomic_write(path) as stream:
         stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]:
+    """Fill the folder `path` whole or not at all: a temporary folder beside it, then renamed.
+
+    Raises:
+        ImplicitPRMError: the folder is there already and is not to be replaced, or the disk refuses.
+    """
+    path = Path(path)
+    with clear_os_errors(path):
+        if path.exists() and not replace_old:
+            raise ImplicitPRMError(f"{path} is there already; give another folder, or delete it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield unfinished
+            unfinished.chmod(0o755)
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.replace(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 class JsonLines:

@@ -57,12 +57,14 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
         trust_remote_code=config.trust_remote_code,
         prompt_template=config.prompt_template,
         dtype=config.dtype,
+        quantization=config.quantization,
     )
     identity = {
         "settings": asdict(prm.settings),
         "weights": weights_identity(config.checkpoint),
         "checkpoint": config.checkpoint,
         "dtype": config.dtype,
+        "quantization": config.quantization,
     }
     if config.reference_cache is not None:
         prm.open_reference_cache(None if config.reference_cache == "default" else config.reference_cache)

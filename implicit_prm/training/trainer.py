@@ -23,10 +23,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from implicit_prm.backbone import completion_logprobs, pad_rows, token_budget
 from implicit_prm.config import LossConfig
 from implicit_prm.group_logprobs import Ids, PlainRows, SharedPrompt, open_prompt, pieces
-from implicit_prm.model import NONE, Settings
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward import head
 from implicit_prm.reward.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
+from implicit_prm.settings import NONE, Settings
 from implicit_prm.training.batches import GroupSampler, Rows, TrainingGroup, collate
 from implicit_prm.training.metrics import ABSENT, dev_metrics
 

@@ -1,0 +1,24 @@
+"""`ipr-merge checkpoint=... output_dir=...`: merge a LoRA checkpoint into its base."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from implicit_prm.cli.command import configs, run
+from implicit_prm.config import MergeConfig
+
+
+def _merge(config: MergeConfig) -> None:
+    from implicit_prm.merging import merge
+
+    print(f"merged: {merge(config)}")
+
+
+@hydra.main(version_base="1.3", config_path=configs(), config_name="merge")
+def main(tree: DictConfig) -> None:
+    run("ipr-merge", MergeConfig, tree, _merge)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What training starts from: the policy, its adapter, its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from implicit_prm import adapters, backbone
+from implicit_prm.config import ModelConfig
+from implicit_prm.data.files import atomic_folder
+from implicit_prm.records import ImplicitPRMError
+from implicit_prm.settings import NONE
+
+START_FOLDER = "start"  # in the output folder: the starting weights, where they are a base with an adapter merged in
+
+
+def resolve(
+    model: ModelConfig, output_dir: str, arguments: TrainingArguments, resumed: bool, say: Callable[[str], None]
+) -> ModelConfig:
+    """`model` with a plain model as its start and a reference that is `initial`, `none` or named.
+
+    Where the start is an adapter, it is merged into its base and saved in `output_dir/start`: the checkpoint then
+    stands on a folder of its own, which plain transformers and PEFT open as well. A resumed run finds it there.
+
+    Raises:
+        ImplicitPRMError: the start is an adapter and `model.reference` leaves open what its reference is.
+    """
+    adapter = adapters.find(backbone.locate(model.name), model.revision)
+    reference = "initial" if model.reference == "start" else model.reference
+    if adapter is None:
+        return replace(model, reference=reference)
+    if model.reference == "initial":
+        raise ImplicitPRMError(
+            f"model.name={model.name} is a LoRA adapter on {adapter.base}, so its initial reference could be either. "
+            "Choose: model.reference=start (the base with the adapter, where this training starts), "
+            f"model.reference={adapter.base} (the base alone), another model, or none"
+        )
+    folder = Path(output_dir).resolve() / START_FOLDER
+    with arguments.main_process_first(desc="merging the adapter that training starts from"):
+        if arguments.local_process_index == 0 and not (resumed and folder.is_dir()):
+            say(f"model.name: merging the adapter {model.name} into {adapter.base}, kept in {folder}")
+            merged, tokenizer = backbone.open_model(model), backbone.open_tokenizer(model)
+            with atomic_folder(folder, replace_old=True) as unfinished:
+                merged.save_pretrained(unfinished)
+                tokenizer.save_pretrained(unfinished)
+    return replace(model, name=str(folder), revision=None, reference=reference)
+
+
+def open_policy(model: ModelConfig, arguments: TrainingArguments) -> Any:
+    """The model to train, without dropout: all of its weights, or a new LoRA adapter on it (perhaps quantised).
+
+    Raises:
+        ImplicitPRMError: it cannot be opened, or `model.lora` does not fit it.
+    """
+    policy = backbone.open_model(model, quantization=model.quantization)
+    backbone.disable_dropout(policy)
+    if model.lora is None:
+        return policy
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    lora = model.lora
+    if model.quantization is not None:
+        policy = prepare_model_for_kbit_training(
+            policy, arguments.gradient_checkpointing, arguments.gradient_checkpointing_kwargs
+        )
+    peft_config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    # What adapter_config.json will call the base: a path that holds from anywhere.
+    policy.name_or_path = absolute(backbone.locate(model.name))
+    try:
+        return get_peft_model(policy, peft_config, revision=model.revision)
+    except ValueError as error:
+        raise ImplicitPRMError(f"model.lora: {error}") from error
+
+
+def open_reference(model: ModelConfig, tokenizer: Any) -> Any:
+    """The named reference; None where there is none, or where the starting weights are the reference.
+
+    Raises:
+        ImplicitPRMError: it cannot be opened, or reads other tokens than the policy.
+    """
+    if model.reference in (NONE, "initial"):
+        return None
+    backbone.check_same_tokens(tokenizer, model.reference, model.reference_revision)
+    named = replace(model, name=model.reference, revision=model.reference_revision)
+    reference = backbone.open_model(named, quantization=model.quantization)
+    backbone.disable_dropout(reference)
+    return reference
+
+
+def absolute(name: str) -> str:
+    """A local folder by its full path, so that the checkpoint opens from anywhere; a hub id as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name

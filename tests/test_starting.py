@@ -1,0 +1,117 @@
+"""Training that starts from a LoRA adapter: the reference is named, the checkpoint stands by itself."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from conftest import tiny_model
+from peft import PeftModel
+from runs import adapter, config, log, loglikelihood, quiet, scores, weights
+from transformers import AutoModelForCausalLM
+
+from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
+from implicit_prm.backbone import open_model
+from implicit_prm.config import PolicyConfig
+
+LORA = {"lora": {"r": 2, "alpha": 4}}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, tiny_folder):
+    return adapter(tmp_path_factory.mktemp("start") / "adapter", tiny_folder)
+
+
+def test_an_adapter_as_the_start_asks_for_a_named_reference(tmp_path, start, tiny_folder, rollouts_file):
+    with pytest.raises(ImplicitPRMError) as refused:
+        fit(config(tmp_path / "run", start, rollouts_file), quiet)
+    for choice in ("model.reference=start", f"model.reference={tiny_folder}", "another model, or none"):
+        assert choice in str(refused.value)
+    assert not (tmp_path / "run" / "start").exists()
+
+
+@pytest.mark.parametrize("model", [LORA, {}], ids=["lora", "full"])
+def test_reference_start_is_the_adapter_merged_and_the_checkpoint_stands_by_itself(
+    model, tmp_path, start, tiny_folder, rollouts_file
+):
+    own = shutil.copytree(start, tmp_path / "adapter")
+    options = {"learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2}
+    fit(config(tmp_path / "run", own, rollouts_file, model_options={**model, "reference": "start"}, **options), quiet)
+    first = log(tmp_path / "run")[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)  # policy and reference start equal
+    before = [scores(tmp_path / "run" / name) for name in (".", "checkpoint-2")]
+    assert max(map(abs, before[0][0])) > 1e-3
+    assert before[0][1] == pytest.approx(loglikelihood(tmp_path / "run" / "start"), abs=1e-4)
+    base_and_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), start)
+    for name, weight in base_and_adapter.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(weights(tmp_path / "run" / "start")[name], weight, atol=1e-6, rtol=1e-5)
+    shutil.rmtree(own)  # the run needs it no more, and its folder can go anywhere
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    for name, (rewards, references) in zip((".", "checkpoint-2"), before, strict=True):
+        again = scores(tmp_path / "moved" / name)
+        assert again[0] == pytest.approx(rewards, abs=1e-6)
+        assert again[1] == pytest.approx(references, abs=1e-6)
+
+
+def test_the_base_alone_can_be_the_reference(tmp_path, start, tiny_folder, rollouts_file):
+    run = config(tmp_path / "run", start, rollouts_file, model_options={**LORA, "reference": str(tiny_folder)})
+    fit(run, quiet)
+    assert log(tmp_path / "run")[0]["loss"] != pytest.approx(math.log(2), abs=1e-3)
+    assert scores(tmp_path / "run")[1] == pytest.approx(loglikelihood(tiny_folder), abs=1e-4)
+    # Plain PEFT finds the same base by the adapter's own file.
+    ours = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").policy
+    named = ours.peft_config["default"].base_model_name_or_path
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(named), tmp_path / "run")
+    ids = torch.arange(3, 23)[None]
+    torch.testing.assert_close(plain(ids).logits, ours(ids).logits)
+
+
+def test_a_start_that_another_run_left_is_merged_anew(tmp_path, start, tiny_folder, rollouts_file):
+    shutil.copytree(tiny_folder, tmp_path / "run" / "start")
+    fit(config(tmp_path / "run", start, rollouts_file, model_options={"reference": "start"}, max_steps=1), quiet)
+    assert loglikelihood(tmp_path / "run" / "start") == pytest.approx(loglikelihood(start), abs=1e-4)
+
+
+def test_resuming_from_an_adapter_start_and_not_from_another(tmp_path, start, tiny_folder, rollouts_file):
+    options = {"model_options": {**LORA, "reference": "start"}, "save_strategy": "steps", "save_steps": 1}
+    fit(config(tmp_path / "run", start, rollouts_file, **options), quiet)
+    named = {**options, "resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-1")}
+    fit(config(tmp_path / "again", start, rollouts_file, **named), quiet)
+    losses = [[row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("run", "again")]
+    assert losses[1] == pytest.approx(losses[0][1:], abs=1e-6)
+    other = adapter(tmp_path / "other", tiny_folder, seed=4)
+    with pytest.raises(ImplicitPRMError, match=r"was trained with start=.*adapter, now it is .*other"):
+        fit(config(tmp_path / "third", other, rollouts_file, **named), quiet)
+    options["model_options"] = {"lora": {"r": 2, "alpha": 8}, "reference": "start"}
+    with pytest.raises(ImplicitPRMError, match="was trained with lora="):
+        fit(config(tmp_path / "fourth", start, rollouts_file, **{**named, **options}), quiet)
+
+
+def test_lora_and_gradient_checkpointing(tmp_path, tiny_folder, rollouts_file):
+    losses = []
+    for name in (False, True):
+        options = {"gradient_checkpointing": name, "learning_rate": 1e-2}
+        fit(config(tmp_path / str(name), tiny_folder, rollouts_file, model_options=LORA, **options), quiet)
+        losses.append([row["loss"] for row in log(tmp_path / str(name)) if "loss" in row])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    assert losses[0][-1] != pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_the_tokenizer_must_match_the_model(tmp_path, tokenizer, rollouts_file):
+    model = tiny_model(tokenizer)
+    model.resize_token_embeddings(40)
+    model.save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    with pytest.raises(ImplicitPRMError, match=r"does not match the model .*small: it has 63 tokens.*embeds 40"):
+        fit(config(tmp_path / "run", tmp_path / "small", rollouts_file), quiet)
+    with pytest.raises(ImplicitPRMError, match="does not match the model"):
+        ImplicitPRM.from_pretrained(tmp_path / "small", reference="none", beta=1.0)
+
+
+def test_an_added_token_that_no_prompt_uses_may_lack_an_embedding(tmp_path, tokenizer):
+    tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    tiny_model(tokenizer).save_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(tmp_path)
+    assert open_model(PolicyConfig(str(tmp_path))).config.vocab_size < len(tokenizer)
+    assert all(math.isfinite(value) for value in loglikelihood(tmp_path))
