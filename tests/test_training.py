@@ -56,14 +56,21 @@ def test_one_response_per_prompt_is_enough_for_unpaired_losses_and_too_little_fo
         fit(config(tmp_path / loss, tiny_folder, rows, loss, data=single), quiet)
         assert (tmp_path / loss / "implicit_prm.json").exists()
     for loss in ("dpo", "nca", "kto paired"):
-        with pytest.raises(ImplicitPRMError, match=r"nothing to train on .* 8 prompts have no correct-incorrect pair"):
+        with pytest.raises(ImplicitPRMError, match=r"nothing to train on .* of 8 prompts, . have only correct"):
             fit(config(tmp_path / loss, tiny_folder, rows, loss, data=single), quiet)
 
 
-def test_prompts_without_a_pair_are_reported_before_training(tmp_path, tiny_folder, rollouts_file):
+def test_the_data_is_reported_before_training(tmp_path, tiny_folder, rollouts_file):
     said = []
-    fit(config(tmp_path / "run", tiny_folder, rollouts_file, "dpo"), said.append)
-    assert "train: 1 prompts have no correct-incorrect pair: unused by this loss" in said
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, "dpo", data={"hold_out_prompts": 3}), said.append)
+    assert said[0].split() == ["data", "train", "dev"]
+    assert any(line.startswith("used: pairs") for line in said)
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert report["train"]["source"] == str(rollouts_file)
+    assert (report["train"]["prompts"], report["dev"]["prompts"]) == (9, 3)
+    assert report["train"]["all_correct"] + report["dev"]["all_correct"] == 1
+    assert report["train"]["response_tokens"]["longest"] > 10
+    assert report["train"]["used"]["prompts"] == 9 - report["train"]["all_correct"]
 
 
 def test_resume_true_goes_on_in_place_and_the_log_has_every_step_once(tmp_path, tiny_folder, rollouts_file):
@@ -217,15 +224,6 @@ def test_kto_needs_two_prompts(tmp_path, tiny_folder):
         fit(config(tmp_path / "run", tiny_folder, rows, "kto"), quiet)
 
 
-def test_long_responses_stop_the_run_or_are_left_out_and_counted(tmp_path, tiny_folder, rollouts_file):
-    short = {"max_length": 40}
-    with pytest.raises(ImplicitPRMError, match=r"longer than 40 tokens .*too_long=drop"):
-        fit(config(tmp_path / "run", tiny_folder, rollouts_file, data=short), quiet)
-    said = []
-    fit(config(tmp_path / "run", tiny_folder, rollouts_file, data={**short, "too_long": "drop"}), said.append)
-    assert any(line.startswith("left out:") for line in said)
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -293,16 +291,6 @@ def test_the_dev_loss_is_per_pair_whatever_the_batches(tmp_path, tiny_folder, ro
         )
         losses.append(fit(run, quiet)["eval_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_pairs_that_were_too_long_are_counted(tmp_path, tiny_folder):
-    rows = graded_rows(6, 2)
-    rows[1]["completions"][1] += "\n1 + 1 = 2" * 30  # the only incorrect response of prompt 1
-    said = []
-    data = {"max_length": 120, "too_long": "drop"}
-    path = write_rows(tmp_path / "long.jsonl", rows)
-    fit(config(tmp_path / "run", tiny_folder, path, "dpo", data=data), said.append)
-    assert "left out: 1 prompts whose responses of one kind were all too long" in said
 
 
 def test_a_reference_with_another_vocabulary_is_refused(tmp_path, tiny_folder, rollouts_file, tokenizer):

@@ -16,12 +16,12 @@ class ProblemsConfig:
     """Problems with known answers to sample responses for."""
 
     name: str
-    path: str | None = None
     split: str = "test"
     revision: str | None = None
     limit: int | None = None
     prompt_template: str = "{problem}"
     system_prompt: str | None = None
+    path: str | None = None
 
     def validate(self) -> None:
         at_least(self, 1, "limit", where="problems.")

@@ -12,6 +12,7 @@ from implicit_prm.records import ImplicitPRMError
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\..+)")
 _TIMEOUT_SECONDS = 10.0
+_BLOCK_BYTES = 2**20  # what is read ahead over the network
 
 
 class DataFile(NamedTuple):
@@ -24,7 +25,7 @@ class DataFile(NamedTuple):
         if self.path.startswith("hf://"):
             from huggingface_hub import HfFileSystem
 
-            return cast(BinaryIO, HfFileSystem().open(self.path, "rb"))
+            return cast(BinaryIO, HfFileSystem().open(self.path, "rb", block_size=_BLOCK_BYTES))
         return Path(self.path).open("rb")
 
 
@@ -59,7 +60,6 @@ def hub_files(
     """
     if not _HUB_ID.fullmatch(dataset) or re.search(r"\.(jsonl?|parquet|csv)(\.gz)?$", dataset):
         raise ImplicitPRMError(f"{dataset}: no such file or folder")
-    import datasets
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -78,14 +78,17 @@ def hub_files(
             folder = snapshot_download(dataset, repo_type="dataset", revision=revision, local_files_only=True)
         except FileNotFoundError as missing:
             raise ImplicitPRMError(
-                f"{dataset}: no such file or folder here, and as a hub dataset it is not in the cache and the hub "
-                f"cannot be reached ({_first_line(error)}). {copy}"
+                f"{dataset}: no such file or folder here, nothing of that name in the hub cache, and the hub cannot be "
+                f"reached ({_first_line(error)}). {copy}"
             ) from missing
         return folder_files(Path(folder), dataset, split, subset)
     try:
         if download:
-            folder = snapshot_download(dataset, repo_type="dataset", revision=info.sha)
+            # By the revision's own name, which the cache then knows where there is no network.
+            folder = snapshot_download(dataset, repo_type="dataset", revision=revision)
             return folder_files(Path(folder), dataset, split, subset)
+        import datasets
+
         builder = datasets.load_dataset_builder(dataset, subset, revision=info.sha)
     except ImplicitPRMError:
         raise
@@ -145,7 +148,10 @@ def _refused(dataset: str, revision: str | None, error: Exception, copy: str) ->
         )
     if isinstance(error, RevisionNotFoundError):
         return f"{dataset}: no revision {revision!r} on the hub; give a commit, branch or tag, or leave it out"
-    return f"{dataset}: the hub refuses it ({_first_line(error)}). Try again later, or {token} if it is yours. {copy}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"{dataset}: the hub does not let you read it ({_first_line(error)}); {token}"
+    return f"{dataset}: the hub fails ({_first_line(error)}); try again later. Or: {copy}"
 
 
 def _not_a_dataset(name: str, error: Exception) -> str:

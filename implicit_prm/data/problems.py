@@ -97,7 +97,7 @@ def _answer(value: object, column: str) -> str | None:
     text = "" if value is None else str(value).strip()
     if column == "solution" or "####" in text:
         text = extract_answer(text) or ""
-    return text or None
+    return text if text and "\\boxed{}" not in text else None  # two solutions of MATH box nothing
 
 
 def step_checker(name: str) -> Callable[[str, str], list[bool]] | None:

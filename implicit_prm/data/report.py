@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,11 @@ class Report:
         labels = [(sum(group.labels), len(group.labels)) for group in encoded]
         pairs = sum(correct * (size - correct) for correct, size in labels)
         self.used = dict(zip(_USED, (len(labels), sum(size for _, size in labels), pairs), strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        # dataclasses.asdict breaks a Counter that is not empty (Python 3.11).
+        return {**asdict(replace(self, dropped=Counter())), "dropped": dict(+self.dropped)}
 
 
 def table(reports: Mapping[str, Report], needs_pairs: bool = False) -> list[str]:

@@ -164,8 +164,10 @@ def _parse(text: str, name: str, line: int) -> Any:
 def _parquet(stream: BinaryIO, name: str) -> NumberedRows:
     import pyarrow.parquet as pq
 
-    batches = pq.ParquetFile(stream).iter_batches(batch_size=256)
-    return enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+    file = pq.ParquetFile(stream)
+    # A row group at a time: asked for all of them, pyarrow fetches the whole file before the first row.
+    groups = (file.iter_batches(256, row_groups=[group]) for group in range(file.num_row_groups))
+    return enumerate((row for batches in groups for batch in batches for row in batch.to_pylist()), 1)
 
 
 def _csv(stream: BinaryIO, name: str) -> NumberedRows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.progress import track
@@ -115,4 +115,4 @@ def _within(group: EncodedGroup, limit: int) -> EncodedGroup:
 
 def write_report(path: str | Path, sets: Mapping[str, GradedSet]) -> None:
     """The reports as JSON, by the name of the set."""
-    write_json(path, {name: {"source": s.source, "split": s.split, **asdict(s.report)} for name, s in sets.items()})
+    write_json(path, {name: {"source": s.source, "split": s.split, **s.report.as_dict()} for name, s in sets.items()})

@@ -1,4 +1,4 @@
-"""Problem sources in the exact layout of the sets they stand for."""
+"""Problems of files and of the sandbox. The named sets are in test_layouts.py."""
 
 import pytest
 from conftest import write_rows
@@ -11,21 +11,30 @@ from implicit_prm.data.problems import load_problems, step_checker
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward.steps import split_steps
 
-LAYOUTS = {
-    "MATH": ({"problem": "1+1?", "level": "Level 1", "solution": "It is $\\boxed{2}$.", "type": "Algebra"}, "2"),
-    "MATH-500": ({"problem": "1+1?", "solution": "\\boxed{9}", "answer": "2", "unique_id": "test/a/1.json"}, "2"),
-    "GSM8K": ({"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}, "2"),
-    "a file of one's own": ({"prompt": "1+1?", "answer": 2}, "2"),
-}
 
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_question_and_its_answer(layout, tmp_path):
-    row, answer = LAYOUTS[layout]
-    path = write_rows(tmp_path / "problems.jsonl", [row])
-    (problem,) = load_problems(ProblemsConfig(str(path)))
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"prompt": "1+1?", "answer": 2}, "2"),
+        ({"question": "1+1?", "answer": "So\n#### 2"}, "2"),
+        ({"problem": "1+1?", "solution": "It is $\\boxed{2}$."}, "2"),
+        ({"prompt": "1+1?", "reference": "2"}, "2"),
+    ],
+)
+def test_a_file_of_ones_own(row, answer, tmp_path):
+    (problem,) = load_problems(ProblemsConfig(str(write_rows(tmp_path / "problems.jsonl", [row]))))
     assert (problem.text, problem.answer) == ("1+1?", answer)
     assert problem.id
+
+
+def test_a_local_copy_must_have_the_named_sets_columns(tmp_path):
+    path = str(write_rows(tmp_path / "p.jsonl", [{"problem": "1?", "answer": "1"}]))
+    with pytest.raises(ImplicitPRMError, match=r"p.jsonl: has columns problem, answer; expected .* \(solution\)"):
+        load_problems(ProblemsConfig("math", path=path))
+    with pytest.raises(
+        ImplicitPRMError, match=r"problems.path is a local copy of math, math500, gsm8k; .*problems.name"
+    ):
+        load_problems(ProblemsConfig("mine.jsonl", path=path))
 
 
 def test_the_limit_takes_the_first(tmp_path):
@@ -40,6 +49,9 @@ def test_the_limit_takes_the_first(tmp_path):
         ([{"problem": "1?"}], "expected a problem"),
         ([{"text": "1?", "answer": "1"}], "has columns answer, text|has columns text, answer"),
         ([{"problem": "1?", "solution": "no box"}], "no row has an answer"),
+        ([{"problem": "1?", "solution": "It is $\\boxed{}$."}], "no row has an answer"),
+        ([{"problem": " ", "answer": "1"}], "row 1: problem is ' '; a problem must be a text"),
+        ([{"problem": "1?", "answer": "1"}, {"problem": "2?"}], "row 2: no column answer, which other rows have"),
         (
             [{"id": "a", "problem": "1?", "answer": "1"}, {"id": "a", "problem": "2?", "answer": "1"}],
             "ids in column id",
@@ -64,16 +76,9 @@ def test_the_sandboxs_step_labels_are_of_the_steps_that_are_scored(text):
     assert len(labels) == len(split_steps(text, "newline"))
 
 
-@pytest.mark.shared
-def test_the_real_files(shared_data):
-    for name, count in (("math500", 500), ("math_train", 7498), ("gsm8k_test", 1319)):
-        problems = load_problems(ProblemsConfig(str(shared_data / f"{name}.jsonl.gz")))
-        assert len(problems) == count
-
-
 def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
     rows = [{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": ""}, {"problem": "3?", "answer": "3"}]
     said = []
     problems = load_problems(ProblemsConfig(str(write_rows(tmp_path / "p.jsonl", rows)), limit=2), said.append)
     assert [problem.answer for problem in problems] == ["1", "3"]
-    assert said == [f"{tmp_path}/p.jsonl: left out 1 rows without an answer (the first is row 2)"]
+    assert said == [f"{tmp_path}/p.jsonl: left out 1 rows without an answer (the first is {tmp_path}/p.jsonl, row 2)"]

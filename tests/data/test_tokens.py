@@ -348,15 +348,17 @@ def test_a_group_is_encoded_with_its_labels():
     encoder = _encoder()
     encoded = encoder.group(_group())
     assert (encoded.name, encoded.labels) == ("g7", [True, False])
-    assert encoded.prompt_ids == encoder.prompt_ids("q")
-    assert encoded.responses == [encoder.response("1\n\n2"), encoder.response("3", finished=False)]
+    assert list(encoded.prompt_ids) == encoder.prompt_ids("q")
+    single = [encoder.response("1\n\n2"), encoder.response("3", finished=False)]
+    assert [list(kept.ids) for kept in encoded.responses] == [response.ids for response in single]
+    assert [list(kept.step_of_token) for kept in encoded.responses] == [r.step_of_token for r in single]
     assert encoded.lengths == [len(encoded.prompt_ids) + len(response.ids) for response in encoded.responses]
 
 
 def test_given_steps_are_used_only_by_their_rule():
     group = _group(steps=[["1", "2"], ["3"]], completions=["1 2", "3"])
-    assert [len(r.spans) for r in _encoder(steps="given").group(group).responses] == [2, 1]
-    assert [len(r.spans) for r in _encoder(steps="newline").group(group).responses] == [1, 1]
+    assert [max(r.step_of_token) + 1 for r in _encoder(steps="given").group(group).responses] == [2, 1]
+    assert [max(r.step_of_token) + 1 for r in _encoder(steps="newline").group(group).responses] == [1, 1]
 
 
 def test_a_response_that_cannot_be_encoded_is_named():
