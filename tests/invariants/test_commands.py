@@ -115,6 +115,19 @@ def test_candidates_from_a_file_and_any_model_as_the_scorer(road, tiny_folder):
         ("eval", ["checkpoint=nowhere", "candidates=good.jsonl"], "nowhere"),
         ("rollout", ["problems.split=validation"], "validation"),
         ("rollout", ["sampling.temperature=0"], "must be above 0"),
+        ("rollout", ["policy=server", "policy.name=m"], "policy.base_url"),
+        ("rollout", ["policy=server", "policy.name=m", "policy.base_url=http://h/v1"], "sampling=default"),
+        (
+            "rollout",
+            [
+                "policy=server",
+                "policy.name=m",
+                "sampling=default",
+                "policy.base_url=http://127.0.0.1:9",
+                "policy.retries=0",
+            ],
+            "see that the server runs",
+        ),
     ],
 )
 def test_mistakes_end_in_one_clear_sentence(module, overrides, sentence, bad_input):
@@ -177,6 +190,7 @@ def test_every_yaml_composes_and_builds():
 
     given = {"model.name": "m", "policy.name": "m", "problems.name": "p", "data.train": "f"}
     groups = {"train": ["loss", "model", "data", "trainer"], "rollout": ["policy", "problems", "sampling"]}
+    more = {"server": ["policy.base_url=http://localhost:8000/v1", "sampling=default"]}
     classes = {"train": TrainConfig, "rollout": RolloutConfig, "eval": EvalConfig}
     composed = 0
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -184,6 +198,7 @@ def test_every_yaml_composes_and_builds():
             for group in names:
                 for file in sorted((ROOT / "configs" / group).glob("*.yaml")):
                     overrides = [f"{key}={value}" for key, value in given.items() if key.split(".")[0] in names]
+                    overrides += more.get(file.stem, [])
                     tree = compose(command, [f"{group}={file.stem}", *overrides, *_standalone(command)])
                     from_mapping(classes[command], OmegaConf.to_container(tree, resolve=True))
                     composed += 1
