@@ -76,7 +76,7 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     done = {row["id"] for row in rows}
     if all(problem.id in done for problem in problems):
         say(f"{path}: all {len(problems)} problems are there already")
-        say(_summary(rows, problems))
+        say(f"{path}: {_summary(rows, problems)}")
         return path
     if done:
         say(f"{path}: going on behind {len(done)} problems")
@@ -110,7 +110,7 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
 
     shares = team.gather((tokens, seconds, refused))
     if team.first:
-        say(_summary(_settle(JsonLines(path), problems), problems))
+        say(f"{path}: {_summary(_settle(JsonLines(path), problems), problems)}")
     team.gather(None)
     total, longest = sum(share[0] for share in shares), max(share[1] for share in shares)
     if total:

@@ -198,11 +198,11 @@ class ServerSampler:
                 400: "see policy.extra_body and sampling",
                 422: "see policy.extra_body and sampling",
             }
-            way = ways.get(error.status_code, f"it did so {self._policy.retries + 1} times")
+            way = ways.get(error.status_code, f"attempts: {self._policy.retries + 1}")
             return ImplicitPRMError(f"{where}: the server answers {error.status_code}: {_said(error)} ({way}). {_KEPT}")
         if isinstance(error, self._openai.APIConnectionError):
             return ImplicitPRMError(
-                f"{where}: no answer in {self._policy.retries + 1} attempts ({error.__cause__ or error}); see that the "
+                f"{where}: no answer ({error.__cause__ or error}; attempts: {self._policy.retries + 1}); see that the "
                 f"server runs. {_KEPT}"
             )
         return ImplicitPRMError(f"{where}: the answer is not one of OpenAI's protocol ({error}). {_KEPT}")

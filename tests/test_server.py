@@ -67,7 +67,7 @@ def test_rows_are_in_the_order_of_the_problems_however_the_answers_come(serve, r
     _whole(rows)
     assert rows[0]["prompt"] == [{"role": "user", "content": f"Solve: {PROBLEMS[0].text}"}]
     assert all(row["finished"] == [True] * 3 and len(row["step_labels"]) == 3 for row in rows)
-    assert "18 responses to 6 problems: 0.0% correct, 0.0% cut off" in run.said
+    assert any("18 responses to 6 problems: 0.0% correct, 0.0% cut off" in line for line in run.said)
     assert any("54 tokens in" in line and "tokens/s" in line for line in run.said)
 
 
@@ -114,7 +114,7 @@ def test_choices_that_are_missing_from_an_answer_are_asked_for(serve, run):
 def test_a_response_that_was_cut_off_is_not_finished(serve, run):
     rows = run(serve(lambda number, body: ok("a", "b", "c", reason="length")))
     assert all(row["finished"] == [False] * 3 for row in rows)
-    assert "18 responses to 6 problems: 0.0% correct, 100.0% cut off" in run.said
+    assert any("18 responses to 6 problems: 0.0% correct, 100.0% cut off" in line for line in run.said)
 
 
 @pytest.mark.parametrize("trouble", [(500, QUICK, "{}"), (503, QUICK, "<html>"), "close"])
@@ -145,10 +145,10 @@ def test_retry_after_is_honoured(serve, run):
             (200, {}, '{"choices": [{"message": {"content": "4", "reasoning_content": "2 + 2"}}]}'),
             ["without a reasoning parser"],
         ),
-        ((500, QUICK, '{"error": {"message": "CUDA out of memory"}}'), ["500: CUDA out of memory", "3 times"]),
+        ((500, QUICK, '{"error": {"message": "CUDA out of memory"}}'), ["500: CUDA out of memory", "attempts: 3"]),
         ((404, {}, '{"error": {"message": "no model x"}}'), ["404: no model x", "policy.name"]),
         ((401, {}, '{"error": {"message": "who are you"}}'), ["401: who are you", "policy.api_key_env"]),
-        ("close", ["no answer in 3 attempts"]),
+        ("close", ["no answer", "attempts: 3"]),
     ],
 )
 def test_a_lasting_failure_names_the_problem_and_the_same_call_goes_on(trouble, words, serve, run):
@@ -224,11 +224,11 @@ def test_a_server_that_stays_away_ends_the_run_and_the_same_call_goes_on(serve, 
             return "close"
 
     server.misbehave = misbehave
-    with pytest.raises(ImplicitPRMError, match=r"no answer in 2 attempts \(.*\); see that the server runs"):
+    with pytest.raises(ImplicitPRMError, match=r"no answer \(.*; attempts: 2\); see that the server runs"):
         run(server, retries=1)
     done = {row["id"]: row for row in run.rows()}
     assert 1 <= len(done) < 6
-    with pytest.raises(ImplicitPRMError, match="the list of its models: no answer in 1 attempts"):
+    with pytest.raises(ImplicitPRMError, match=r"the list of its models: no answer .* attempts: 1"):
         run(server, retries=0)
     server.start()
     rows = run(server)

@@ -36,7 +36,8 @@ def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any],
         try:
             values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            raise ImplicitPRMError(str(error).split("\n")[0]) from error
+            key = f" ({error.full_key})" if error.full_key else ""
+            raise ImplicitPRMError(str(error).split("\n")[0] + key) from error
         function(from_mapping(cls, values))  # type: ignore[arg-type]
     except ImplicitPRMError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

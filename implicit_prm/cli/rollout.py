@@ -12,7 +12,7 @@ from implicit_prm.config import RolloutConfig
 def _rollout(config: RolloutConfig) -> None:
     from implicit_prm.rollouts import rollout
 
-    print(f"rollouts: {rollout(config)}")
+    rollout(config)
 
 
 @hydra.main(version_base="1.3", config_path=configs(), config_name="rollout")

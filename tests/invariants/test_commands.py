@@ -141,6 +141,19 @@ def test_processbench_on_the_trained_checkpoint(road):
         ("eval", ["task=processbench", "checkpoint=c", "subsets=[good.jsonl]"], "good.jsonl: no column generator"),
         ("rollout", ["problems.split=validation"], "validation"),
         ("rollout", ["sampling.temperature=0"], "must be above 0"),
+        ("rollout", ["policy=server", "policy.name=m"], "policy.base_url"),
+        ("rollout", ["policy=server", "policy.name=m", "policy.base_url=http://h/v1"], "sampling=default"),
+        (
+            "rollout",
+            [
+                "policy=server",
+                "policy.name=m",
+                "sampling=default",
+                "policy.base_url=http://127.0.0.1:9",
+                "policy.retries=0",
+            ],
+            "see that the server runs",
+        ),
     ],
 )
 def test_mistakes_end_in_one_clear_sentence(module, overrides, sentence, bad_input):
@@ -209,12 +222,14 @@ def test_every_yaml_composes_and_builds():
     }
     classes = {"train": TrainConfig, "rollout": RolloutConfig, "best_of_n": BestOfNConfig}
     classes["processbench"] = ProcessBenchConfig
+    more = {"server": ["policy.base_url=http://localhost:8000/v1", "sampling=default"]}
     composed = 0
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for command, names in groups.items():
             for group in names:
                 for file in sorted((ROOT / "configs" / group).glob("*.yaml")):
                     overrides = [f"{key}={value}" for key, value in given.items() if key.split(".")[0] in names]
+                    overrides += more.get(file.stem, [])
                     tree = compose(command, [f"{group}={file.stem}", *overrides, *_standalone(command)])
                     options = classes[file.stem if group == "task" else command]
                     from_mapping(options, OmegaConf.to_container(tree, resolve=True))
