@@ -1,0 +1,79 @@
+"""A comparison from start to end: make the variants ready, check that they agree, let them take turns, report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+
+from benchlib import measure, options, report
+from benchlib.report import Report, Variant
+from benchlib.rivals import UnavailableError
+from benchlib.work import Work
+
+LOW_SHARE = 0.6  # of the machine's matrix product: below it, a profile should say why
+OURS = "ours"  # our variants' names begin with it
+_WIDTH = 170  # columns, where the output goes to a file
+
+
+def compare(
+    title: str,
+    makers: Mapping[str, Callable[[], Variant]],
+    check: Callable[[str, Variant], dict[str, float]],
+    work: Work,
+    chosen: argparse.Namespace,
+    console: Console,
+) -> Report:
+    """Run a case.
+
+    Args:
+        makers: name to a function that makes the variant ready, or raises `UnavailableError`. The first is the base.
+        check: runs a variant for the first time and returns how far it is from the base, which comes first; raises
+            ImplicitPRMError where that is too far.
+
+    Raises:
+        SystemExit: no variant of a name that was asked for.
+    """
+    wanted = {*(chosen.variants or makers), *(chosen.profile or ())}
+    if unknown := wanted - set(makers):
+        raise SystemExit(f"no variant {', '.join(sorted(unknown))}; there are: {', '.join(makers)}")
+    ready: dict[str, Variant] = {}
+    left_out: dict[str, str] = {}
+    console.print(f"[bold]{title}[/bold]: {work}")
+    for place, (name, make) in enumerate(makers.items()):
+        if place > 0 and name not in wanted:
+            continue
+        with console.status(f"checking {name}"):
+            try:
+                variant = make()
+            except UnavailableError as reason:
+                left_out[name] = str(reason)
+                continue
+            variant.agreement = check(name, variant)
+        ready[name] = variant
+    calls = {name: variant.run for name, variant in ready.items()}
+    rounds = measure.interleave(calls, chosen.rounds, chosen.seed, chosen.device, options.DTYPES[chosen.dtype])
+    case = {name: str(value) for name, value in vars(chosen).items()} | {"work": str(work)}
+    rows = report.summarise(ready, rounds, work.response_tokens)
+    made = Report(title, case, rows, rounds, left_out)
+    if chosen.profile is not None and not rounds.interrupted:
+        slow = [row.name for row in rows if row.name.startswith(OURS) and row.useful_share < LOW_SHARE]
+        for name in chosen.profile or slow:
+            if name in calls:
+                with console.status(f"profiling {name}"):
+                    made.profiles[name] = measure.profiled(calls[name], chosen.device)
+    return made
+
+
+def main(cases: Callable[[argparse.Namespace, Console], Sequence[Report]], chosen: argparse.Namespace) -> None:
+    """Run, show and write the cases of a script. Ctrl-C during the rounds shows what there is."""
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    try:
+        reports = cases(chosen, console)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted before anything was measured") from None
+    for one in reports:
+        one.show(console)
+    report.write(reports, chosen.json, chosen.markdown, console)
