@@ -1,7 +1,7 @@
 """Score the responses to a prompt in the official way, with TRL's and Liger's log-probabilities, and with this library.
 
-    python scripts/bench_scoring.py                                    # 16 responses, about 200 + 200 tokens, one CPU
-    python scripts/bench_scoring.py --responses 64 --rounds 3
+    python scripts/bench_scoring.py                                    # 8 responses, about 200 + 200 tokens, on the CPU
+    python scripts/bench_scoring.py --responses 64                     # three quarters of an hour on two cores
     python scripts/bench_scoring.py --lengths 150 2000 --responses 4   # long responses, little to share
     python scripts/bench_scoring.py --data rollouts.jsonl --responses 8 --device cuda --dtype bfloat16
 
@@ -12,7 +12,7 @@ over the tolerance stops the run; then they take turns, in a new order each roun
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from benchlib import official, options, ours, rivals
@@ -79,7 +79,8 @@ def agreement(dtype: str, expected: list[float]) -> Callable[[str, Variant], dic
     return check
 
 
-def cases(chosen: argparse.Namespace, console: Console) -> list[Report]:
+def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
+    """One: the responses of all prompts."""
     models, tokenizer = options.open_models(chosen)
     work = options.read_work(chosen, tokenizer)
     title = options.title(chosen, f"Scoring {chosen.responses} responses a prompt")
@@ -87,8 +88,8 @@ def cases(chosen: argparse.Namespace, console: Console) -> list[Report]:
     made = compare(title, variants(models, tokenizer, work), agreement(chosen.dtype, ratios), work, chosen, console)
     size = (sum(ratio**2 for ratio in ratios) / len(ratios)) ** 0.5
     made.extra["log-ratio of a response"] = f"{size:.2f} nats (root mean square)"
-    return [made]
+    yield made
 
 
 if __name__ == "__main__":
-    main(cases, options.parser(__doc__, responses=16).parse_args())
+    main(cases, options.parse(options.parser(__doc__, responses=8, rounds=5)))

@@ -1,9 +1,9 @@
 """Training steps in the official way, with TRL's DPOTrainer, with Liger's DPO loss, and with this library.
 
-    python scripts/bench_training.py                                 # cross-entropy and DPO, one prompt, 8 responses
+    python scripts/bench_training.py                                 # cross-entropy and DPO, one prompt, 4 responses
+    python scripts/bench_training.py --responses 8 --rounds 5        # three quarters of an hour on two cores
     python scripts/bench_training.py --loss dpo --data rollouts.jsonl
-    python scripts/bench_training.py --loss ce --gradient-checkpointing
-    python scripts/bench_training.py --loss ce --second-run          # what the reference costs the second time
+    python scripts/bench_training.py --loss ce --gradient-checkpointing --second-run
 
 A step is the loss of all responses (DPO: of all pairs) of the prompts, its gradient, clipping, and AdamW. The learning
 rate is 0: that costs the same, and every variant and round starts from the same weights. Loss and gradient are compared
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -39,6 +39,7 @@ OURS = {
     "ours, prompt not shared": ours.Ablation(shared=False),
     "ours, neither cached nor shared": ours.Ablation(cached=False, shared=False),
 }
+RIVALS = ("TRL, reference precomputed", "TRL, reference online", "Liger's DPO loss")
 CLIP_NORM = 1.0
 # Of the loss, and of the gradient's Euclidean distance to the official way's: relative. bfloat16 is only reported.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = {"float32": 1e-4, "float16": 1e-2}, {"float32": 1e-3, "float16": 1e-1}
@@ -104,16 +105,18 @@ def variants(
 
     found = {"official": partial(official_step, False)}
     if loss == "dpo":
-        found |= {
-            "TRL, reference precomputed": partial(trl_step, True),
-            "TRL, reference online": partial(trl_step, False),
-            "Liger's DPO loss": liger_step,
-        }
+        found |= zip(RIVALS, (partial(trl_step, True), partial(trl_step, False), liger_step), strict=True)
+    else:
+        found |= dict.fromkeys(RIVALS, _pairs_only)
     found |= {name: partial(own, how) for name, how in OURS.items()}
     if chosen.gradient_checkpointing:
         found["official, gradient checkpointing"] = partial(official_step, True)
         found["ours, gradient checkpointing"] = partial(own, OURS["ours"], True)
     return found
+
+
+def _pairs_only() -> Variant:
+    raise rivals.UnavailableError("it trains on pairs, or with a KL term, and has no cross-entropy on log-ratios")
 
 
 def _checkpointed(models: Models, step: Callable[[], float]) -> Callable[[], float]:
@@ -148,11 +151,11 @@ def agreement(models: Models, dtype: str) -> Callable[[str, Variant], dict[str, 
         if missing:
             raise ImplicitPRMError(f"{name}: {missing} weights have no gradient; nothing was timed")
         if not expected:
-            expected.extend(one.clone() for one in gradient)
+            expected.extend(one.to("cpu", copy=True) for one in gradient)
             variant.finish()
             return {}
         loss = abs(losses[-1] - losses[0]) / abs(losses[0])
-        error = _norm([one - other for one, other in zip(gradient, expected, strict=True)]) / _norm(expected)
+        error = _norm(one.cpu() - other for one, other in zip(gradient, expected, strict=True)) / _norm(expected)
         variant.finish()
         for what, value, limits in (("loss", loss, LOSS_TOLERANCE), ("gradient", error, GRADIENT_TOLERANCE)):
             if not value <= limits.get(dtype, float("inf")):
@@ -162,7 +165,7 @@ def agreement(models: Models, dtype: str) -> Callable[[str, Variant], dict[str, 
     return check
 
 
-def _norm(tensors: list[Tensor]) -> float:
+def _norm(tensors: Iterable[Tensor]) -> float:
     return sum(tensor.double().square().sum().item() for tensor in tensors) ** 0.5
 
 
@@ -181,31 +184,40 @@ def second_run(made: Report, models: Models, work: Work) -> None:
         made.extra[name] = f"{share}; filling the cache took {filling:.2f} s"
 
 
-def cases(chosen: argparse.Namespace, console: Console) -> list[Report]:
+def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
+    """One per loss.
+
+    Raises:
+        ImplicitPRMError: DPO on prompts that have no pair.
+    """
     models, tokenizer = options.open_models(chosen)
     finish = optimiser_step(models)
-    made = []
     with tempfile.TemporaryDirectory() as folder:
         for loss in chosen.loss:
             work = options.read_work(chosen, tokenizer, chosen.correct, mixed=loss == "dpo")
+            if loss == "dpo" and not work.pairs:
+                raise ImplicitPRMError("no prompt has both a correct and an incorrect response; DPO needs pairs")
             what = f"{loss.upper()} step on {chosen.responses} responses a prompt"
             what += f" ({len(work.pairs)} pairs)" if loss == "dpo" else ""
             found = variants(loss, models, tokenizer, work, finish, folder, chosen)
             check = agreement(models, chosen.dtype)
-            made.append(compare(options.title(chosen, what), found, check, work, chosen, console))
+            made = compare(options.title(chosen, what), found, check, work, chosen, console)
             if chosen.second_run:
-                second_run(made[-1], models, work)
-            if made[-1].rounds.interrupted:
-                break
-    return made
+                second_run(made, models, work)
+            yield made
 
 
 def parser() -> argparse.ArgumentParser:
-    made = options.parser(__doc__, responses=8)
+    made = options.parser(__doc__, responses=4, rounds=3)
     made.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="(default: both)")
-    made.add_argument("--correct", type=int, help="generated responses labelled correct (default: half of them)")
     made.add_argument(
-        "--rival-pairs", type=int, default=2, help="pairs in a micro-batch of TRL and Liger, at most (default: 2)"
+        "--correct", type=options.positive, help="generated responses labelled correct (default: a quarter)"
+    )
+    made.add_argument(
+        "--rival-pairs",
+        type=options.positive,
+        default=2,
+        help="pairs in a micro-batch of TRL and Liger, at most (default: 2)",
     )
     made.add_argument(
         "--gradient-checkpointing",
@@ -217,4 +229,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(cases, parser().parse_args())
+    main(cases, options.parse(parser()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,11 +15,12 @@ from benchlib import work
 from benchlib.official import Models
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LENGTHS = (200, 200)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def parser(description: str | None, responses: int) -> argparse.ArgumentParser:
-    """`responses`: the default number of responses to a prompt."""
+def parser(description: str | None, responses: int, rounds: int) -> argparse.ArgumentParser:
+    """`responses` and `rounds` are defaults."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--model", default=MODEL, help=f"hub id or folder of a causal LM, or `random` for a tiny one (default: {MODEL})"
@@ -26,24 +28,25 @@ def parser(description: str | None, responses: int) -> argparse.ArgumentParser:
     made.add_argument("--data", help="grouped responses, such as a rollouts file; by default text is generated")
     made.add_argument(
         "--lengths",
-        type=int,
+        type=positive,
         nargs=2,
         metavar=("PROMPT", "RESPONSE"),
-        default=(200, 200),
         help="tokens of a generated prompt, mean tokens of a generated response (default: 200 200)",
     )
-    made.add_argument("--prompts", type=int, default=1, help="prompts in one measurement (default: 1)")
+    made.add_argument("--prompts", type=positive, default=1, help="prompts in one measurement (default: 1)")
     made.add_argument(
-        "--responses", type=int, default=responses, help=f"responses to each prompt (default: {responses})"
+        "--responses", type=positive, default=responses, help=f"responses to each prompt (default: {responses})"
     )
-    made.add_argument("--rounds", type=int, default=5, help="timed runs of every variant (default: 5)")
+    made.add_argument(
+        "--rounds", type=positive, default=rounds, help=f"timed runs of every variant (default: {rounds})"
+    )
     made.add_argument("--variants", nargs="+", metavar="NAME", help="only these; the first of all is always run")
     made.add_argument("--noise", type=float, default=0.05, help="of the policy's weights (default: 0.05)")
     made.add_argument("--beta", type=float, default=0.05)
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     made.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and arithmetic")
-    made.add_argument("--threads", type=int, help="of torch (default: torch's own)")
+    made.add_argument("--threads", type=positive, help="of torch (default: torch's own)")
     made.add_argument(
         "--profile",
         nargs="*",
@@ -55,6 +58,23 @@ def parser(description: str | None, responses: int) -> argparse.ArgumentParser:
         "--markdown", type=Path, metavar="FILE", help="write or update a section, docs/performance.md say"
     )
     return made
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with defaults that depend on others filled in and what cannot go together refused."""
+    chosen = parser.parse_args(arguments)
+    if chosen.data and (chosen.lengths or getattr(chosen, "correct", None)):
+        parser.error("--lengths and --correct are for generated responses; leave them out with --data")
+    chosen.lengths = tuple(chosen.lengths or LENGTHS)
+    return chosen
+
+
+def positive(text: str) -> int:
+    """An option's value that must be a whole number above zero."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above zero")
+    return number
 
 
 def open_models(options: argparse.Namespace) -> tuple[Models, PreTrainedTokenizerBase]:

@@ -219,17 +219,16 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
 
-def write(reports: Sequence[Report], json_path: Path | None, markdown_path: Path | None, console: Console) -> None:
-    """The files that were asked for. An interrupted run leaves the Markdown file as it is."""
-    if json_path is not None:
+def write(reports: Sequence[Report], json_path: Path | None, markdown_path: Path | None) -> None:
+    """The files that were asked for. An interrupted case leaves its section of the Markdown file as it is."""
+    if json_path is not None and reports:
         write_json(json_path, [report.as_json() for report in reports])
-    if markdown_path is None:
+    whole = [report for report in reports if not report.rounds.interrupted]
+    if markdown_path is None or not whole:
         return
-    if any(report.rounds.interrupted for report in reports):
-        console.print(f"interrupted: {markdown_path} is left as it was")
-        return
-    text = markdown_path.read_text(encoding="utf-8") if markdown_path.exists() else "# Performance\n"
-    for report in reports:
+    exists = markdown_path.exists()
+    text = markdown_path.read_text(encoding="utf-8") if exists else f"# Performance\n\n{LEGEND}\n"
+    for report in whole:
         text = with_section(text, report.title, report.as_markdown())
     with atomic_write(markdown_path) as stream:
         stream.write(text.encode())

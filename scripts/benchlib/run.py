@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 
@@ -12,6 +13,7 @@ from benchlib import measure, options, report
 from benchlib.report import Report, Variant
 from benchlib.rivals import UnavailableError
 from benchlib.work import Work
+from implicit_prm import ImplicitPRMError
 
 LOW_SHARE = 0.6  # of the machine's matrix product: below it, a profile should say why
 OURS = "ours"  # our variants' names begin with it
@@ -58,8 +60,10 @@ def compare(
     case = {name: str(value) for name, value in vars(chosen).items()} | {"work": str(work)}
     rows = report.summarise(ready, rounds, work.response_tokens)
     made = Report(title, case, rows, rounds, left_out)
-    if chosen.profile is not None and not rounds.interrupted:
-        slow = [row.name for row in rows if row.name.startswith(OURS) and row.useful_share < LOW_SHARE]
+    if chosen.profile is None or rounds.interrupted:
+        return made
+    slow = [row.name for row in rows if row.name.startswith(OURS) and row.useful_share < LOW_SHARE]
+    with contextlib.suppress(KeyboardInterrupt):
         for name in chosen.profile or slow:
             if name in calls:
                 with console.status(f"profiling {name}"):
@@ -67,13 +71,18 @@ def compare(
     return made
 
 
-def main(cases: Callable[[argparse.Namespace, Console], Sequence[Report]], chosen: argparse.Namespace) -> None:
-    """Run, show and write the cases of a script. Ctrl-C during the rounds shows what there is."""
+def main(cases: Callable[[argparse.Namespace, Console], Iterator[Report]], chosen: argparse.Namespace) -> None:
+    """Run, show and write the cases of a script. Ctrl-C keeps what was measured before it."""
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    reports: list[Report] = []
     try:
-        reports = cases(chosen, console)
+        for one in cases(chosen, console):
+            one.show(console)
+            reports.append(one)
+            if one.rounds.interrupted:
+                break
+    except ImplicitPRMError as error:
+        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        raise SystemExit("interrupted before anything was measured") from None
-    for one in reports:
-        one.show(console)
-    report.write(reports, chosen.json, chosen.markdown, console)
+        console.print("interrupted")
+    report.write(reports, chosen.json, chosen.markdown)

@@ -25,6 +25,14 @@ SMALL = ["--model", "random", "--lengths", "24", "20", "--rounds", "1", "--threa
 OURS = "ours, neither cached nor shared"
 
 
+def scoring(*arguments):
+    return options.parse(options.parser(None, responses=2, rounds=1), arguments)
+
+
+def training(*arguments):
+    return options.parse(bench_training.parser(), arguments)
+
+
 @pytest.fixture
 def console(monkeypatch):
     """What the scripts print. The matrix product, a large one, is not measured anew in every test."""
@@ -36,7 +44,7 @@ def console(monkeypatch):
 
 def test_scoring_ways_agree_and_are_reported(tmp_path, console):
     arguments = [*SMALL, "--responses", "6", "--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
-    chosen = options.parser(None, 16).parse_args([*arguments, "--profile", OURS])
+    chosen = scoring(*arguments, "--profile", OURS)
     for _ in range(2):  # the second run replaces the first one's section
         main(bench_scoring.cases, chosen)
     (written,) = json.loads((tmp_path / "a.json").read_text())
@@ -54,9 +62,7 @@ def test_scoring_ways_agree_and_are_reported(tmp_path, console):
 
 @pytest.mark.parametrize("loss", ["ce", "dpo"])
 def test_training_ways_agree_in_loss_and_gradient(loss, console):
-    chosen = bench_training.parser().parse_args(
-        [*SMALL, "--responses", "4", "--loss", loss, "--second-run", "--gradient-checkpointing"]
-    )
+    chosen = training(*SMALL, "--responses", "4", "--loss", loss, "--second-run", "--gradient-checkpointing")
     (made,) = bench_training.cases(chosen, Console(file=console))
     rows = {row.name: row for row in made.rows}
     rivals = {"TRL, reference precomputed", "TRL, reference online"} if loss == "dpo" else set()
@@ -77,7 +83,7 @@ def test_a_way_that_gives_other_scores_or_gradients_is_not_timed(monkeypatch, co
 
     monkeypatch.setattr(ours, "score", shifted)
     with pytest.raises(ImplicitPRMError, match=r"ours.* nats off the official way's; nothing was timed"):
-        bench_scoring.cases(options.parser(None, 2).parse_args([*SMALL, "--variants", OURS]), Console(file=console))
+        list(bench_scoring.cases(scoring(*SMALL, "--variants", OURS), Console(file=console)))
 
     def scaled(models, *given):
         step = train(models, *given)
@@ -91,13 +97,34 @@ def test_a_way_that_gives_other_scores_or_gradients_is_not_timed(monkeypatch, co
 
     monkeypatch.setattr(ours, "train", scaled)
     with pytest.raises(ImplicitPRMError, match=r"ours.* its gradient is .* off the official way's"):
-        bench_training.cases(bench_training.parser().parse_args([*SMALL, "--loss", "ce"]), Console(file=console))
+        list(bench_training.cases(training(*SMALL, "--loss", "ce", "--variants", OURS), Console(file=console)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "x.jsonl", "--lengths", "5", "5"), "leave them out with --data"),
+        (("--data", "x.jsonl", "--correct", "1"), "leave them out with --data"),
+        (("--rounds", "0"), "0 is not above zero"),
+    ],
+)
+def test_options_that_would_be_ignored_or_measure_nothing_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        training(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_an_error_is_a_sentence_and_no_pairs_is_one(console):
+    with pytest.raises(SystemExit, match="DPO needs pairs"):
+        main(bench_training.cases, training(*SMALL, "--loss", "dpo", "--responses", "1"))
+    with pytest.raises(SystemExit, match="3 of 2 responses cannot be correct"):
+        main(bench_training.cases, training(*SMALL, "--loss", "dpo", "--responses", "2", "--correct", "3"))
 
 
 def test_an_unknown_variant_is_named_with_those_that_exist(console):
-    chosen = options.parser(None, 2).parse_args([*SMALL, "--variants", "our"])
+    chosen = scoring(*SMALL, "--variants", "our")
     with pytest.raises(SystemExit, match="no variant our; there are: official, "):
-        bench_scoring.cases(chosen, Console(file=console))
+        list(bench_scoring.cases(chosen, Console(file=console)))
 
 
 def test_growth_is_drawn_and_can_be_drawn_again(tmp_path, monkeypatch, console):
@@ -112,7 +139,7 @@ def test_growth_is_drawn_and_can_be_drawn_again(tmp_path, monkeypatch, console):
     assert again.read_bytes() == figure.read_bytes()
 
 
-def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path, console):
+def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path):
     calls = {"official": 0}
 
     def official():
@@ -129,7 +156,7 @@ def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path, conso
     assert rows[1].predicted == 2
     assert len(rounds.ratios("x", "official")) == 2
     made = report.Report("T", {}, rows, rounds)
-    report.write([made], tmp_path / "a.json", tmp_path / "a.md", Console(file=console))
+    report.write([made], tmp_path / "a.json", tmp_path / "a.md")
     assert (tmp_path / "a.json").exists()
     assert not (tmp_path / "a.md").exists()
 
