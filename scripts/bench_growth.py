@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -24,9 +24,9 @@ from bench_scoring import agreement, variants
 from benchlib import measure, report, work
 from benchlib.official import Models
 from benchlib.rivals import UnavailableError
+from benchlib.run import progress
 from matplotlib import pyplot as plt
 from rich.console import Console
-from rich.progress import track
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -71,8 +71,17 @@ class Point:
     peak_bytes: float | None
 
 
-def measure_at(axis: str, size: Size, models: Models, tokenizer: PreTrainedTokenizerBase, rounds: int) -> list[Point]:
+def measure_at(
+    axis: str,
+    size: Size,
+    models: Models,
+    tokenizer: PreTrainedTokenizerBase,
+    rounds: int,
+    say: Callable[[str], None],
+) -> list[Point]:
     """All variants at one size: checked, then timed in turns."""
+    at = f"{AXES[axis][0]} = {getattr(size, axis)}"
+    say(at)
     found = work.generate(tokenizer, (size.prompt, size.response), 1, size.responses, seed=0)
     check, calls = agreement("float32", []), {}
     for name, make in variants(models, tokenizer, found).items():
@@ -83,7 +92,7 @@ def measure_at(axis: str, size: Size, models: Models, tokenizer: PreTrainedToken
                 continue
             check(name, variant)
             calls[name] = variant.run
-    timed = measure.interleave(calls, rounds, 0, "cpu", torch.float32)
+    timed = measure.interleave(calls, rounds, 0, "cpu", torch.float32, lambda what: say(f"{at}, {what}"))
     if timed.interrupted:
         raise KeyboardInterrupt
     points = []
@@ -99,10 +108,11 @@ def sweep(axes: Mapping[str, Sequence[int]], rounds: int, console: Console) -> I
     tokenizer = backbone.open_tokenizer(PolicyConfig("sandbox"))
     sizes = [(axis, replace(Size(), **{axis: value})) for axis, values in axes.items() for value in values]
     made: dict[int, Models] = {}
-    for axis, size in track(sizes, "measuring", console=console, transient=True):
-        if size.vocabulary not in made:
-            made = {size.vocabulary: _models(tokenizer, size.vocabulary)}
-        yield measure_at(axis, size, made[size.vocabulary], tokenizer, rounds)
+    with progress(console) as say:
+        for axis, size in sizes:
+            if size.vocabulary not in made:
+                made = {size.vocabulary: _models(tokenizer, size.vocabulary)}
+            yield measure_at(axis, size, made[size.vocabulary], tokenizer, rounds, say)
 
 
 def _models(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Models:

@@ -14,7 +14,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch.profiler import ProfilerActivity, profile
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -51,25 +50,29 @@ class Rounds:
 
 
 def interleave(
-    variants: Mapping[str, Callable[[], Any]], rounds: int, seed: int, device: str, dtype: torch.dtype
+    variants: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    seed: int,
+    device: str,
+    dtype: torch.dtype,
+    say: Callable[[str], None],
 ) -> Rounds:
     """Time all variants in each round, in an order drawn anew, so that what else the machine does hits all alike.
 
-    Variants must have run once before: this is no place for a first call. Ctrl-C ends it; what was measured is kept.
+    Variants must have run once before: this is no place for a first call. `say` is told what runs. Ctrl-C ends it;
+    what was measured is kept.
     """
     result, rng = Rounds(), random.Random(seed)
     gc.collect()
     gc.freeze()  # what is there now need not be looked at again before every call
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as progress, contextlib.suppress(KeyboardInterrupt):
-        task = progress.add_task("", total=None)
-        result.interrupted = True
+    result.interrupted = True
+    with contextlib.suppress(KeyboardInterrupt):
         for number in range(rounds):
             result.matmul_flops.append(matmul_flops(device, dtype))
             found: dict[str, Measurement] = {}
             result.measurements.append(found)
             for name in rng.sample(list(variants), len(variants)):
-                progress.update(task, description=f"round {number + 1} of {rounds}: {name}")
+                say(f"round {number + 1} of {rounds}: {name}")
                 found[name] = measured(variants[name], device)
         result.interrupted = False
     gc.unfreeze()

@@ -47,7 +47,8 @@ def compare(
     for place, (name, make) in enumerate(makers.items()):
         if place > 0 and name not in wanted:
             continue
-        with console.status(f"checking {name}"):
+        with progress(console) as say:
+            say(f"checking {name}")
             try:
                 variant = make()
             except UnavailableError as reason:
@@ -56,19 +57,31 @@ def compare(
             variant.agreement = check(name, variant)
         ready[name] = variant
     calls = {name: variant.run for name, variant in ready.items()}
-    rounds = measure.interleave(calls, chosen.rounds, chosen.seed, chosen.device, options.DTYPES[chosen.dtype])
+    dtype = options.DTYPES[chosen.dtype]
+    with progress(console) as say:
+        rounds = measure.interleave(calls, chosen.rounds, chosen.seed, chosen.device, dtype, say)
     case = {name: str(value) for name, value in vars(chosen).items()} | {"work": str(work)}
     rows = report.summarise(ready, rounds, work.response_tokens)
     made = Report(title, case, rows, rounds, left_out)
     if chosen.profile is None or rounds.interrupted:
         return made
     slow = [row.name for row in rows if row.name.startswith(OURS) and row.useful_share < LOW_SHARE]
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), progress(console) as say:
         for name in chosen.profile or slow:
             if name in calls:
-                with console.status(f"profiling {name}"):
-                    made.profiles[name] = measure.profiled(calls[name], chosen.device)
+                say(f"profiling {name}")
+                made.profiles[name] = measure.profiled(calls[name], chosen.device)
     return made
+
+
+@contextlib.contextmanager
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Says what runs: a line that is written over on a terminal, a line each in a file."""
+    if not console.is_terminal:
+        yield console.print
+        return
+    with console.status("") as status:
+        yield status.update
 
 
 def main(cases: Callable[[argparse.Namespace, Console], Iterator[Report]], chosen: argparse.Namespace) -> None:

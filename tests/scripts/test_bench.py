@@ -140,7 +140,7 @@ def test_growth_is_drawn_and_can_be_drawn_again(tmp_path, monkeypatch, console):
 
 
 def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path):
-    calls = {"official": 0}
+    calls, said = {"official": 0}, []
 
     def official():
         calls["official"] += 1
@@ -148,8 +148,9 @@ def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path):
             raise KeyboardInterrupt
 
     variants = {"official": report.Variant(official, Cost(2.0, 1), 1.0), "x": report.Variant(int, Cost(1.0, 1), 1.0)}
-    rounds = measure.interleave({n: v.run for n, v in variants.items()}, 5, 0, "cpu", torch.float32)
+    rounds = measure.interleave({n: v.run for n, v in variants.items()}, 5, 0, "cpu", torch.float32, said.append)
     assert rounds.interrupted
+    assert said[0].startswith("round 1 of 5: ")
     assert len(rounds.of("official")) == 2
     rows = report.summarise(variants, rounds, 10)
     assert [row.name for row in rows] == ["official", "x"]
