@@ -1,0 +1,199 @@
+"""Time and memory of scoring as the work grows: the official way and this library, on a small random model.
+
+    python scripts/bench_growth.py                       # docs/images/growth.png and growth.json, under three minutes
+
+Four things grow one at a time from a base case: the prompt, the responses to it, the vocabulary, and a response. The
+model is small so that the sizes, not the hardware, make the picture; the log-ratios are checked at every point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import torch
+from bench_scoring import agreement, variants
+from benchlib import measure, report, work
+from benchlib.official import Models
+from benchlib.rivals import UnavailableError
+from benchlib.run import progress
+from matplotlib import pyplot as plt
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from implicit_prm import backbone
+from implicit_prm.config import PolicyConfig
+from implicit_prm.data.files import atomic_write, write_json
+
+
+@dataclass(frozen=True)
+class Size:
+    """A case: tokens, responses, entries of the vocabulary."""
+
+    prompt: int = 64
+    responses: int = 8
+    vocabulary: int = 8192
+    response: int = 64
+
+
+AXES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "prompt": ("prompt (tokens)", (64, 256, 1024)),
+    "responses": ("responses to a prompt", (1, 4, 16, 64)),
+    "vocabulary": ("vocabulary", (8192, 32768, 131072, 262144)),
+    "response": ("mean response (tokens)", (64, 256, 1024)),
+}
+# Name of a scoring variant: colour (Okabe and Ito's, which colour-blind readers tell apart), marker, line.
+LINES = {
+    "official": ("#D55E00", "o", "-"),
+    "ours, neither cached nor shared": ("#E69F00", "^", ":"),
+    "ours, reference not cached": ("#009E73", "D", "--"),
+    "ours": ("#0072B2", "s", "-"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant at a size: medians over the rounds. `peak_bytes` is None where memory cannot be measured."""
+
+    axis: str
+    size: Size
+    variant: str
+    seconds: float
+    peak_bytes: float | None
+
+
+def measure_at(
+    axis: str,
+    size: Size,
+    models: Models,
+    tokenizer: PreTrainedTokenizerBase,
+    rounds: int,
+    say: Callable[[str], None],
+) -> list[Point]:
+    """All variants at one size: checked, then timed in turns."""
+    at = f"{AXES[axis][0]} = {getattr(size, axis)}"
+    say(at)
+    found = work.generate(tokenizer, (size.prompt, size.response), 1, size.responses, seed=0)
+    check, calls = agreement("float32", []), {}
+    for name, make in variants(models, tokenizer, found).items():
+        if name in LINES:
+            try:
+                variant = make()
+            except UnavailableError:
+                continue
+            check(name, variant)
+            calls[name] = variant.run
+    timed = measure.interleave(calls, rounds, 0, "cpu", torch.float32, lambda what: say(f"{at}, {what}"))
+    if timed.interrupted:
+        raise KeyboardInterrupt
+    points = []
+    for name in calls:
+        peaks = [one.peak_bytes for one in timed.of(name) if one.peak_bytes is not None]
+        seconds = median(one.seconds for one in timed.of(name))
+        points.append(Point(axis, size, name, seconds, median(peaks) if peaks else None))
+    return points
+
+
+def sweep(axes: Mapping[str, Sequence[int]], rounds: int, console: Console) -> Iterator[list[Point]]:
+    """Every value of every axis, the other three as in the base case."""
+    tokenizer = backbone.open_tokenizer(PolicyConfig("sandbox"))
+    sizes = [(axis, replace(Size(), **{axis: value})) for axis, values in axes.items() for value in values]
+    made: dict[int, Models] = {}
+    with progress(console) as say:
+        for axis, size in sizes:
+            if size.vocabulary not in made:
+                made = {size.vocabulary: _models(tokenizer, size.vocabulary)}
+            yield measure_at(axis, size, made[size.vocabulary], tokenizer, rounds, say)
+
+
+def _models(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Models:
+    def model(seed: int) -> PreTrainedModel:
+        return work.random_model(tokenizer, vocabulary, layers=4, seed=seed)
+
+    return Models(model(0), model(1), tokenizer.pad_token_id or 0, beta=0.05)
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """Seconds above, peak memory below, one column for each thing that grows."""
+    axes = [axis for axis in AXES if any(point.axis == axis for point in points)]
+    with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, grid = plt.subplots(
+            2, len(axes), figsize=(3 * len(axes), 5.2), sharex="col", sharey="row", squeeze=False
+        )
+        for column, axis in enumerate(axes):
+            for name, (colour, marker, line) in LINES.items():
+                on = [point for point in points if (point.axis, point.variant) == (axis, name)]
+                style = {"color": colour, "marker": marker, "linestyle": line, "label": name, "markersize": 5}
+                at = [getattr(point.size, axis) for point in on]
+                if on:
+                    grid[0, column].plot(at, [point.seconds for point in on], **style)
+                    megabytes = [float("nan") if p.peak_bytes is None else p.peak_bytes / 1e6 for p in on]
+                    grid[1, column].plot(at, megabytes, **style)
+            values = sorted({getattr(point.size, axis) for point in points if point.axis == axis})
+            for panel in grid[:, column]:
+                panel.set(xscale="log", yscale="log")
+                panel.grid(alpha=0.3)
+                panel.yaxis.set_major_formatter("{x:g}")
+            grid[1, column].set_xlabel(AXES[axis][0])
+            grid[1, column].set_xticks(values, [f"{v // 1024}k" if v >= 8192 else str(v) for v in values])
+            grid[1, column].minorticks_off()
+        grid[0, 0].set_ylabel("seconds")
+        grid[1, 0].set_ylabel("peak memory (MB)")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
+        figure.tight_layout(rect=(0, 0, 1, 0.94))
+        with atomic_write(path) as stream:
+            figure.savefig(stream, dpi=150, format="png")
+        plt.close(figure)
+
+
+def run(axes: Mapping[str, Sequence[int]], rounds: int, figure: Path, data: Path, console: Console) -> list[Point]:
+    """Measure, and write figure and JSON; after Ctrl-C, of what there is."""
+    logging.set_verbosity_error()  # the sandbox's tokenizer says that its model would not read such long texts
+    points: list[Point] = []
+    try:
+        for found in sweep(axes, rounds, console):
+            points += found
+    except KeyboardInterrupt:
+        if not points:
+            raise SystemExit("interrupted before anything was measured") from None
+        console.print("interrupted; what was measured is written")
+    draw(points, figure)
+    write_json(
+        data,
+        {
+            "machine": report.machine(),
+            "command": report.command(),
+            "base": asdict(Size()),
+            "points": [asdict(point) for point in points],
+        },
+    )
+    console.print(f"{len(points)} points: {figure}, {data}")
+    return points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--figure", type=Path, default=Path("docs/images/growth.png"))
+    parser.add_argument("--json", type=Path, default=Path("outputs/growth.json"))
+    parser.add_argument("--redraw", type=Path, metavar="JSON", help="draw an earlier run's figure again")
+    chosen = parser.parse_args()
+    if chosen.redraw:
+        points = json.loads(chosen.redraw.read_text(encoding="utf-8"))["points"]
+        draw([Point(**{**point, "size": Size(**point["size"])}) for point in points], chosen.figure)
+        return
+    run({axis: values for axis, (_, values) in AXES.items()}, chosen.rounds, chosen.figure, chosen.json, Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Score the responses to a prompt in the official way, with TRL's and Liger's log-probabilities, and with this library.
+
+    python scripts/bench_scoring.py                                    # 8 responses, about 200 + 200 tokens, on the CPU
+    python scripts/bench_scoring.py --responses 64                     # three quarters of an hour on two cores
+    python scripts/bench_scoring.py --lengths 150 2000 --responses 4   # long responses, little to share
+    python scripts/bench_scoring.py --data rollouts.jsonl --responses 8 --device cuda --dtype bfloat16
+
+All variants score the same token ids with the same two models. Their log-ratios are compared first, and a difference
+over the tolerance stops the run; then they take turns, in a new order each round. Ctrl-C shows what there is so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from benchlib import official, options, ours, rivals
+from benchlib.cost import Cost, Decoder
+from benchlib.official import Models
+from benchlib.report import Report, Variant
+from benchlib.run import compare, main
+from benchlib.work import Work
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from implicit_prm import ImplicitPRMError
+
+# What is switched off in our own rows.
+OURS = {
+    "ours": ours.Ablation(),
+    "ours, reference not cached": ours.Ablation(cached=False),
+    "ours, prompt not shared": ours.Ablation(shared=False),
+    "ours, not sorted by length": ours.Ablation(sorted=False),
+    "ours, neither cached nor shared": ours.Ablation(cached=False, shared=False),
+}
+# Largest difference to the official way's log-ratio of a response, in nats. bfloat16 is reported, not judged: its noise
+# is as large as what it should measure.
+TOLERANCE = {"float32": 1e-3, "float16": 1.0}
+
+
+def variants(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work) -> dict[str, Callable[[], Variant]]:
+    """Name to a function that makes the variant ready; the official way first."""
+    decoder = Decoder.of(models.policy)
+    rows = [(len(prompt), len(response)) for prompt, response in work.rows]
+    shared = sum((decoder.shared(*lengths) for lengths in work.lengths), Cost())
+    padded = partial(decoder.padded, rows, official.SCORING_BATCH)
+    compact = "response" if models.policy.device.type == "cuda" else "all"  # the positions that TRL projects
+
+    def rival(run: Callable[[Sequence[official.Row]], list[float]], cost: Cost) -> Variant:
+        return Variant(partial(run, work.rows), cost * 2, 2 * shared.flops)
+
+    def own(how: ours.Ablation) -> Variant:
+        passes = 1 if how.cached else 2
+        cost = shared if how.shared else decoder.unpadded(rows)
+        return Variant(ours.score(models, tokenizer, work, how), cost * passes, passes * shared.flops)
+
+    return {
+        "official": lambda: rival(partial(official.score, models), padded("all")),
+        "TRL's log-probs": lambda: rival(rivals.trl_score(models), padded(compact)),
+        "Liger's cross-entropy": lambda: rival(rivals.liger_score(models), padded("all")),
+        **{name: partial(own, how) for name, how in OURS.items()},
+    }
+
+
+def agreement(dtype: str, expected: list[float]) -> Callable[[str, Variant], dict[str, float]]:
+    """Compares log-ratios with `expected`, which the first variant fills."""
+
+    def check(name: str, variant: Variant) -> dict[str, float]:
+        found = variant.work()
+        if not expected:
+            expected.extend(found)
+            return {}
+        worst = max(abs(one - other) for one, other in zip(found, expected, strict=True))
+        if not worst <= TOLERANCE.get(dtype, float("inf")):
+            raise ImplicitPRMError(f"{name}: a log-ratio is {worst:.1e} nats off the official way's; nothing was timed")
+        return {"nats off": worst}
+
+    return check
+
+
+def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
+    """One: the responses of all prompts."""
+    models, tokenizer = options.open_models(chosen)
+    work = options.read_work(chosen, tokenizer)
+    title = options.title(chosen, f"Scoring {chosen.responses} responses a prompt")
+    ratios: list[float] = []
+    made = compare(title, variants(models, tokenizer, work), agreement(chosen.dtype, ratios), work, chosen, console)
+    size = (sum(ratio**2 for ratio in ratios) / len(ratios)) ** 0.5
+    made.extra["log-ratio of a response"] = f"{size:.2f} nats (root mean square)"
+    yield made
+
+
+if __name__ == "__main__":
+    main(cases, options.parse(options.parser(__doc__, responses=8, rounds=5)))

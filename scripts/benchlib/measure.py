@@ -1,0 +1,154 @@
+"""The clock: wall time, CPU time and peak memory of calls that take turns, and what the machine could do."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Of one call. `peak_bytes` is what it held at most above what the process held before; None: not measured."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int | None
+
+
+@dataclass
+class Rounds:
+    """Every measurement of a run: one dict per round, by variant; and the matrix product's FLOP/s in each round."""
+
+    measurements: list[dict[str, Measurement]] = field(default_factory=list)
+    matmul_flops: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+    def of(self, name: str) -> list[Measurement]:
+        return [one[name] for one in self.measurements if name in one]
+
+    def ratios(self, name: str, base: str) -> list[float]:
+        """How many times faster than `base`, in each round that has both."""
+        return [one[base].seconds / one[name].seconds for one in self.measurements if {name, base} <= set(one)]
+
+    @property
+    def matmul(self) -> float:
+        """Median FLOP/s of a large matrix product."""
+        return median(self.matmul_flops) if self.matmul_flops else float("nan")
+
+
+def interleave(
+    variants: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    seed: int,
+    device: str,
+    dtype: torch.dtype,
+    say: Callable[[str], None],
+) -> Rounds:
+    """Time all variants in each round, in an order drawn anew, so that what else the machine does hits all alike.
+
+    Variants must have run once before: this is no place for a first call. `say` is told what runs. Ctrl-C ends it;
+    what was measured is kept.
+    """
+    result, rng = Rounds(), random.Random(seed)
+    gc.collect()
+    gc.freeze()  # what is there now need not be looked at again before every call
+    result.interrupted = True
+    with contextlib.suppress(KeyboardInterrupt):
+        for number in range(rounds):
+            result.matmul_flops.append(matmul_flops(device, dtype))
+            found: dict[str, Measurement] = {}
+            result.measurements.append(found)
+            for name in rng.sample(list(variants), len(variants)):
+                say(f"round {number + 1} of {rounds}: {name}")
+                found[name] = measured(variants[name], device)
+        result.interrupted = False
+    gc.unfreeze()
+    return result
+
+
+def measured(call: Callable[[], Any], device: str) -> Measurement:
+    """Run `call` once; its result is dropped."""
+    gc.collect()
+    with _peak(device) as peak:
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        _wait(device)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Measurement(wall, cpu, peak.get("bytes"))
+
+
+@contextlib.contextmanager
+def _peak(device: str) -> Iterator[dict[str, int]]:
+    """Yields a dict that has `bytes` afterwards: the high-water mark within the block, less the level at its start."""
+    found: dict[str, int] = {}
+    if device.startswith("cuda"):
+        _wait(device)
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        yield found
+        found["bytes"] = torch.cuda.max_memory_allocated() - start
+        return
+    try:
+        # Memory that was freed but not given back would hide the next call's use of it.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        _CLEAR.write_text("5")  # sets the high-water mark (VmHWM) to what is resident now
+        start = _resident("VmRSS")
+    except (OSError, AttributeError):  # not Linux with glibc
+        yield found
+        return
+    yield found
+    found["bytes"] = max(0, _resident("VmHWM") - start)
+
+
+def _resident(field_name: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field_name))
+    return int(line.split()[1]) * 1024
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def matmul_flops(device: str, dtype: torch.dtype, least_seconds: float = 0.3) -> float:
+    """FLOP/s of a large square matrix product, with the threads that the variants have: the machine's own limit."""
+    size = 8192 if device.startswith("cuda") else 2048
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    left @ right
+    _wait(device)
+    start, products = time.perf_counter(), 0
+    while products == 0 or time.perf_counter() - start < least_seconds:
+        left @ right
+        _wait(device)
+        products += 1
+    return products * 2 * size**3 / (time.perf_counter() - start)
+
+
+def profiled(call: Callable[[], Any], device: str, operators: int = 12) -> str:
+    """The operators that take a call's time, as a table."""
+    activities, time_of = [ProfilerActivity.CPU], "self_cpu_time_total"
+    if device.startswith("cuda"):
+        activities, time_of = [*activities, ProfilerActivity.CUDA], "self_device_time_total"
+    with profile(activities=activities) as prof:
+        call()
+        _wait(device)
+    events = sorted(prof.key_averages(), key=lambda event: -getattr(event, time_of))
+    total = sum(getattr(event, time_of) for event in events)
+    lines = [f"{'operator':<45} {'share':>6} {'seconds':>8} {'calls':>7}"]
+    for event in events[:operators]:
+        spent = getattr(event, time_of)
+        lines.append(f"{event.key[:45]:<45} {spent / total:>6.1%} {spent / 1e6:>8.3f} {event.count:>7}")
+    return "\n".join(lines)

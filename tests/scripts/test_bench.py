@@ -1,0 +1,220 @@
+"""The benchmarks on a tiny random model: variants agree or are refused; tables and files come out. Nothing is timed."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import graded_rows, tiny_model, write_rows
+from rich.console import Console
+
+from implicit_prm import ImplicitPRMError
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import bench_growth
+import bench_scoring
+import bench_training
+from benchlib import measure, options, ours, report, work
+from benchlib.cost import Cost, Decoder
+from benchlib.run import main
+
+SMALL = ["--model", "random", "--lengths", "24", "20", "--rounds", "1", "--threads", "1"]
+OURS = "ours, neither cached nor shared"
+
+
+def scoring(*arguments):
+    return options.parse(options.parser(None, responses=2, rounds=1), arguments)
+
+
+def training(*arguments):
+    return options.parse(bench_training.parser(), arguments)
+
+
+@pytest.fixture
+def console(monkeypatch):
+    """What the scripts print. The matrix product, a large one, is not measured anew in every test."""
+    stream = io.StringIO()
+    monkeypatch.setattr(measure, "matmul_flops", lambda *_: 1e11)
+    monkeypatch.setattr("benchlib.run.Console", lambda **_: Console(file=stream, width=200))
+    return stream
+
+
+def test_scoring_ways_agree_and_are_reported(tmp_path, console):
+    arguments = [*SMALL, "--responses", "6", "--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
+    chosen = scoring(*arguments, "--profile", OURS)
+    for _ in range(2):  # the second run replaces the first one's section
+        main(bench_scoring.cases, chosen)
+    (written,) = json.loads((tmp_path / "a.json").read_text())
+    rows = {row["name"]: row for row in written["rows"]}
+    assert {"official", "TRL's log-probs", OURS} <= set(rows)
+    assert all(row["seconds"] > 0 and row["useful_share"] > 0 for row in rows.values())
+    assert 0 < rows[OURS]["agreement"]["nats off"] < 1e-3
+    assert float(written["log-ratio of a response"].split()[0]) > 0.01, "policy and reference must differ"
+    assert "aten::mm" in written["profiles"][OURS]
+    page = (tmp_path / "a.md").read_text()
+    assert page.count("## Scoring 6 responses a prompt") == 1
+    assert f"| {OURS} |" in page
+    assert OURS in console.getvalue()
+
+
+@pytest.mark.parametrize("loss", ["ce", "dpo"])
+def test_training_ways_agree_in_loss_and_gradient(loss, console):
+    chosen = training(*SMALL, "--responses", "4", "--loss", loss, "--second-run", "--gradient-checkpointing")
+    (made,) = bench_training.cases(chosen, Console(file=console))
+    rows = {row.name: row for row in made.rows}
+    rivals = {"TRL, reference precomputed", "TRL, reference online"} if loss == "dpo" else set()
+    checkpointed = "official, gradient checkpointing"
+    assert {"official", OURS, checkpointed, *rivals} <= set(rows)
+    for name in {OURS, *rivals}:
+        assert 0 <= rows[name].agreement["loss error"] < 1e-4
+        assert 0 < rows[name].agreement["gradient error"] < 1e-3
+    assert made.rounds.of(checkpointed)
+
+
+def test_a_way_that_gives_other_scores_or_gradients_is_not_timed(monkeypatch, console):
+    score, train = ours.score, ours.train
+
+    def shifted(*given):
+        run = score(*given)
+        return lambda: [ratio + 0.01 for ratio in run()]
+
+    monkeypatch.setattr(ours, "score", shifted)
+    with pytest.raises(ImplicitPRMError, match=r"ours.* nats off the official way's; nothing was timed"):
+        list(bench_scoring.cases(scoring(*SMALL, "--variants", OURS), Console(file=console)))
+
+    def scaled(models, *given):
+        step = train(models, *given)
+
+        def run():
+            loss = step()
+            models.policy.get_input_embeddings().weight.grad.mul_(1.1)
+            return loss
+
+        return run
+
+    monkeypatch.setattr(ours, "train", scaled)
+    with pytest.raises(ImplicitPRMError, match=r"ours.* its gradient is .* off the official way's"):
+        list(bench_training.cases(training(*SMALL, "--loss", "ce", "--variants", OURS), Console(file=console)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "x.jsonl", "--lengths", "5", "5"), "leave them out with --data"),
+        (("--data", "x.jsonl", "--correct", "1"), "leave them out with --data"),
+        (("--rounds", "0"), "0 is not above zero"),
+    ],
+)
+def test_options_that_would_be_ignored_or_measure_nothing_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        training(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_an_error_is_a_sentence_and_no_pairs_is_one(console):
+    with pytest.raises(SystemExit, match="DPO needs pairs"):
+        main(bench_training.cases, training(*SMALL, "--loss", "dpo", "--responses", "1"))
+    with pytest.raises(SystemExit, match="3 of 2 responses cannot be correct"):
+        main(bench_training.cases, training(*SMALL, "--loss", "dpo", "--responses", "2", "--correct", "3"))
+
+
+def test_an_unknown_variant_is_named_with_those_that_exist(console):
+    chosen = scoring(*SMALL, "--variants", "our")
+    with pytest.raises(SystemExit, match="no variant our; there are: official, "):
+        list(bench_scoring.cases(chosen, Console(file=console)))
+
+
+def test_growth_is_drawn_and_can_be_drawn_again(tmp_path, monkeypatch, console):
+    axes = {"responses": (1, 3)}
+    figure, data = tmp_path / "growth.png", tmp_path / "growth.json"
+    points = bench_growth.run(axes, 1, figure, data, Console(file=console))
+    assert {(p.axis, getattr(p.size, p.axis)) for p in points} == {(a, v) for a, values in axes.items() for v in values}
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    again = tmp_path / "again.png"
+    monkeypatch.setattr(sys, "argv", ["bench_growth.py", "--redraw", str(data), "--figure", str(again)])
+    bench_growth.main()
+    assert again.read_bytes() == figure.read_bytes()
+
+
+def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path):
+    calls, said = {"official": 0}, []
+
+    def official():
+        calls["official"] += 1
+        if calls["official"] == 3:
+            raise KeyboardInterrupt
+
+    variants = {"official": report.Variant(official, Cost(2.0, 1), 1.0), "x": report.Variant(int, Cost(1.0, 1), 1.0)}
+    rounds = measure.interleave({n: v.run for n, v in variants.items()}, 5, 0, "cpu", torch.float32, said.append)
+    assert rounds.interrupted
+    assert said[0].startswith("round 1 of 5: ")
+    assert len(rounds.of("official")) == 2
+    rows = report.summarise(variants, rounds, 10)
+    assert [row.name for row in rows] == ["official", "x"]
+    assert rows[1].predicted == 2
+    assert len(rounds.ratios("x", "official")) == 2
+    made = report.Report("T", {}, rows, rounds)
+    report.write([made], tmp_path / "a.json", tmp_path / "a.md")
+    assert (tmp_path / "a.json").exists()
+    assert not (tmp_path / "a.md").exists()
+
+
+def test_a_section_is_replaced_and_its_neighbours_stay():
+    page = report.with_section("# Performance\n\nBy hand.\n", "One", "first\n")
+    page = report.with_section(page, "One (more)", "other\n")
+    page = report.with_section(page, "One", "second \\1\n")
+    assert page == "# Performance\n\nBy hand.\n\n## One\n\nsecond \\1\n\n## One (more)\n\nother\n"
+
+
+def test_the_matrix_product_is_measured():
+    assert 1e8 < measure.matmul_flops("cpu", torch.float32, least_seconds=0.0) < 1e15
+
+
+def test_peak_memory_is_what_a_call_takes_at_most():
+    freed = measure.measured(lambda: torch.ones(2**25), "cpu").peak_bytes  # 128 MiB
+    if freed is None:
+        pytest.skip("memory is not measured on this system")
+    assert freed == pytest.approx(2**27, rel=0.1)
+    assert measure.measured(lambda: torch.ones(2**23), "cpu").peak_bytes == pytest.approx(2**25, rel=0.1)
+
+
+def test_the_cost_model_counts_weights_padding_and_the_shared_prompt(tokenizer):
+    model = tiny_model(tokenizer)
+    decoder = Decoder.of(model)
+    assert decoder == Decoder(weights=2 * (4 * 32 * 32 + 3 * 32 * 48), head=len(tokenizer) * 32, attention=2 * 32)
+    simple = Decoder(weights=10, head=3, attention=0)
+    rows = [(5, 1), (5, 3), (5, 2)]
+    assert simple.padded(rows, 2) == Cost(2 * 13 * (16 + 7), 16 + 7)
+    assert simple.padded(rows, 2, "response") == Cost(2 * 10 * 23 + 2 * 3 * 6, 23)
+    assert simple.unpadded(rows) == Cost(2 * 10 * 21 + 2 * 3 * 6, 21)
+    assert simple.shared(5, [1, 3, 2]) == Cost(2 * 10 * 11 + 2 * 3 * 6, 11)
+    assert simple.shared(5, [3]).with_backward().flops == 3 * simple.unpadded([(5, 3)]).flops
+    # One response to a prompt costs the same attention, however it is cut.
+    assert Decoder(0, 0, 7).shared(5, [3]).flops == Decoder(0, 0, 7).rows([8], 0).flops
+
+
+def test_generated_work_has_the_lengths_that_were_asked_for(tokenizer):
+    found = work.generate(tokenizer, (50, 40), prompts=3, responses=8, seed=1, correct=2)
+    assert {prompt for prompt, _ in found.lengths} == {50}
+    responses = [length for _, lengths in found.lengths for length in lengths]
+    assert min(responses) >= 24
+    assert max(responses) <= 56
+    assert max(responses) > min(responses) + 10
+    assert sum(found.labels) == 6
+    assert len(found.pairs) == 3 * 2 * 6
+    assert all(
+        found.labels[right] and not found.labels[wrong] and right // 8 == wrong // 8 for right, wrong in found.pairs
+    )
+    assert work.generate(tokenizer, (50, 40), 3, 8, seed=1, correct=2) == found
+
+
+def test_work_is_read_from_a_file_of_rollouts(tmp_path, tokenizer):
+    path = write_rows(tmp_path / "rollouts.jsonl", graded_rows(6, 4))
+    found = work.read(str(path), tokenizer, prompts=2, responses=3, seed=0, mixed=True)
+    assert [len(group) for group in found.groups] == [3, 3]
+    assert all(len(set(group.labels)) == 2 for group in found.encoded)
+    with pytest.raises(ImplicitPRMError, match="prompts have 5 responses; 2 are wanted"):
+        work.read(str(path), tokenizer, prompts=2, responses=5, seed=0)
