@@ -1,5 +1,6 @@
 """The trainer: same gradient however a batch is cut, first losses that can be worked out, logs, LoRA, bf16."""
 
+import json
 import math
 
 import pytest
