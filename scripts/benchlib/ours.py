@@ -1,25 +1,26 @@
-"""The library, as its users call it: the one place to change when its interface does.
-
-`Ablation` says what is switched off. What the library does not have (yet) raises `UnavailableError`.
-"""
+"""The library, as its users call it. `Ablation` says what is switched off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from unittest import mock
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from benchlib.official import Models
 from benchlib.rivals import UnavailableError
 from benchlib.work import TEXT, Work
-from implicit_prm import ImplicitPRM, ImplicitPRMTrainer
+from implicit_prm import ImplicitPRM, ImplicitPRMTrainer, group_logprobs
+from implicit_prm.backbone import token_budget
 from implicit_prm.config import LossConfig
-from implicit_prm.model import Settings
+from implicit_prm.data.reference_cache import ReferenceCache
+from implicit_prm.reference import fill
+from implicit_prm.settings import Settings
 from implicit_prm.training import GroupDataset
-
-NO_CACHE = "the library has no reference cache yet"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,14 @@ class Ablation:
 
 def score(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work, how: Ablation) -> Callable[[], list[float]]:
     """Scoring through `ImplicitPRM.score`: the log-ratio of each response in nats, in dataset order."""
-    _check(how)
+    if not how.sorted:
+        raise UnavailableError("scoring always sorts by length")
     prm = ImplicitPRM(models.policy, tokenizer, models.reference, _settings(models))
+    prm.reference_cache = fill_cache(models, work)[0] if how.cached else None
 
     def run() -> list[float]:
-        scored = [one for group in work.groups for one in prm.score(group.prompt, group.completions, batch_size=4)]
+        with _as_told(how):
+            scored = [one for group in work.groups for one in prm.score(group.prompt, group.completions)]
         return [one.outcome_reward / models.beta for one in scored]
 
     return run
@@ -53,7 +57,6 @@ def train(
     how: Ablation,
 ) -> Callable[[], float]:
     """An optimiser step of `ImplicitPRMTrainer` over all groups: the loss, with its gradient left in the policy."""
-    _check(how)
     arguments = TrainingArguments(
         folder,
         per_device_train_batch_size=1,
@@ -62,44 +65,49 @@ def train(
         report_to="none",
         disable_tqdm=True,
     )
+    dataset = GroupDataset(work.encoded)
+    dataset.cache = fill_cache(models, work)[0] if how.cached else None
     trainer = ImplicitPRMTrainer(
-        models.policy,
-        arguments,
-        loss,
-        _settings(models),
-        models.reference,
-        train_dataset=GroupDataset(work.encoded),
-        processing_class=tokenizer,
+        models.policy, arguments, loss, _settings(models), train_dataset=dataset, processing_class=tokenizer
     )
-    items = [trainer.train_dataset[place] for place in range(len(work.encoded))]
 
     def run() -> float:
-        batches, units = trainer.get_batch_samples(
-            (trainer.data_collator([item]) for item in items), len(items), trainer.args.device
-        )
-        return sum(trainer.training_step(trainer.model, batch, units).item() for batch in batches)
+        with _as_told(how):
+            if not how.cached:
+                dataset.cache = fill_cache(models, work)[0]
+            micro = (trainer.data_collator([dataset[place]]) for place in range(len(dataset)))
+            batches, units = trainer.get_batch_samples(micro, len(dataset), trainer.args.device)
+            return sum(trainer.training_step(trainer.model, batch, units).item() for batch in batches)
 
     return run
 
 
-def fill_cache(models: Models, work: Work) -> tuple[Any, float]:
+def fill_cache(models: Models, work: Work) -> tuple[ReferenceCache, float]:
     """A reference cache with every response of `work` in it, and the seconds that filling it took."""
-    raise UnavailableError(NO_CACHE)
+    cache = ReferenceCache({"weights": "in memory"}, tempfile.mkdtemp(prefix="ipr-bench-"))
+    start = time.perf_counter()
+    fill(cache, models.reference, GroupDataset(work.encoded).requests(), token_budget(models.reference.device))
+    return cache, time.perf_counter() - start
 
 
-def seconds_to_read(cache: Any, work: Work) -> float:
-    """What the reference costs when the cache is full: reading the log-probabilities of every response."""
-    raise UnavailableError(NO_CACHE)
+def seconds_to_read(cache: ReferenceCache, work: Work) -> float:
+    """What the reference costs when the cache is full: opening it and reading every response's log-probabilities."""
+    start = time.perf_counter()
+    dataset = GroupDataset(work.encoded)
+    dataset.cache = ReferenceCache({"weights": "in memory"}, cache.folder.parent)
+    for place in range(len(dataset)):
+        dataset[place]
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _as_told(how: Ablation) -> Iterator[None]:
+    if how.shared:
+        yield
+        return
+    with mock.patch.object(group_logprobs, "_shares", return_value=False):
+        yield
 
 
 def _settings(models: Models) -> Settings:
     return Settings(models.beta, reference="in memory", text=TEXT)
-
-
-def _check(how: Ablation) -> None:
-    if how.cached:
-        raise UnavailableError(NO_CACHE)
-    if how.shared:
-        raise UnavailableError("the library does not share prompts yet")
-    if not how.sorted:
-        raise UnavailableError("scoring always sorts by length")

@@ -29,7 +29,7 @@ class Work:
     @property
     def rows(self) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, response ids), one per response, in dataset order."""
-        return [(group.prompt_ids, response.ids) for group in self.encoded for response in group.responses]
+        return [(list(group.prompt_ids), list(response.ids)) for group in self.encoded for response in group.responses]
 
     @property
     def labels(self) -> list[bool]:
