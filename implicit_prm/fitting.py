@@ -155,6 +155,8 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "use_cpu": not torch.accelerator.is_available(),  # or several processes on a CPU would not find each other
     }
     options = defaults | config.trainer
+    # Every process asks the reference for a share of the data, so each needs the weights before FSDP shards them.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     try:
         return TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
@@ -186,11 +188,12 @@ def ask_reference(
     The starting weights are the reference unless another one is named, which is opened, asked and let go: training
     itself holds no second model.
     """
+    name, device = model.name if model.reference == "initial" else model.reference, arguments.device
     named = starting.open_reference(model, encoder.tokenizer)
     if named is not None:
         backbone.check_embeds(named, encoder)
-    name, device = model.name if named is None else model.reference, arguments.device
-    (policy if named is None else named).to(device)
+    if model.quantization is None:  # bitsandbytes has put its weights there
+        (policy if named is None else named).to(device)
     folder = None if config.reference_cache == "default" else config.reference_cache
     budget = config.max_tokens_per_batch or backbone.token_budget(device)
     half = torch.bfloat16 if arguments.bf16 else torch.float16

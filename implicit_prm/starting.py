@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations import deepspeed
 
 from implicit_prm import adapters, backbone
 from implicit_prm.config import ModelConfig
@@ -83,18 +85,34 @@ def open_policy(model: ModelConfig, arguments: TrainingArguments) -> Any:
 
 
 def open_reference(model: ModelConfig, tokenizer: Any) -> Any:
-    """The named reference; None where there is none, or where the starting weights are the reference.
+    """The named reference; None where there is none, or where the policy itself can be asked before it is trained.
 
     Raises:
         ImplicitPRMError: it cannot be opened, or reads other tokens than the policy.
     """
-    if model.reference in (NONE, "initial"):
+    sliced = deepspeed.is_deepspeed_zero3_enabled()
+    if model.reference == NONE or (model.reference == "initial" and not sliced):
         return None
-    backbone.check_same_tokens(tokenizer, model.reference, model.reference_revision)
-    named = replace(model, name=model.reference, revision=model.reference_revision)
-    reference = backbone.open_model(named, quantization=model.quantization)
+    named = model
+    if model.reference != "initial":
+        backbone.check_same_tokens(tokenizer, model.reference, model.reference_revision)
+        named = replace(model, name=model.reference, revision=model.reference_revision)
+    with _whole_weights():
+        reference = backbone.open_model(named, quantization=model.quantization)
     backbone.disable_dropout(reference)
     return reference
+
+
+@contextlib.contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Under ZeRO-3 transformers opens every model in slices that only DeepSpeed's engine can run; not this one."""
+    settings = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if settings is not None:
+            deepspeed.set_hf_deepspeed_config(settings)
 
 
 def absolute(name: str) -> str:
