@@ -8,11 +8,12 @@ import torch
 from conftest import tiny_model
 from peft import PeftModel
 from runs import adapter, config, log, loglikelihood, quiet, scores, weights
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations import deepspeed
 
-from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
+from implicit_prm import ImplicitPRM, ImplicitPRMError, fit, starting
 from implicit_prm.backbone import open_model
-from implicit_prm.config import PolicyConfig
+from implicit_prm.config import ModelConfig, PolicyConfig
 
 LORA = {"lora": {"r": 2, "alpha": 4}}
 
@@ -115,3 +116,30 @@ def test_an_added_token_that_no_prompt_uses_may_lack_an_embedding(tmp_path, toke
     tokenizer.save_pretrained(tmp_path)
     assert open_model(PolicyConfig(str(tmp_path))).config.vocab_size < len(tokenizer)
     assert all(math.isfinite(value) for value in loglikelihood(tmp_path))
+
+
+class _Stage3:
+    """What transformers looks at to know that ZeRO-3 is on."""
+
+    def is_zero3(self):
+        return True
+
+
+def test_under_zero3_the_reference_is_opened_whole(tiny_folder, monkeypatch):
+    seen = []
+
+    def opening(*args, **options):
+        seen.append(deepspeed.is_deepspeed_zero3_enabled())
+        return open_model(*args, **options)
+
+    monkeypatch.setattr(starting.backbone, "open_model", opening)
+    model, tokenizer = ModelConfig(str(tiny_folder)), AutoTokenizer.from_pretrained(tiny_folder)
+    assert starting.open_reference(model, tokenizer) is None  # the policy can be asked itself
+    stage3 = _Stage3()
+    deepspeed.set_hf_deepspeed_config(stage3)
+    try:
+        assert starting.open_reference(model, tokenizer) is not None
+        assert seen == [False]
+        assert deepspeed.is_deepspeed_zero3_enabled()
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
