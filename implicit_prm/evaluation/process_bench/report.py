@@ -59,9 +59,7 @@ def _print_subset(name: str, row: dict[str, Any], chosen: str, console: Console)
     hidden = row["by_final_answer"]["correct"]
     if hidden["erroneous"]:
         found = hidden["accuracy_erroneous"]
-        lines.append(
-            f"right answer, wrong step: {_percent(found)} % {_band(found)} of {hidden['erroneous']} solutions found"
-        )
+        lines.append(f"right answer, wrong step: {_percent(found)} % {_band(found)} of {hidden['erroneous']} found")
     for line in lines:
         console.print(line, highlight=False)
     console.print()
@@ -85,8 +83,13 @@ def _plain(interval: dict[str, float | None]) -> str:
 
 def _threshold(found: dict[str, Any]) -> str:
     spread = "" if found["lowest"] == found["highest"] else f" ({found['lowest']:.4g} to {found['highest']:.4g})"
-    where = "given" if found["fitted_on"] is None else f"fitted on {found['fitted_on']}"
-    return f"{found['value']:.4g}{spread}, {where}"
+    if found["fitted_on"] is None:
+        where = "given"
+    else:
+        where = f"{'cross-fitted' if 'folds' in found else 'fitted'} on {found['fitted_on']}"
+    left_out = found.get("left_out_problems")
+    without = f" without {left_out} problems that are in both" if left_out else ""
+    return f"{found['value']:.4g}{spread}, {where}{without}"
 
 
 def trade_off_figure(metrics: dict[str, Any], curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:

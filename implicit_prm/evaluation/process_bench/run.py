@@ -129,27 +129,28 @@ def judge(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset], o
     size = len(windows)
     if isinstance(config.threshold, float):
         used = np.full(size, config.threshold)
-        return Verdict(windows.hits(used).astype(float), {"fitted_on": None} | spread(used), used)
+        return Verdict(windows.hits(used).astype(float), {"fitted_on": None, **spread(used)}, used)
+    origin: dict[str, Any]
     if config.threshold in (CROSS_FIT, one.name):
         folds = fold_of_problem(len(one.groups), config.seed)[one.problem]
         fitted = th.cross_fit(windows, folds, one.weights)
-        where = f"{one.name}, cross-fitted in {len(np.unique(folds))} folds"
+        origin = {"fitted_on": one.name, "folds": len(np.unique(folds))}
     else:
         source = subsets[config.threshold]
         reported = {same_problem(str(group.prompt)) for group in one.groups}
         shared = np.array([same_problem(str(group.prompt)) in reported for group in source.groups])
         keep = ~shared[source.problem]
         fitted = th.best_thresholds(source.windows(over).take(keep), source.weights[:, keep])[:, None]
-        where = source.name + (f", without {shared.sum()} problems of {one.name}" if shared.any() else "")
+        origin = {"fitted_on": source.name, "left_out_problems": int(shared.sum())}
     if np.isnan(fitted[0]).any():
         raise ImplicitPRMError(
-            f"{one.name}: no threshold can be fitted on {where}: it takes solutions with a wrong step and solutions "
-            "without, in every part that it is fitted on. Take more problems, set threshold to another subset, or give "
-            "a number"
+            f"{one.name}: no threshold can be fitted on {origin['fitted_on']}: it takes solutions with a wrong step "
+            "and solutions without, in every part that it is fitted on. Take more problems, set threshold to another "
+            "subset, or give a number"
         )
     fitted = np.broadcast_to(fitted, (len(fitted), size))
     hits = np.where(np.isnan(fitted), np.nan, windows.hits(fitted))
-    return Verdict(hits, {"fitted_on": where} | spread(fitted[0]), fitted[0])
+    return Verdict(hits, origin | spread(fitted[0]), fitted[0])
 
 
 def fold_of_problem(problems: int, seed: int) -> NDArray[np.int64]:

@@ -110,7 +110,7 @@ def test_a_threshold_from_another_subset_does_not_know_the_reported_rows(tmp_pat
     rows = {"a": _random_rows(60, 1), "b": _random_rows(60, 2)}
     before = _evaluate(tmp_path, rows, threshold="a")["subsets"]
     assert before["b"]["results"]["PRM, step scores"]["threshold"]["fitted_on"] == "a"
-    assert "cross-fitted in 10 folds" in before["a"]["results"]["PRM, step scores"]["threshold"]["fitted_on"]
+    assert before["a"]["results"]["PRM, step scores"]["threshold"]["folds"] == 10
     for row in rows["b"]:
         row["label"] = -1 if row["label"] >= 0 else 0
     after = _evaluate(tmp_path, rows, threshold="a")["subsets"]
@@ -180,7 +180,7 @@ def test_problems_of_the_reported_subset_are_left_out_of_the_other(tmp_path):
     found = _evaluate(tmp_path, {"a": shared, "b": mixed}, threshold="b")["subsets"]["a"]["results"]
     here, there = found["PRM, step scores"]["threshold"], clean["PRM, step scores"]["threshold"]
     assert here["value"] == there["value"]
-    assert here["fitted_on"] == "b, without 15 problems of a"
+    assert (here["fitted_on"], here["left_out_problems"], there["left_out_problems"]) == ("b", 15, 0)
 
 
 def test_a_problems_solutions_share_a_fold_and_folds_are_even():
@@ -213,7 +213,7 @@ def test_without_one_of_the_kinds_f1_is_undefined_and_said_so(tmp_path, keep, mi
     console = Console(width=80, record=True)
     report.print_metrics(metrics, console)
     assert f"F1 is undefined: no solution with {missing}" in console.export_text()
-    with pytest.raises(ImplicitPRMError, match="pb: no threshold can be fitted on pb, cross-fitted"):
+    with pytest.raises(ImplicitPRMError, match="pb: no threshold can be fitted on pb: it takes"):
         _evaluate(tmp_path, {"pb": rows})
 
 
@@ -223,7 +223,8 @@ def test_the_table_prints_at_80_columns(tmp_path):
     report.print_metrics(_evaluate(tmp_path, rows, threshold="gsm8k"), console)
     text = console.export_text()
     assert "ProcessBench math: accuracy (%) on 60 solutions" in text
-    assert "fitted on gsm8k\n" in text
+    assert ", cross-fitted on gsm8k\n" in text
+    assert ", fitted on gsm8k\n" in text
     assert "mean F1 of the 2 subsets, PRM, step scores" in text
     assert max(map(len, text.splitlines())) <= 80
 
