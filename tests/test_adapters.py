@@ -24,7 +24,9 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(False, id="untied", marks=pytest.mark.slow), pytest.param(True, id="tied")]
+)
 def base(request, tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("base")
     tiny_model(tokenizer, tie_word_embeddings=request.param).save_pretrained(folder)

@@ -5,7 +5,7 @@ import fnmatch
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
-from runs import config, scores
+from runs import config, quiet, scores
 
 from implicit_prm import ImplicitPRMError, fit, publishing
 
@@ -20,14 +20,11 @@ def hub(monkeypatch):
     return asked
 
 
-def test_nothing_is_pushed_unless_asked(hub, tmp_path, tiny_folder, rollouts_file):
-    fit(config(tmp_path / "run", tiny_folder, rollouts_file, max_steps=1))
-    assert hub == {}
-
-
-def test_the_finished_model_goes_up_without_optimizer_states(hub, tmp_path, tiny_folder, rollouts_file):
+def test_the_finished_model_goes_up_when_asked_without_optimizer_states(hub, tmp_path, tiny_folder, rollouts_file):
     run = config(tmp_path / "run", tiny_folder, rollouts_file, max_steps=1, save_strategy="steps", save_steps=1)
-    run.push_to_hub = "org/prm"
+    fit(run, quiet)
+    assert hub == {}  # nothing is pushed by itself
+    run.push_to_hub, run.overwrite = "org/prm", True
     said = []
     fit(run, said.append)
     assert hub["made"] == ("org/prm", {"private": True, "exist_ok": True})

@@ -31,7 +31,7 @@ def test_an_adapter_as_the_start_asks_for_a_named_reference(tmp_path, start, tin
     assert not (tmp_path / "run" / "start").exists()
 
 
-@pytest.mark.parametrize("model", [LORA, {}], ids=["lora", "full"])
+@pytest.mark.parametrize("model", [pytest.param(LORA, id="lora"), pytest.param({}, id="full", marks=pytest.mark.slow)])
 def test_reference_start_is_the_adapter_merged_and_the_checkpoint_stands_by_itself(
     model, tmp_path, start, tiny_folder, rollouts_file
 ):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from implicit_prm.data import files
-from implicit_prm.data.files import JsonLines, atomic_write, write_json
+from implicit_prm.data.files import JsonLines, atomic_folder, atomic_write, write_json
 from implicit_prm.records import ImplicitPRMError
 
 ODD_TEXTS = [
@@ -171,3 +171,24 @@ def test_another_kind_of_file_is_left_alone(content, tmp_path):
     with pytest.raises(ImplicitPRMError, match="not a file of JSON lines"):
         JsonLines(path)
     assert path.read_bytes() == content
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    def fill(text, fails=False, **options):
+        with atomic_folder(tmp_path / "out", **options) as unfinished:
+            (unfinished / "file").write_text(text)
+            if fails:
+                raise RuntimeError("the disk came off")
+
+    with pytest.raises(RuntimeError):
+        fill("one", fails=True)
+    assert list(tmp_path.iterdir()) == []
+    fill("one")
+    with pytest.raises(ImplicitPRMError, match="is there already"):
+        fill("two")
+    with pytest.raises(RuntimeError):
+        fill("two", fails=True, replace_old=True)
+    assert (tmp_path / "out" / "file").read_text() == "one"
+    fill("two", replace_old=True)
+    assert (tmp_path / "out" / "file").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
