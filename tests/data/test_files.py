@@ -171,3 +171,21 @@ def test_another_kind_of_file_is_left_alone(content, tmp_path):
     with pytest.raises(ImplicitPRMError, match="not a file of JSON lines"):
         JsonLines(path)
     assert path.read_bytes() == content
+
+
+def test_replaced_rows_are_all_there_is_and_can_be_appended_to(tmp_path):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    for number in (3, 1, 2):
+        log.append({"n": number})
+    log.replace(sorted(log.rows(), key=lambda row: row["n"]))
+    log.append({"n": "ü"})
+    assert [row["n"] for row in log.rows()] == [1, 2, 3, "ü"]
+
+
+def test_rows_that_cannot_be_written_leave_the_file_as_it_was(tmp_path):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    log.append({"n": 1})
+    with pytest.raises(TypeError):
+        log.replace([{"n": 2}, {"n": object()}])
+    assert log.rows() == [{"n": 1}]
+    assert list(tmp_path.iterdir()) == [log.path]
