@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
+from transformers.utils import cached_file, extract_commit_hash
 
 from implicit_prm import adapters
 from implicit_prm.config import PolicyConfig
@@ -174,10 +174,10 @@ def weights_of(config: PolicyConfig) -> dict[str, Any]:
     """
     name = locate(config.name)
     with clear_load_errors(config.name):
-        loaded = AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=config.trust_remote_code)
+        resolved = cached_file(name, "config.json", revision=config.revision)
     files = [path for path in Path(name).glob("*") if path.suffix in (".safetensors", ".bin")]
     return {
-        "commit": getattr(loaded, "_commit_hash", None),
+        "commit": extract_commit_hash(resolved, None),
         "weight_bytes": {path.name: path.stat().st_size for path in sorted(files)},
     }
 

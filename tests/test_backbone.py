@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import tiny_model
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 
 from implicit_prm import backbone
@@ -123,3 +124,21 @@ def test_dropout_is_switched_off(tokenizer):
     model = torch.nn.Sequential(torch.nn.Dropout(0.5))
     backbone.disable_dropout(model)
     assert model.train()(torch.ones(100)).eq(1).all()
+
+
+def test_weights_are_told_by_the_commit_of_a_hub_id_and_the_sizes_of_a_folder(tmp_path, tiny_folder, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--me--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
+    (tmp_path / "models--me--model" / "refs").mkdir()
+    (tmp_path / "models--me--model" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert backbone.weights_of(PolicyConfig("me/model")) == {"commit": commit, "weight_bytes": {}}
+    size = (tiny_folder / "model.safetensors").stat().st_size
+    assert backbone.weights_of(PolicyConfig(str(tiny_folder))) == {
+        "commit": None,
+        "weight_bytes": {"model.safetensors": size},
+    }
+    with pytest.raises(ImplicitPRMError, match="cannot open the model 'no/where'"):
+        backbone.weights_of(PolicyConfig("no/where"))

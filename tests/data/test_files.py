@@ -192,3 +192,21 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     fill("two", replace_old=True)
     assert (tmp_path / "out" / "file").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_replaced_rows_are_all_there_is_and_can_be_appended_to(tmp_path):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    for number in (3, 1, 2):
+        log.append({"n": number})
+    log.replace(sorted(log.rows(), key=lambda row: row["n"]))
+    log.append({"n": "ü"})
+    assert [row["n"] for row in log.rows()] == [1, 2, 3, "ü"]
+
+
+def test_rows_that_cannot_be_written_leave_the_file_as_it_was(tmp_path):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    log.append({"n": 1})
+    with pytest.raises(TypeError):
+        log.replace([{"n": 2}, {"n": object()}])
+    assert log.rows() == [{"n": 1}]
+    assert list(tmp_path.iterdir()) == [log.path]
