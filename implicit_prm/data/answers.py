@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from typing import Literal
+
+from implicit_prm.data.prose import FORMULA, LIMIT, UNIT_WORDS, VALUE, closing_value, content, stated_value
+
+Rule = Literal["field", "box", "hashes", "phrase", "closing"]
 
 # One left-to-right pass: a box, an escaped character (which opens and closes nothing), or a brace. A doubled backslash
 # before `boxed` is what JSON escaping leaves behind.
@@ -10,16 +17,23 @@ _BOX_TOKEN = re.compile(r"(?P<box>\\\\?(?:boxed|fbox)(?![a-zA-Z])\s*)(?P<brace>\
 _UNBRACED = re.compile(r"(?:[^$\n\\}]|\\[^)\]\n])*")
 _LIMIT_UNBRACED = 100  # characters; without it a text of nothing but `\boxed` would take quadratic time
 
-_NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?"
-_NUMBER_LINE = re.compile(rf"\$?{_NUMBER}%?")
-_FORMULA = r"\\\((.+?)\\\)|\\\[(.+?)\\\]|(?<!\\)\$([^$]+)(?<!\\)\$"
-_LEADING_FORMULA = re.compile(rf"\$?(?:{_FORMULA})", re.DOTALL)
-_FORMULA_OR_NUMBER = re.compile(rf"{_FORMULA}|({_NUMBER})", re.DOTALL)
+_NUMBER_LINE = re.compile(r"\$?-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
 
-_PHRASE = re.compile(r"\banswer\b\W{0,4}(?:is|:)[\s:*]*", re.IGNORECASE)
+# "Long answer:", "student's answer:" and "our answer is correct" speak of other things.
+_PHRASE = re.compile(
+    r"(?:\b(?:the|final|my|our|correct)\s+|(?:^|[\n.!?*#:>\"'({_])\s*)answer\b\W{0,4}?(?:is|remains|:)"
+    r"(?!\s+(?:correct|right|wrong|incorrect)\b)[\s:*`]*",
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"\n|\.(?=[\s*]|$)")
-_CONCLUSION = re.compile(r"\b(?:therefore|thus|hence|so|in conclusion|finally)\b", re.IGNORECASE)
-_LIMIT_CONCLUSION = 1000  # characters at the end of the text that a concluding sentence is looked for in
+_LEADING_VALUE = re.compile(rf"({VALUE.pattern})(?={UNIT_WORDS}\W*$|[,;(])", re.DOTALL)
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+
+_JSON_OBJECT = re.compile(r"\s*(?:```(?:json)?\s*)?\{\s*\"")
+_JSON_ANSWER = re.compile(r"\"(?:final_)?answer\"\s*:\s*(\"(?:[^\"\\]|\\.)*\"|[^\s\"{\[,}][^\n,}]*)", re.DOTALL)
+# What is left of TeX where JSON was decoded that had single backslashes in it: a backspace for the \b of \boxed.
+_DAMAGED = re.compile(r"[\x08\x0c](?=[a-zA-Z])|\t(?=(?:ext|extbf|imes|heta|frac)(?![a-zA-Z]))|\r(?=ight(?![a-zA-Z]))")
+_DAMAGE = {"\x08": r"\b", "\x0c": r"\f", "\t": r"\t", "\r": r"\r"}
 
 _NORMAL_FORM = (
     (re.compile(r",\\!\s*"), ","),  # TeX's thousands: 11,\! 111
@@ -32,21 +46,33 @@ _NORMAL_FORM = (
 )
 
 
-def extract_answer(text: str) -> str | None:
-    r"""The final answer that a response states, or None. Takes linear time.
+def find_answer(text: str) -> tuple[str, Rule] | tuple[None, None]:
+    r"""The final answer that a response states, and the rule that found it. Takes linear time.
 
     The first of these that is there:
 
-    1. the content of the last balanced `\boxed{...}` or `\fbox{...}` that is not empty (`\boxed 7` counts too);
-    2. what follows the last `####`, if it is the last line or a bare number (elsewhere four hashes are a heading);
-    3. the formula, or else the rest of the sentence, after the last "answer is" or "answer:";
-    4. the last formula or number of a concluding sentence ("Therefore, the area is $12$.") that ends the text. A text
-       that was cut off in mid-sentence has none.
+    1. `field`: the last "answer" of a response that is a JSON object;
+    2. `box`: the content of the last balanced `\boxed{...}` or `\fbox{...}` that is not empty (`\boxed 7` counts too);
+    3. `hashes`: what follows the last `####`, if it is the last line or a bare number (elsewhere they are a heading);
+    4. `phrase`: what the rest of the sentence states, after the last "the answer is" or "answer:";
+    5. `closing`: the value in which the text ends: "Therefore, the area is $12$.", "24 + 8 = 32 apples." A text that
+       was cut off in mid-sentence has none. See `prose.closing_value`.
     """
-    for find in (_boxed, _after_hashes, _after_phrase, _concluded):
+    text = repair(text)
+    for rule, find in _FINDERS.items():
         if answer := find(text):
-            return answer
-    return None
+            return answer, rule
+    return None, None
+
+
+def extract_answer(text: str) -> str | None:
+    """The final answer that a response states, or None; `find_answer` says where it is looked for."""
+    return find_answer(text)[0]
+
+
+def repair(text: str) -> str:
+    r"""Give TeX commands the backslash back that a JSON decoder took for an escape: backspace + "oxed" is `\boxed`."""
+    return _DAMAGED.sub(lambda damaged: _DAMAGE[damaged[0]], text)
 
 
 def normalise(answer: str) -> str:
@@ -54,6 +80,7 @@ def normalise(answer: str) -> str:
 
     Answers with equal normal forms are equal; of others nothing is known yet. Takes linear time.
     """
+    answer = repair(answer)
     for pattern, replacement in _NORMAL_FORM:
         answer = pattern.sub(replacement, answer)
     return answer.strip().removesuffix(".").rstrip()
@@ -85,34 +112,50 @@ def _after_hashes(text: str) -> str:
 
 
 def _after_phrase(text: str) -> str:
-    start = _last_end(_PHRASE, text)
+    start = None
+    for phrase in _PHRASE.finditer(text):
+        start = phrase.end()
     if start is None:
         return ""
-    if formula := _LEADING_FORMULA.match(text, start):
-        return _content(formula)
+    if formula := FORMULA.match(text, start):
+        return content(formula[0])
+    if text.startswith('"', start):
+        return text[start + 1 :].partition('"')[0].strip()
     sentence_end = _SENTENCE_END.search(text, start)
-    return text[start : sentence_end.start() if sentence_end else None].strip(" *\t\r")
+    return _stated(text[start : sentence_end.start() if sentence_end else None])
 
 
-def _concluded(text: str) -> str:
-    text = text.rstrip()
-    if not text.endswith((".", "!", "$", r"\)", r"\]", "*")):
+def _field(text: str) -> str:
+    if not _JSON_OBJECT.match(text):
         return ""
-    tail = text[-_LIMIT_CONCLUSION:]
-    start = _last_end(_CONCLUSION, tail)
     answer = ""
-    if start is not None:
-        for match in _FORMULA_OR_NUMBER.finditer(tail, start):
-            answer = _content(match)
-    return answer
+    for match in _JSON_ANSWER.finditer(text):
+        answer = match[1].strip()
+    if answer.startswith('"'):
+        try:
+            answer = json.loads(answer, strict=False)
+        except ValueError:  # TeX in it with single backslashes
+            answer = answer[1:-1]
+    answer = repair(answer).strip()
+    return _boxed(answer) or _stated(answer)
 
 
-def _last_end(pattern: re.Pattern[str], text: str) -> int | None:
-    end = None
-    for match in pattern.finditer(text):
-        end = match.end()
-    return end
+def _stated(statement: str) -> str:
+    """The value in a statement; the statement itself, if it is no prose or has no clear value."""
+    statement = statement.strip(" *`\t\r\n")
+    if statement.startswith(("{", "json")):  # an object that was announced, and never finished
+        return ""
+    if value := _LEADING_VALUE.match(statement[:LIMIT]):
+        return content(value[1])
+    if not _WORD.search(statement):
+        return statement
+    return stated_value(statement) or statement
 
 
-def _content(formula: re.Match[str]) -> str:
-    return next(group for group in formula.groups() if group).strip()
+_FINDERS: dict[Rule, Callable[[str], str]] = {
+    "field": _field,
+    "box": _boxed,
+    "hashes": _after_hashes,
+    "phrase": _after_phrase,
+    "closing": closing_value,
+}

@@ -15,13 +15,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal
 
-from implicit_prm.data.answers import extract_answer, normalise
+from implicit_prm.data.answers import Rule, extract_answer, find_answer, normalise
 from implicit_prm.records import ImplicitPRMError
 
 __all__ = ["Grader", "Verdict", "extract_answer", "normalise"]
@@ -42,11 +42,23 @@ class Verdict:
     """
 
     status: Status
+    answer: str | None = None  # what was compared with the gold answer, as the response has it
+    rule: Rule | None = None  # which rule of `find_answer` found it; None if it was given
 
     @property
     def correct(self) -> bool:
         """True only if the answers were found equal: doubt counts as wrong."""
         return self.status == "equal"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a grader reached its verdicts: at sight (no mathematics needed), from memory, or by math-verify."""
+
+    at_sight: int
+    remembered: int
+    compared: int
+    workers: int  # started; all but the first of them because a comparison had to be killed
 
 
 class Grader:
@@ -70,17 +82,24 @@ class Grader:
             raise ImplicitPRMError(f"limit_s must be a positive number of seconds, not {limit_s!r}")
         self._worker = _Worker(limit_s)
         self._compare = lru_cache(maxsize=100_000)(self._worker.compare)
+        self._at_sight = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Counts since the grader was made. Responses without an answer are in none of them."""
+        memory = self._compare.cache_info()
+        return Usage(self._at_sight, memory.hits, memory.misses, self._worker.started)
 
     def grade(self, response: str, answer: str) -> Verdict:
         """The verdict on a whole response, given the gold answer; `extract_answer` says what counts as its answer."""
-        return self.equal(answer, extract_answer(response))
+        found, rule = find_answer(response)
+        return replace(self.equal(answer, found), rule=rule)
 
     def equal(self, gold: str | None, answer: str | None) -> Verdict:
         """The verdict on an extracted answer. Not symmetric: gold "0 <= x < 1" takes [0, 1), but not the reverse."""
         if gold is None or answer is None:
-            return Verdict("no_answer")
-        gold, answer = normalise(gold), normalise(answer)
-        return Verdict(_compare_at_sight(gold, answer) or self._compare(gold, answer))
+            return Verdict("no_answer", answer)
+        return Verdict(self._status(normalise(gold), normalise(answer)), answer)
 
     def answer_classes(self, answers: Sequence[str | None]) -> list[int]:
         """Group the answers to one problem: the class of each, numbered from 0 by first appearance; -1 for None.
@@ -117,6 +136,12 @@ class Grader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def _status(self, gold: str, answer: str) -> Status:
+        if status := _compare_at_sight(gold, answer):
+            self._at_sight += 1
+            return status
+        return self._compare(gold, answer)
+
     def _equal_either_way(self, first: str, second: str) -> Status:
         status = self.equal(first, second).status
         # math-verify looks at the order where one of the two is an equation or an inequality, and nowhere else.
@@ -130,6 +155,7 @@ class _Worker:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self.started = 0
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
@@ -164,6 +190,7 @@ class _Worker:
             env=environment,
             encoding="ascii",
         )
+        self.started += 1
         self._end_process = weakref.finalize(self, _end, self._process)  # also when the interpreter exits
         hello = self._ask(None)
         if hello is None or "error" in hello:

@@ -12,34 +12,56 @@ import faulthandler
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from functools import lru_cache
 from typing import Any
 
+from implicit_prm.data.latex import readable
+
+_NO_EQUATION = re.compile(r"[<>!:]=|,(?!\d{3}(?!\d))|;")
 LIMIT_MEMORY_BYTES = 4 << 30  # an answer such as 10^{10^{10}} would otherwise be written out
 
 
 def compare(gold: str, answer: str) -> str:
     """ "equal", "different", or "unparsable" (neither of them is mathematics, and as strings they differ)."""
-    gold_parsed, answer_parsed = parse(gold), parse(answer)
-    if equal(gold_parsed, answer_parsed):
+    (gold, gold_percent), (answer, answer_percent) = readable(gold), readable(answer)
+    if gold == answer and gold_percent == answer_percent:
         return "equal"
-    # To math-verify 10% is 10, as it is where the question asks for a percentage. Elsewhere it is a tenth.
-    if "%" in gold + answer and equal(parse(_hundredths(gold)), parse(_hundredths(answer))):
+    if equal(read(gold), read(answer)):  # 10% is 10, as it is where the question asks for a percentage ...
         return "equal"
-    if all(isinstance(expression, str) for expression in gold_parsed + answer_parsed):
-        return "unparsable"
-    return "different"
+    if (gold_percent or answer_percent) and equal(  # ... and it is a tenth elsewhere
+        read(_hundredths(gold) if gold_percent else gold), read(_hundredths(answer) if answer_percent else answer)
+    ):
+        return "equal"
+    return "different" if read(gold) or read(answer) else "unparsable"
+
+
+def read(answer: str) -> tuple[Any, ...]:
+    """What an answer is to SymPy: all of it, or the right side of an equation whose left side is not for machines."""
+    if whole := parse(answer):
+        return whole
+    _, equals, right = answer.rpartition("=")
+    return parse(right) if equals and not _NO_EQUATION.search(answer) else ()
 
 
 @lru_cache(maxsize=1024)
 def parse(answer: str) -> tuple[Any, ...]:
-    """What math-verify makes of an answer: a SymPy expression, where it finds one, and a string as a last resort."""
+    """The SymPy expression that math-verify reads the whole of an answer as; empty where it does not.
+
+    Its other ways of reading are off: of text that is no TeX they take the last number, and so 12 for "x} + 12".
+    """
     import math_verify
 
     # Our own clock is running; math-verify's, which a long computation in C would block, is off. So below.
-    return tuple(math_verify.parse(f"${answer}$", parsing_timeout=None))
+    found = math_verify.parse(
+        f"${answer}$",
+        [_latex_only()],
+        fallback_mode="no_fallback",
+        parsing_timeout=None,
+    )
+    return tuple(expression for expression in found if not _is_undefined(expression))
 
 
 def equal(gold: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
@@ -49,9 +71,25 @@ def equal(gold: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
     return bool(math_verify.verify(list(gold), list(answer), timeout_seconds=None))
 
 
-def _hundredths(answer: str) -> str:
-    number = answer.removesuffix("%").removesuffix("\\")
-    return rf"\frac{{{number}}}{{100}}" if answer.endswith("%") else answer
+@lru_cache(maxsize=1)
+def _latex_only() -> Any:
+    import math_verify
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+
+    # `readable` has taken the units away. This would take all from the first \text to the last: 5 ft 3 in became 5.
+    tidy = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    return math_verify.LatexExtractionConfig(normalization_config=tidy)
+
+
+def _is_undefined(expression: Any) -> bool:
+    """Has it a division by zero in it? All of those are the same to SymPy: 2:00 is 3:00."""
+    from sympy import Basic, nan, zoo
+
+    return isinstance(expression, Basic) and expression.has(nan, zoo)
+
+
+def _hundredths(number: str) -> str:
+    return rf"\frac{{{number}}}{{100}}"
 
 
 def main() -> None:
