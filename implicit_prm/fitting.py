@@ -81,6 +81,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
     sets = {"train": train} | ({"dev": dev} if dev else {})
     for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
         say(line)
+    say(step_line(arguments, arguments.world_size, sum(len(group.responses) for group in encoded) / len(encoded)))
     if arguments.process_index == 0:
         training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 
@@ -161,6 +162,16 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         return TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ImplicitPRMError(f"trainer: {str(error).strip()}") from error
+
+
+def step_line(arguments: TrainingArguments, processes: int, responses: float) -> str:
+    """What an optimiser step holds, in words. `responses` is the mean per prompt."""
+    batch, accumulation = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    prompts = processes * batch * accumulation
+    return (
+        f"an optimiser step: {prompts} prompts x {responses:.3g} responses = {prompts * responses:.0f} responses "
+        f"(processes {processes}, prompts of each {batch}, accumulation steps {accumulation})"
+    )
 
 
 def _wandb_offline_without_a_key(say: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.integrations import deepspeed
 
 from implicit_prm import adapters, backbone
-from implicit_prm.config import ModelConfig
+from implicit_prm.config import LoraConfig, ModelConfig
 from implicit_prm.data.files import atomic_folder
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.settings import NONE
@@ -62,24 +62,30 @@ def open_policy(model: ModelConfig, arguments: TrainingArguments) -> Any:
     backbone.disable_dropout(policy)
     if model.lora is None:
         return policy
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    lora = model.lora
     if model.quantization is not None:
+        from peft import prepare_model_for_kbit_training
+
         policy = prepare_model_for_kbit_training(
             policy, arguments.gradient_checkpointing, arguments.gradient_checkpointing_kwargs
         )
-    peft_config = LoraConfig(
+    # What adapter_config.json will call the base: a path that holds from anywhere.
+    policy.name_or_path = absolute(backbone.locate(model.name))
+    return with_lora(policy, model.lora, model.revision)
+
+
+def with_lora(policy: Any, lora: LoraConfig, revision: str | None = None) -> Any:
+    """A new adapter on a model; raises ImplicitPRMError if `lora` does not fit it."""
+    import peft
+
+    peft_config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
-    # What adapter_config.json will call the base: a path that holds from anywhere.
-    policy.name_or_path = absolute(backbone.locate(model.name))
     try:
-        return get_peft_model(policy, peft_config, revision=model.revision)
+        return peft.get_peft_model(policy, peft_config, revision=revision)
     except ValueError as error:
         raise ImplicitPRMError(f"model.lora: {error}") from error
 

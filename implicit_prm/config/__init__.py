@@ -5,6 +5,7 @@ combinations that cannot work. Both happen before any model is loaded.
 """
 
 from implicit_prm.config.cache import CacheConfig
+from implicit_prm.config.estimation import EstimateConfig
 from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, ProcessBenchConfig, ScorerConfig
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import (
@@ -29,6 +30,7 @@ __all__ = [
     "DPOConfig",
     "DataConfig",
     "Dtype",
+    "EstimateConfig",
     "KTOConfig",
     "LoraConfig",
     "LossConfig",

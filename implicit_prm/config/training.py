@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from implicit_prm.config.estimation import EstimateConfig
 from implicit_prm.config.mapping import at_least
 from implicit_prm.config.models import ModelConfig, TextConfig
 from implicit_prm.records import ImplicitPRMError
@@ -109,6 +110,7 @@ class TrainConfig:
     reference_cache: str = "default"
     push_to_hub: str | None = None
     hub_private: bool = True
+    estimate: EstimateConfig | None = None
 
     def validate(self) -> None:
         at_least(self, 1, "max_tokens_per_batch")

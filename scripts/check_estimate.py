@@ -1,0 +1,101 @@
+"""Hold `ipr-train ... estimate=here` against short runs on this machine: peak memory and time, estimated and measured.
+
+    python scripts/check_estimate.py model=hub model.name=HuggingFaceTB/SmolLM2-135M-Instruct \
+        data=rollouts data.train=FILE data.max_prompts=3 data.max_responses=3 data.max_length=700 data.too_long=drop
+
+The arguments are overrides for `ipr-train`. Each setting below trains two epochs of them, a prompt at a time, in a
+process of its own. Memory is what PyTorch allocated on a GPU, and on a CPU the growth of the resident size from before
+the model is opened. Time is that of the training loop, and the estimate's rate a matrix product timed in the same
+process: elapsed on a GPU, CPU time on a CPU, which others may share (set OMP_NUM_THREADS=1 there).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+
+SETTINGS = {
+    "all weights": [],
+    "all weights, checkpointing": ["trainer.gradient_checkpointing=true"],
+    "all weights, bf16": ["trainer.bf16=true"],
+    "LoRA": ["model.lora={r:16,alpha:32}"],
+    "LoRA, checkpointing": ["model.lora={r:16,alpha:32}", "trainer.gradient_checkpointing=true"],
+}
+FIXED = [
+    *("trainer=default", "trainer.gradient_accumulation_steps=1", "trainer.num_train_epochs=2"),
+    *("trainer.save_strategy=no", "overwrite=true", "output_dir=outputs/check_estimate", "estimate=here"),
+]
+
+
+def measure(overrides: list[str]) -> dict[str, float]:
+    """Estimate, then train, in this process."""
+    import psutil
+    import torch
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+    from transformers import AutoConfig
+
+    from implicit_prm.cli.command import configs
+    from implicit_prm.config import TrainConfig, from_mapping
+    from implicit_prm.estimation.report import estimate, measured_tflops
+    from implicit_prm.fitting import fit
+    from implicit_prm.training import ImplicitPRMTrainer
+
+    with initialize_config_dir(configs(), version_base="1.3"):
+        tree = compose("train", [*FIXED, *overrides])
+    config = from_mapping(TrainConfig, OmegaConf.to_container(tree, resolve=True))  # type: ignore[arg-type]
+    assert config.estimate is not None
+    cuda = torch.cuda.is_available()
+    clock = time.perf_counter if cuda else time.process_time
+    dtype = torch.bfloat16 if config.trainer.get("bf16") else torch.float32
+    config.estimate.tflops = measured_tflops(dtype, AutoConfig.from_pretrained(config.model.name).hidden_size, 3, clock)
+    expected = estimate(config)
+    config.estimate = None
+
+    train, seconds = ImplicitPRMTrainer.train, []
+
+    def timed(*arguments, **options):
+        start = clock()
+        result = train(*arguments, **options)
+        seconds.append(clock() - start)
+        return result
+
+    ImplicitPRMTrainer.train = timed  # type: ignore[method-assign]
+    before = psutil.Process().memory_info().rss
+    fit(config)
+    if cuda:
+        peak = float(torch.cuda.max_memory_allocated())
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 - before
+    return {
+        "memory_estimated": expected["memory"]["longest"]["peak"],
+        "memory_measured": peak,
+        "seconds_estimated": expected["seconds"]["training"],
+        "seconds_measured": seconds[0],
+        "tflops": expected["tflops"],
+    }
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(sys.argv[2:])))
+        return
+    print("| setting | memory, GB: estimated | measured | ratio | time, s: estimated | measured | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name, overrides in SETTINGS.items():
+        command = [sys.executable, __file__, "--one", *sys.argv[1:], *overrides]
+        found = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
+        cells = [name]
+        for what, unit in (("memory", 1e9), ("seconds", 1)):
+            expected, measured = found[f"{what}_estimated"] / unit, found[f"{what}_measured"] / unit
+            cells += [f"{expected:.2f}", f"{measured:.2f}", f"{expected / measured:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
