@@ -72,17 +72,17 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
     backbone.check_embeds(policy, encoder)
     limit = context_length(policy.config, config.data.max_length)
     mismatched = config.loss.name == "kto" and not config.loss.needs_pairs
-    needs_pairs = config.loss.needs_pairs
-    encoded = training_set.encode(train, encoder, limit, config.data.too_long, needs_pairs)
+    needs_pairs, main = config.loss.needs_pairs, arguments.process_index == 0
+    encoded = training_set.encode(train, encoder, limit, config.data.too_long, needs_pairs, progress=main)
     settings = _settings(config, model, encoder, train.groups)
     if resume is not None:
         checkpoints.check_same_run(resume, settings, config.output_dir)
     encoded_dev = training_set.encode(dev, encoder, limit, config.data.too_long) if dev else None
     sets = {"train": train} | ({"dev": dev} if dev else {})
-    for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
-        say(line)
-    say(step_line(arguments, arguments.world_size, sum(len(group.responses) for group in encoded) / len(encoded)))
-    if arguments.process_index == 0:
+    if main:
+        for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
+            say(line)
+        say(step_line(arguments, arguments.world_size, sum(len(group.responses) for group in encoded) / len(encoded)))
         training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 
     if model.lora is None and policy.dtype in (torch.bfloat16, torch.float16):

@@ -63,9 +63,10 @@ def hub_files(
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    pinned = f" --revision {revision}" if revision else ""
     copy = (
-        f"`hf download {dataset} --repo-type dataset --local-dir FOLDER` makes a local copy where there is network; "
-        f"then {f'set {option}=FOLDER' if option else 'give FOLDER in place of the id'}"
+        f"`hf download {dataset} --repo-type dataset{pinned} --local-dir FOLDER` makes a local copy where there is "
+        f"network; then {f'set {option}=FOLDER' if option else 'give FOLDER in place of the id'}"
     )
     try:
         info = HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_SECONDS)

@@ -13,6 +13,7 @@ from implicit_prm.data.tokens import EncodedGroup
 from implicit_prm.records import Group
 
 _USED = ("prompts", "responses", "pairs")
+_ONLY_IF_ANY = ("  repeated", "  both correct and incorrect")
 
 
 @dataclass
@@ -92,12 +93,12 @@ def table(reports: Mapping[str, Report], needs_pairs: bool = False) -> list[str]
         reports: by the name of the set, `train` and perhaps `dev`.
         needs_pairs: the loss forms pairs, so that prompts without one are of no use to it.
     """
-    unused = ", unused by this loss" if needs_pairs else ""
+    unused = " (unused by this loss)" if needs_pairs else ""
     some = list(reports.values())
     lines = [
         ("prompts", [f"{r.prompts:,}" for r in some]),
-        (f"  all responses correct{unused}", [_share(r.all_correct, r.prompts) for r in some]),
-        (f"  all responses incorrect{unused}", [_share(r.all_incorrect, r.prompts) for r in some]),
+        (f"  all correct{unused}", [_share(r.all_correct, r.prompts) for r in some]),
+        (f"  all incorrect{unused}", [_share(r.all_incorrect, r.prompts) for r in some]),
         ("  repeated", [_share(r.repeated_prompts, r.prompts) for r in some]),
         ("responses", [f"{r.responses:,}" for r in some]),
         ("  correct", [_share(r.correct, r.responses) for r in some]),
@@ -108,10 +109,14 @@ def table(reports: Mapping[str, Report], needs_pairs: bool = False) -> list[str]
         ("tokens: median, 95 %, longest", [""] * len(some)),
         ("  of a prompt", [_lengths(r.prompt_tokens) for r in some]),
         ("  of a response", [_lengths(r.response_tokens) for r in some]),
-        *((f"left out: {why}", [f"{r.dropped[why]:,}" for r in some]) for why in _reasons(some)),
     ]
-    if any(r.dropped.total() for r in some) or needs_pairs:
-        lines += [(f"used: {what}", [f"{r.used.get(what, 0):,}" for r in some]) for what in _USED]
+    lines = [line for line in lines if line[0] not in _ONLY_IF_ANY or set(line[1]) != {"0"}]
+    if reasons := _reasons(some):
+        lines += [("left out", [""] * len(some))]
+        lines += [(f"  {why}", [f"{r.dropped[why]:,}" for r in some]) for why in reasons]
+    if reasons or needs_pairs:
+        lines += [("used", [""] * len(some))]
+        lines += [(f"  {what}", [f"{r.used.get(what, 0):,}" for r in some]) for what in _USED]
     left = max(len(label) for label, _ in lines)
     widths = [max(len(cells[place]) for _, cells in [("", [*reports]), *lines]) for place in range(len(some))]
     return [

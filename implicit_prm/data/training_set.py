@@ -69,7 +69,12 @@ def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, Grad
 
 
 def encode(
-    graded: GradedSet, encoder: Encoder, limit: int | None, too_long: str, needs_pairs: bool = False
+    graded: GradedSet,
+    encoder: Encoder,
+    limit: int | None,
+    too_long: str,
+    needs_pairs: bool = False,
+    progress: bool = False,
 ) -> list[EncodedGroup]:
     """Token ids of all groups; their lengths, and what is left out for its length, go into the report.
 
@@ -77,12 +82,13 @@ def encode(
         limit: the longest prompt and response together, in tokens.
         too_long: with "error", a longer one stops the run; with "drop", it is left out.
         needs_pairs: leave out prompts that have lost all of their responses of one kind.
+        progress: show a bar; a core encodes some 300,000 tokens a second.
 
     Raises:
         ImplicitPRMError: too long with `too_long="error"`, or nothing left.
     """
     report = graded.report
-    encoded = [encoder.group(group) for group in track(graded.groups, "encoding", transient=True)]
+    encoded = [encoder.group(group) for group in track(graded.groups, "encoding", disable=not progress)]
     report.measure(encoded)
     over = sum(size > limit for group in encoded for size in group.lengths) if limit is not None else 0
     if limit is not None and over:
@@ -93,13 +99,15 @@ def encode(
                 f"prompt (the longest: {longest.name}, response {longest.lengths.index(max(longest.lengths))}, "
                 f"{max(longest.lengths)} tokens). Set data.too_long=drop to leave them out, or raise data.max_length"
             )
-        report.dropped[f"responses over {limit} tokens with their prompt (data.too_long=drop)"] += over
-        encoded = [group for group in (_within(group, limit) for group in encoded) if group.responses]
+        report.dropped[f"responses over {limit} tokens with the prompt"] += over
+        kept = [group for group in (_within(group, limit) for group in encoded) if group.responses]
+        report.dropped["prompts without a response that fits"] += len(encoded) - len(kept)
+        encoded = kept
         if not encoded:
             raise ImplicitPRMError(f"{graded.source}: no response fits in {limit} tokens; raise data.max_length")
     if needs_pairs:
         mixed = [group for group in encoded if len(set(group.labels)) > 1]
-        report.dropped["prompts whose responses of one kind were all too long"] += len(encoded) - len(mixed)
+        report.dropped["prompts without a pair that fits"] += len(encoded) - len(mixed)
         if not mixed:
             raise ImplicitPRMError(f"{graded.source}: no correct-incorrect pair fits; raise data.max_length")
         encoded = mixed

@@ -113,7 +113,7 @@ def test_no_network_and_no_copy_names_the_local_option(monkeypatch, tmp_path, of
     copy = "`hf download some/set --repo-type dataset --local-dir FOLDER`"
     _refused("cannot be reached", copy, "give FOLDER in place of the id", source="some/set")
     _refused("set data.train=FOLDER", option="data.train")
-    with pytest.raises(ImplicitPRMError, match=r"openai/gsm8k.*then set problems.path=FOLDER"):
+    with pytest.raises(ImplicitPRMError, match=r"openai/gsm8k.* --revision \w{40} .*then set problems.path=FOLDER"):
         load_problems(ProblemsConfig("gsm8k", split="train"))
 
 

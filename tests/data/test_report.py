@@ -54,25 +54,32 @@ def test_the_table_has_a_column_for_each_set():
     train.count_used([_encoded(30, [10, 20], [True, False])])
     lines = table({"train": train, "dev": dev}, needs_pairs=True)
     assert lines == [
-        "data                                                          train        dev",
-        "prompts                                                       1,002          1",
-        "  all responses correct, unused by this loss               1 (0.1%)          0",
-        "  all responses incorrect, unused by this loss        1,000 (99.8%)          0",
-        "  repeated                                                        0          0",
-        "responses                                                     1,004          2",
-        "  correct                                                  3 (0.3%)  1 (50.0%)",
-        "  cut off                                                         0  1 (50.0%)",
-        "  repeated in their prompt                                        0          0",
-        "  both correct and incorrect                                      0          0",
-        "correct-incorrect pairs                                           1          1",
+        "data                                                 train        dev",
+        "prompts                                              1,002          1",
+        "  all correct (unused by this loss)               1 (0.1%)          0",
+        "  all incorrect (unused by this loss)        1,000 (99.8%)          0",
+        "responses                                            1,004          2",
+        "  correct                                         3 (0.3%)  1 (50.0%)",
+        "  cut off                                                0  1 (50.0%)",
+        "  repeated in their prompt                               0          0",
+        "correct-incorrect pairs                                  1          1",
         "tokens: median, 95 %, longest",
-        "  of a prompt                                            30  30  30          -",
-        "  of a response                                 2,000  2,000  2,000          -",
-        "left out: responses over 1024 tokens                              1          0",
-        "used: prompts                                                     1          0",
-        "used: responses                                                   2          0",
-        "used: pairs                                                       1          0",
+        "  of a prompt                                   30  30  30          -",
+        "  of a response                        2,000  2,000  2,000          -",
+        "left out",
+        "  responses over 1024 tokens                             1          0",
+        "used",
+        "  prompts                                                1          0",
+        "  responses                                              2          0",
+        "  pairs                                                  1          0",
     ]
+
+
+def test_what_is_wrong_with_data_is_shown_where_there_is_any():
+    twice = [_group([True, False], texts=["a", "a"]), _group([True, False])]
+    lines = table({"train": _described(*twice), "dev": _described(_group([True, False]))})
+    assert "  repeated                        1 (50.0%)    0" in lines
+    assert "  both correct and incorrect      1 (25.0%)    0" in lines
 
 
 def test_a_table_of_one_set_says_nothing_of_what_was_not_left_out():

@@ -88,7 +88,7 @@ def test_long_responses_stop_the_run_or_are_left_out_and_counted(path, encoder):
         encode(train, encoder, limit, "error")
     kept = encode(train, encoder, limit, "drop")
     assert sorted(length for group in kept for length in group.lengths) == [n for n in lengths if n <= limit]
-    assert train.report.dropped == {f"responses over {limit} tokens with their prompt (data.too_long=drop)": over}
+    assert train.report.dropped[f"responses over {limit} tokens with the prompt"] == over
     assert train.report.used["responses"] == 48 - over
     assert train.report.response_tokens.longest > limit - len(whole[0].prompt_ids), "lengths are of what was read"
     with pytest.raises(ImplicitPRMError, match="no response fits in 5 tokens"):
@@ -110,10 +110,12 @@ def test_pairs_that_were_too_long_are_counted(tmp_path, rows, encoder):
     for row in rows:
         del row["finished"], row["step_labels"]
     rows[0]["completions"][1] += "\n1 + 1 = 2" * 30  # the only incorrect response of the first prompt
+    rows[1]["completions"] = [text + "\n1 + 1 = 2" * 30 for text in rows[1]["completions"]]
     train, _ = read(DataConfig(train=str(write_rows(tmp_path / "long.jsonl", rows))), DPOConfig(), 0)
     encode(train, encoder, 120, "drop", needs_pairs=True)
-    assert train.report.dropped["prompts whose responses of one kind were all too long"] == 1
-    assert train.report.used == {"prompts": 3, "responses": 6, "pairs": 3}
+    assert train.report.dropped["prompts without a pair that fits"] == 1
+    assert train.report.dropped["prompts without a response that fits"] == 1
+    assert train.report.used == {"prompts": 2, "responses": 4, "pairs": 2}
 
 
 def test_the_report_is_written_with_where_the_data_is_from(path, encoder, tmp_path):

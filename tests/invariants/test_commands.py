@@ -116,7 +116,10 @@ def test_processbench_on_the_trained_checkpoint(road):
 @pytest.mark.parametrize(
     ("module", "overrides", "sentence"),
     [
-        ("train", ["data.train=missing.jsonl"], "missing.jsonl: no such file"),
+        ("train", ["data.train=missing.jsonl"], "missing.jsonl: no such file or folder"),
+        ("train", ["data=ultrainteract"], "set data.train=FOLDER"),
+        ("rollout", ["problems=gsm8k"], "set problems.path=FOLDER"),
+        ("rollout", ["problems=math", "problems.path=columns.jsonl"], "columns.jsonl: has columns text, label"),
         ("train", ["data.train=empty.jsonl"], "empty.jsonl: the file is empty"),
         ("train", ["data.train=columns.jsonl"], "expected grouped rows"),
         ("train", ["data.train=none.jsonl"], "none.jsonl, row 2: no response"),
@@ -167,7 +170,7 @@ def test_a_mistake_ends_the_process_with_status_1(tmp_path):
     command = [sys.executable, "-m", "implicit_prm.cli.train", "data.train=missing.jsonl"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
-    assert result.stderr.strip().endswith("ipr-train: error: missing.jsonl: no such file")
+    assert result.stderr.strip().endswith("ipr-train: error: missing.jsonl: no such file or folder")
 
 
 @pytest.fixture(scope="module")
