@@ -78,8 +78,8 @@ def test_the_table_has_a_column_for_each_set():
 def test_what_is_wrong_with_data_is_shown_where_there_is_any():
     twice = [_group([True, False], texts=["a", "a"]), _group([True, False])]
     lines = table({"train": _described(*twice), "dev": _described(_group([True, False]))})
-    assert "  repeated                        1 (50.0%)    0" in lines
-    assert "  both correct and incorrect      1 (25.0%)    0" in lines
+    assert "  repeated                     1 (50.0%)          0" in lines
+    assert "  both correct and incorrect   1 (25.0%)          0" in lines
 
 
 def test_a_table_of_one_set_says_nothing_of_what_was_not_left_out():
