@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from implicit_prm.data.prose import NUMBER_WORDS
+
 _SYMBOLS = {
     "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": "/", "−": "-", "–": "-",
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
@@ -29,6 +31,9 @@ _SCALED = re.compile(
     rf"(-?\\?\$?)(\d[\d,]*(?:\.\d+)?) ?(?:\\(?:text|mathrm|mbox)\{{ ?)?({'|'.join(_SCALES)})\b ?([a-zA-Z ]*)\}}?"
 )
 _LAST_TEXT = re.compile(r"(?<=[\w)}!]) ?\\(?:text|mbox|mathrm|textrm|rm)\{([^{}\\]*)\}(?:\^\{?[23]\}?)?$")
+_ORDINAL = re.compile(
+    r"(?<=\d)\^?\{?(?:\\(?:text|mathrm|textsuperscript)\{(?:st|nd|rd|th)\b[^{}]*\}|(?:st|nd|rd|th)(?![a-zA-Z]))\}?"
+)
 _RESIDUE = re.compile(r"(?:.*\\equiv)?(.*?)\\p?mod ?(?:\{[^{}]*\}|\d)$", re.DOTALL)
 # Words behind a number are its unit, unless they belong to the mathematics.
 _WORDS = re.compile(
@@ -51,6 +56,9 @@ def readable(answer: str) -> tuple[str, bool]:
         answer = answer.replace(" ", "")
     if residue := _RESIDUE.fullmatch(answer):
         answer = residue[1].strip()
+    if answer.lower() in NUMBER_WORDS:
+        answer = str(NUMBER_WORDS.index(answer.lower()))
+    answer = _ORDINAL.sub("", answer)
     answer = _REPEATING.sub(_as_fraction, answer)
     answer = _SCALED.sub(lambda m: rf"{m[1]}{m[2]} \times {_SCALES[m[3]]}", answer)
     for unit in (_LAST_TEXT.search(answer), _WORDS.search(answer)):

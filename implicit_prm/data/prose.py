@@ -27,9 +27,26 @@ _EXPRESSION = (
 )
 FORMULA = re.compile(_FORMULA, re.DOTALL)
 VALUE = re.compile(rf"{_FORMULA}|{_EXPRESSION}", re.DOTALL)
+NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 UNIT_WORDS = r"(?:[ -]?[a-zA-Z²³°][\w²³ /.°-]*)?"
 
-_HEDGE = r"(?:\w+ly|about|around|just|also|thus|therefore|then|indeed|now|still|equal to|equivalent to|us|a total of)\b"
+_HEDGE = (
+    r"(?:\w+ly|about|around|just|also|thus|therefore|then|indeed|now|still|equal to|equivalent to|as|us|a total of)\b"
+)
 _SAYS = re.compile(
     r"(?:[=≈]|\b(?:is|are|was|were|be|remains?|equals?|gives?|yields?|leaves?|get|(?:comes?|simplifies|rounds?) to)\b)"
     rf"(?:\s*\b{_HEDGE})*[\s:*\"'`]*",
@@ -43,7 +60,7 @@ _GOES_ON = re.compile(
 _CONDITION = re.compile(r"\b(?:if|when|since|because|given|as)\b[^,]*,", re.IGNORECASE)
 _CLAUSE = re.compile(r"\b(?:that|which|who|whose|where|when|if|because|since|to|for|before|after)\b")
 _EMPHASIS = re.compile(r"\*\*([^*\n]+)\*\*")
-_EMPHASISED = re.compile(rf"({VALUE.pattern}){UNIT_WORDS}\W*", re.DOTALL)
+_EMPHASISED = re.compile(rf"({VALUE.pattern}|(?i:{'|'.join(NUMBER_WORDS)})\b){UNIT_WORDS}\W*", re.DOTALL)
 # A bracket is a remark unless it is a tuple, part of an expression, or follows a verb that says what it is.
 _REMARK = re.compile(
     rf"({_FORMULA})|(?<!\bis)(?<!\bare)(?<!\bbe)(?<!\bequals)(?<!\bto)(?<!\band)(?<!\bor)(?<![=≈,]) "
@@ -110,17 +127,17 @@ def content(value: str) -> str:
 
 
 def _only_value(sentence: str, words: str) -> str:
-    start = 0
-    if condition := _CONDITION.search(words):
-        start = condition.end()
-    first = VALUE.search(sentence, start)
-    if not first or re.fullmatch("[a-zA-Z]", content(first[0])):
+    condition = _CONDITION.search(words)
+    value = VALUE.search(sentence, condition.end() if condition else 0)
+    if value is None:
         return ""
-    stated, end = _listed(sentence, first)
-    if end > first.end() and not re.search(r"\b(?:and|or)\b", words[first.end() : end]):
+    stated, end = _listed(sentence, value)
+    if end > value.end() and not re.search(r"\b(?:and|or)\b", words[value.end() : end]):
         return ""  # "for $5, 12 people come"
     clause = _CLAUSE.search(words, end)
-    return "" if VALUE.search(sentence, end, clause.start() if clause else len(sentence)) else stated
+    others = VALUE.finditer(sentence, end, clause.start() if clause else len(sentence))
+    clear = all(content(other[0]) == stated for other in others)
+    return stated if clear and not re.fullmatch("[a-zA-Z]", stated) else ""
 
 
 def _listed(sentence: str, value: re.Match[str], equations: bool = False) -> tuple[str, int]:

@@ -51,7 +51,7 @@ def test_extract_answer(text, expected):
 
 
 REPEATED = [r"\boxed", r"\boxed{", r"\boxed{}", r"\boxed ", "{", "}", "\\", " ", "####", "answer ", "answer is ", "so "]
-REPEATED += ["$", r"\(", "1,", "a\n", ", ", r"\ ", r"\left", r",\!"]
+REPEATED += ["$", r"\(", "1,", "a\n", ", ", r"\ ", r"\left", r",\!", '{"answer": ', '{"answer": "', "\x08a"]
 
 
 @pytest.mark.parametrize("unit", REPEATED)
