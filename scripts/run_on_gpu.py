@@ -28,10 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from implicit_prm.backbone import open_tokenizer
-from implicit_prm.config import PolicyConfig
 from implicit_prm.data.files import atomic_write, write_json
-from implicit_prm.data.groups import load_groups
 
 LOSSES = ("ce", "dpo")
 BENCH = ["gsm8k", "math"]
@@ -67,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-problems", type=int, default=500, help="of MATH-500")
     parser.add_argument("--test-responses", type=int, default=16, help="of each: N of best-of-N")
     parser.add_argument(
-        "--bench-problems", type=int, default=400, help="of each subset of ProcessBench; 0 leaves it out"
+        "--bench-problems", type=int, default=400, help="of each ProcessBench subset, 20 or more; 0: none"
     )
     parser.add_argument("--max-new-tokens", type=int, default=1024)
     parser.add_argument("--score-dtype", default="float32", help="float32, bfloat16 or float16")
@@ -244,6 +241,8 @@ def _nvidia_smi(query: str, device: str) -> str:
 
 def tokens(path: Path, tokenizer: Any, generates: bool) -> int:
     """Tokens of all responses in a file of grouped rows; with their prompts, unless they were generated here."""
+    from implicit_prm.data.groups import load_groups
+
     total = 0
     for group in load_groups(str(path), graded=False):
         total += sum(map(len, tokenizer(group.completions, add_special_tokens=False)["input_ids"]))
@@ -255,6 +254,9 @@ def tokens(path: Path, tokenizer: Any, generates: bool) -> int:
 
 def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
     """The page: stages with their cost, then what the checkpoints are worth."""
+    from implicit_prm.backbone import open_tokenizer  # behind the check of the options, which then fail at once
+    from implicit_prm.config import PolicyConfig
+
     tokenizer = open_tokenizer(PolicyConfig(options.model))
     name = gpu(options.device) or "CPU"
     lines = [

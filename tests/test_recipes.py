@@ -1,5 +1,7 @@
 """The recipes of configs/experiment against the paper's setting, and the files that accelerate reads."""
 
+import copy
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +20,14 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
 ACCELERATE = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
-def composed(*overrides):
+@functools.cache
+def _tree(*overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        tree = compose("train", [*overrides])
-    return from_mapping(TrainConfig, OmegaConf.to_container(tree, resolve=True))
+        return OmegaConf.to_container(compose("train", [*overrides]), resolve=True)
+
+
+def composed(*overrides):
+    return from_mapping(TrainConfig, copy.deepcopy(_tree(*overrides)))
 
 
 def on_the_cpu(config):

@@ -119,6 +119,8 @@ def estimate(config: TrainConfig, say: Callable[[str], None] = print) -> dict[st
         f"TFLOP/s a GPU\n  of which the reference, once: {_hours(seconds['reference'], machine.processes)}\n"
         f"  {steps:,} steps of {seconds['training'] / steps:.3g} s"
     )
+    if machine.tflops is None:
+        say("  the rate is that of a bare matrix product, measured here; short steps take twice as long or more")
     if machine.tflops and not half and dtype == torch.float32:
         say("  the rate is that of half precision and the run is in float32: trainer.bf16=true, or set estimate.tflops")
     for line in _NOTES:
