@@ -3,10 +3,10 @@
 import gzip
 import json
 
-import datasets
 import pytest
 from conftest import write_rows
 
+from implicit_prm.data import process_bench, rows
 from implicit_prm.data.process_bench import COLUMNS, load_process_bench
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward.steps import split_steps
@@ -65,24 +65,22 @@ def test_every_form_of_file_is_read(tmp_path, form):
     assert [group.id for group in load_process_bench(str(path), "unused")] == ["gsm8k-0", "gsm8k-1"]
 
 
-def test_a_split_comes_from_the_hub_at_its_revision(monkeypatch):
-    asked = {}
+def test_a_split_comes_from_the_hub_at_its_revision(tmp_path, monkeypatch):
+    """Which files a hub id, a revision and a split stand for is tested where they are read (`test_hub.py`)."""
+    asked, local = [], tmp_path / "rows.jsonl"
+    local.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
-    def load_dataset(name, subset, split, revision):
-        asked.update(name=name, subset=subset, split=split, revision=revision)
-        return datasets.Dataset.from_list(ROWS)
+    def read(*what):
+        asked.append(what)
+        return rows.read_rows(str(local))
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(process_bench, "read_rows", read)
     assert len(load_process_bench("gsm8k", "Qwen/ProcessBench", "abc")) == 2
-    assert asked == {"name": "Qwen/ProcessBench", "subset": None, "split": "gsm8k", "revision": "abc"}
+    assert asked == [("Qwen/ProcessBench", "gsm8k", "abc")]
 
 
-def test_without_the_hub_the_way_out_is_a_local_file(monkeypatch):
-    def load_dataset(*_, **__):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(ImplicitPRMError, match=r"Qwen/ProcessBench.*no route.*subsets=\[FILE"):
+def test_without_the_hub_the_way_out_is_a_local_file():
+    with pytest.raises(ImplicitPRMError, match=r"Qwen/ProcessBench.*the hub cannot be reached.*subsets=\[FILE"):
         load_process_bench("math", "Qwen/ProcessBench")
 
 

@@ -108,7 +108,7 @@ def test_processbench_on_the_trained_checkpoint(road):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["subsets"]["sandbox_pb"]["solutions"] == 36
     assert {"PRM, step scores", "PRM, prefix values", "best blind guess"} < set(metrics["mean_f1"])
-    assert "cross-fitted on sandbox_pb" in result.stdout
+    assert "cross-fitted on sandbox_pb" in " ".join(result.stdout.split())  # the terminal is narrow
     assert (out / "trade_off.png").exists()
     assert (out / "sandbox_pb/predictions.jsonl").exists()
 
