@@ -34,7 +34,7 @@ def test_the_card_of_a_run(kind, tmp_path, tiny_folder, rollouts_file, capsys):
             "train: responses 36",
             "dev: 3 prompts held out of the same",
         ),
-        *("dev: prompts 3", "dev: responses 12", "rewards/margins (last log)"),
+        *("dev: 3 prompts held out of the same", "dev: prompts 3", "dev: responses 12", "rewards/margins (last log)"),
         *(f"| rewards/accuracies | {metrics['eval_rewards/accuracies']:.4g} |", "learning_rate: 0.001"),
         *(f"| train_loss | {metrics['train_loss']:.4g} |", "@article{yuan2024implicitprm", "@software{implicit_prm"),
         *(f"{package} {number}" for package, number in settings.versions.items()),

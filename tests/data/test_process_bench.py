@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import datasets
 import pytest
 from conftest import write_rows
 
