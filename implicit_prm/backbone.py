@@ -95,8 +95,8 @@ def open_model(config: PolicyConfig, token: str | None = None, quantization: str
     """A causal LM by hub id or local path, in evaluation mode; a LoRA adapter is merged into its base in memory.
 
     Args:
-        quantization: `4bit` or `8bit` for linear layers rounded by bitsandbytes, for QLoRA; `config.dtype` is then what
-            they compute in.
+        quantization: `4bit` for linear layers rounded by bitsandbytes, for QLoRA; `config.dtype` is then what they
+            compute in.
 
     Raises:
         ImplicitPRMError: it cannot be found or read, lacks weights, or is an encoder-decoder.
@@ -150,13 +150,11 @@ def open_base(
 
 
 def _bitsandbytes(quantization: str, dtype: str) -> BitsAndBytesConfig:
-    """QLoRA's setting (arXiv 2305.14314): 4-bit NormalFloat with doubly quantised scales; or LLM.int8()."""
+    """QLoRA's setting (arXiv 2305.14314): 4-bit NormalFloat with doubly quantised scales."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ImplicitPRMError(
             f"model.quantization={quantization} needs bitsandbytes: pip install 'implicit-prm[qlora]', or leave it out"
         )
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
     compute = "bfloat16" if dtype == "auto" else dtype
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,16 @@ def open_cache(model: Any, name: str, folder: str | None = None) -> ReferenceCac
         "weights": weights_digest(path) if path.is_dir() else str(getattr(base.config, "_commit_hash", None)),
         "dtype": str(base.dtype).removeprefix("torch."),
         "autocast": str(torch.get_autocast_dtype(device)).removeprefix("torch.") if autocast else "none",
-        "quantization": type(getattr(base, "hf_quantizer", None)).__name__,
+        "quantization": _quantization(base),
         "device": device,
     }
     return ReferenceCache(identity, folder)
+
+
+def _quantization(base: Any) -> str:
+    """How the weights are rounded and what they compute in, which the dtype of the other weights does not tell."""
+    quantizer = getattr(base, "hf_quantizer", None)
+    return "none" if quantizer is None else json.dumps(quantizer.quantization_config.to_dict(), sort_keys=True)
 
 
 def reference_logprobs(

@@ -10,7 +10,8 @@ from implicit_prm.records import ImplicitPRMError
 
 StepRule = Literal["blank_line", "newline", "step_marker", "given"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["4bit", "8bit"]
+# Not LLM.int8(): it sets outlier columns apart per batch, so a score would depend on what a response is batched with.
+Quantization = Literal["4bit"]
 
 
 @dataclass

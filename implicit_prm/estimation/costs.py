@@ -23,7 +23,7 @@ OPTIMISER_STATES = {
 # float32 logits, their transform, softmax and gradient, and the half-precision copies of two of them.
 _CHUNK_COPIES = 5
 # NF4 with doubly quantised scales: 4 bits, 8 per 64 weights and 32 per 64 x 256 (arXiv 2305.14314, section 3).
-_ROUNDED_BYTES = {"4bit": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "8bit": 1.0}
+_ROUNDED_BYTES = {"4bit": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
 # DeepSpeed's defaults: parameters that may be gathered at once, and elements of the bucket that gradients go through.
 _ZERO3_LIVE, _ZERO3_BUCKET = 10**9, 5 * 10**8
 

@@ -67,7 +67,6 @@ def test_rounded_weights_take_half_a_byte_and_the_embeddings_four():
     weights = held(LORA, plan)[0] - 4 * LORA.adapter
     assert weights == pytest.approx(0.516 * LORA.backbone + 4 * (LORA.embedding + LORA.head), rel=1e-3)
     assert memory(LORA, plan, 0, 0, 0, chunk_bytes=0).asking == weights  # the reference is the same weights
-    assert held(LORA, replace(plan, quantization="8bit"))[0] - weights > 0.48 * LORA.backbone
 
 
 def test_8_bit_states_take_a_quarter_and_sgd_none():
