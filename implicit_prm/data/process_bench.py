@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from implicit_prm.config.evaluation import is_file
-from implicit_prm.data.groups import read_rows
+from implicit_prm.data.rows import read_rows
 from implicit_prm.records import Group, ImplicitPRMError
 
 # The official columns, and nothing less: what is reported by generator or by final answer needs them all.
@@ -32,14 +32,8 @@ def load_process_bench(source: str, dataset: str, revision: str | None = None) -
     if is_file(source):
         where, rows = source, read_rows(source)
     else:
-        where = f"{dataset}, split {source}"
-        try:
-            rows = read_rows(dataset, source, revision)
-        except ImplicitPRMError as error:
-            raise ImplicitPRMError(
-                f"{error}. Splits that are local files can be named in their place: subsets=[FILE,...]"
-            ) from error
-    columns: list[str] = rows.column_names
+        where, rows = f"{dataset}, split {source}", read_rows(dataset, source, revision, option="dataset")
+    columns = rows.column_names
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ImplicitPRMError(
@@ -48,8 +42,8 @@ def load_process_bench(source: str, dataset: str, revision: str | None = None) -
         )
     problems: dict[str, list[dict[str, Any]]] = {}
     seen: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        _check(row, f"{where}, row {number}", seen)
+    for place, row in zip(rows.places, rows, strict=True):
+        _check(row, place, seen)
         problems.setdefault(same_problem(row["problem"]), []).append(row)
     others = [name for name in columns if name not in COLUMNS]
     return [_group(some, others) for some in problems.values()]

@@ -41,8 +41,8 @@ ROWS = [
 
 
 def test_a_problem_comes_with_all_of_its_solutions(tmp_path):
-    rows = [{**row, "my_prm": [0.5] * len(row["steps"])} for row in ROWS]
-    first, second = load_process_bench(str(write_rows(tmp_path / "pb.jsonl", rows)), "unused")
+    some = [{**row, "my_prm": [0.5] * len(row["steps"])} for row in ROWS]
+    first, second = load_process_bench(str(write_rows(tmp_path / "pb.jsonl", some)), "unused")
     assert (first.id, first.prompt, first.extra["ids"]) == ("gsm8k-0", "1 + 1?", ["gsm8k-0", "gsm8k-2"])
     assert first.completions == ["One and one.\n\nThat is 3.\n- so 3\n\n\\boxed{3}", "Hm.\n\n\\boxed{2}"]
     assert first.step_labels == [[True, False, False], [False, False]]
@@ -68,20 +68,30 @@ def test_every_form_of_file_is_read(tmp_path, form):
 
 def test_a_split_comes_from_the_hub_at_its_revision(tmp_path, monkeypatch):
     """Which files a hub id, a revision and a split stand for is tested where they are read (`test_hub.py`)."""
-    asked, local = [], tmp_path / "rows.jsonl"
-    local.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    asked, local = [], write_rows(tmp_path / "rows.jsonl", ROWS)
 
-    def read(*what):
-        asked.append(what)
+    def read(*what, **options):
+        asked.append((what, options))
         return rows.read_rows(str(local))
 
     monkeypatch.setattr(process_bench, "read_rows", read)
     assert len(load_process_bench("gsm8k", "Qwen/ProcessBench", "abc")) == 2
-    assert asked == [("Qwen/ProcessBench", "gsm8k", "abc")]
+    assert asked == [(("Qwen/ProcessBench", "gsm8k", "abc"), {"option": "dataset"})]
 
 
-def test_without_the_hub_the_way_out_is_a_local_file():
-    with pytest.raises(ImplicitPRMError, match=r"Qwen/ProcessBench.*the hub cannot be reached.*subsets=\[FILE"):
+def test_a_local_copy_of_the_hub_repository_has_its_splits(tmp_path):
+    splits = "".join(f"  - split: {name}\n    path: {name}.json\n" for name in ("gsm8k", "math"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n")
+    (tmp_path / "gsm8k.json").write_text(json.dumps(ROWS))
+    (tmp_path / "math.json").write_text(json.dumps([{**ROWS[0], "id": "math-0"}]))
+    assert [group.id for group in load_process_bench("gsm8k", str(tmp_path))] == ["gsm8k-0", "gsm8k-1"]
+    assert [group.id for group in load_process_bench("math", str(tmp_path))] == ["math-0"]
+    with pytest.raises(ImplicitPRMError, match="no split 'omnimath'; it has gsm8k, math"):
+        load_process_bench("omnimath", str(tmp_path))
+
+
+def test_without_the_hub_the_way_out_is_a_local_copy():
+    with pytest.raises(ImplicitPRMError, match=r"Qwen/ProcessBench.*hub cannot be reached.*set dataset=FOLDER"):
         load_process_bench("math", "Qwen/ProcessBench")
 
 
@@ -99,16 +109,16 @@ def test_without_the_hub_the_way_out_is_a_local_file():
     ],
 )
 def test_a_row_that_cannot_be_right_is_named(tmp_path, change, sentence):
-    rows = [{**ROWS[0], **change}, *ROWS[1:]]
+    some = [{**ROWS[0], **change}, *ROWS[1:]]
     with pytest.raises(ImplicitPRMError, match=sentence):
-        load_process_bench(str(write_rows(tmp_path / "pb.jsonl", rows)), "unused")
+        load_process_bench(str(write_rows(tmp_path / "pb.jsonl", some)), "unused")
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_a_missing_column_is_named(tmp_path, column):
-    rows = [{name: value for name, value in row.items() if name != column} for row in ROWS]
+    some = [{name: value for name, value in row.items() if name != column} for row in ROWS]
     with pytest.raises(ImplicitPRMError, match=f"no column {column}; ProcessBench rows have id, generator"):
-        load_process_bench(str(write_rows(tmp_path / "pb.jsonl", rows)), "unused")
+        load_process_bench(str(write_rows(tmp_path / "pb.jsonl", some)), "unused")
 
 
 def test_a_file_that_is_not_there_is_not_asked_of_the_hub(tmp_path):
@@ -123,10 +133,10 @@ def test_a_file_that_is_not_there_is_not_asked_of_the_hub(tmp_path):
 )
 def test_the_real_subsets(shared_data, subset, solutions, problems, erroneous, hidden):
     groups = load_process_bench(str(shared_data / f"processbench_{subset}.jsonl.gz"), "unused")
-    rows = [row for group in groups for row in zip(group.step_labels, group.correctness, strict=True)]
-    assert (len(groups), len(rows)) == (problems, solutions)
-    assert sum(False in labels for labels, _ in rows) == erroneous
-    assert sum(False in labels and correct for labels, correct in rows) == hidden
+    pairs = [row for group in groups for row in zip(group.step_labels, group.correctness, strict=True)]
+    assert (len(groups), len(pairs)) == (problems, solutions)
+    assert sum(False in labels for labels, _ in pairs) == erroneous
+    assert sum(False in labels and correct for labels, correct in pairs) == hidden
     for group in groups:  # the joined text splits into exactly the labelled steps
         for text, steps in zip(group.completions, group.steps, strict=True):
             spans = split_steps(text, "given", steps)

@@ -82,14 +82,14 @@ def _plain(interval: dict[str, float | None]) -> str:
 
 
 def _threshold(found: dict[str, Any]) -> str:
-    spread = "" if found["lowest"] == found["highest"] else f" ({found['lowest']:.4g} to {found['highest']:.4g})"
+    spread = "" if found["lowest"] == found["highest"] else f" ({found['lowest']:.3g} to {found['highest']:.3g})"
     if found["fitted_on"] is None:
         where = "given"
     else:
         where = f"{'cross-fitted' if 'folds' in found else 'fitted'} on {found['fitted_on']}"
     left_out = found.get("left_out_problems")
     without = f" without {left_out} problems that are in both" if left_out else ""
-    return f"{found['value']:.4g}{spread}, {where}{without}"
+    return f"{found['value']:.3g}{spread}, {where}{without}"
 
 
 def trade_off_figure(metrics: dict[str, Any], curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
