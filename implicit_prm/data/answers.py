@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from implicit_prm.data.prose import FORMULA, LIMIT, UNIT_WORDS, VALUE, closing_value, content, stated_value
+from implicit_prm.data.prose import FORMULA, FUNCTIONS, LIMIT, UNIT_WORDS, VALUE, closing_value, content, stated_value
 
 Rule = Literal["field", "box", "hashes", "phrase", "closing"]
 
@@ -25,9 +25,12 @@ _PHRASE = re.compile(
     r"(?!\s+(?:correct|right|wrong|incorrect)\b)[\s:*`]*",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"\n|\.(?=[\s*]|$)")
-_LEADING_VALUE = re.compile(rf"({VALUE.pattern})(?={UNIT_WORDS}\W*$|[,;(])", re.DOTALL)
-_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_SENTENCE_END = re.compile(r"\n|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)\.(?=[\s*]|$)")
+# A value, its unit or a remark at most behind it: not the first of several, nor the beginning of a formula.
+_LEADING_VALUE = re.compile(
+    rf"({VALUE.pattern})(?={UNIT_WORDS}[\s.*`\"]*$|, (?!and\b|or\b)[a-z]{{2,}}\b| \([^()]*[a-z]{{2}})", re.DOTALL
+)
+_WORD = re.compile(rf"(?<![\\a-zA-Z])(?!{FUNCTIONS})[a-zA-Z]{{3,}}")
 
 _JSON_OBJECT = re.compile(r"\s*(?:```(?:json)?\s*)?\{\s*\"")
 _JSON_ANSWER = re.compile(r"\"(?:final_)?answer\"\s*:\s*(\"(?:[^\"\\]|\\.)*\"|[^\s\"{\[,}][^\n,}]*)", re.DOTALL)

@@ -11,19 +11,20 @@ import re
 # A dollar sign opens a formula as in Pandoc, so that "from $20 to $30" has none: no space inside, or one at both ends.
 _DOLLARS = r"(?<![\\$])\$(?:(?![ $])[^$]*?(?<![\\\s])\$(?![\d$])|(?= )[^$]*(?<= )\$)"
 _FORMULA = rf"\\\(.+?\\\)|\\\[.+?\\\]|\$\$[^$]+\$\$|{_DOLLARS}"
+FUNCTIONS = r"(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|max|min|gcd|lcm|deg|mod|pi)\b"
 _LETTER = r"(?<![a-zA-Z'])[a-zA-Z](?![a-zA-Z'])"
 _ROOT = r"(?:√(?:\d+|[a-z]\b)|(?:√|sqrt ?)\([^()]*\))"
 _BRACKET = rf"[(\[](?:[^()\[\]a-zA-Z]|{_LETTER})+[)\]]"
 # Not the beginning of a longer number, nor 10th, 8-point, 2:00, 2x.
 _NUMBER = (
-    r"(?<![\w.])-?(?:\\?[$€£] ?-?)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?: ?\\?%)?"
+    r"(?<![\w.])(?<!\d:)-?(?:\\?[$€£] ?-?)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?: ?\\?%)?"
     r"(?!\d|[.,:]\d|(?:st|nd|rd|th|[a-zA-Z])\b|-[a-zA-Z])"
 )
 _ATOM = rf"(?:-?\d*(?:{_ROOT}|π)|-?\d+[a-zA-Z](?![\w'-])|{_NUMBER}|-?{_BRACKET})"
 _OPERATOR = r" ?(?:\\?[*]|[-+/^×÷·−]) ?"
 _EXPRESSION = (
     rf"(?<![-+*/^])(?<![-+*/^×÷·−] )(?:{_ATOM}|{_LETTER}(?={_OPERATOR}[\w(√]))"
-    rf"(?:{_OPERATOR}(?:{_ATOM}|-?\d*{_LETTER}))*(?!{_OPERATOR}[\w(]|[\^_{{]|\\[a-zA-Z])"
+    rf"(?:{_OPERATOR}(?:{_ATOM}|-?\d*{_LETTER}))*(?!{_OPERATOR}[\w(]|[\^_{{(]|\\[a-zA-Z]| ?(?i:{FUNCTIONS}))"
 )
 FORMULA = re.compile(_FORMULA, re.DOTALL)
 VALUE = re.compile(rf"{_FORMULA}|{_EXPRESSION}", re.DOTALL)
@@ -42,7 +43,8 @@ NUMBER_WORDS = (
     "eleven",
     "twelve",
 )
-UNIT_WORDS = r"(?:[ -]?[a-zA-Z²³°][\w²³ /.°-]*)?"
+_UNIT_WORD = r"(?!(?:and|or|is|are|was|were)\b)[a-zA-Z²³°][a-zA-Z²³°/.-]*"
+UNIT_WORDS = rf"(?:[ -]?{_UNIT_WORD}(?: {_UNIT_WORD})*)?"
 
 _HEDGE = (
     r"(?:\w+ly|about|around|just|also|thus|therefore|then|indeed|now|still|equal to|equivalent to|as|us|a total of)\b"
@@ -68,7 +70,7 @@ _REMARK = re.compile(
     re.DOTALL,
 )
 _AND = re.compile(r"(?:,?\s+(?:and|or)|,)\s+")
-_NEXT_EQUATION = re.compile(r"[a-zA-Z] ?= ?")
+_NEXT_EQUATION = re.compile(r"([a-zA-Z]) ?= ?")
 _CONCLUSION = re.compile(r"\b(?:therefore|thus|hence|so|conclusion|finally)\b", re.IGNORECASE)
 _SENTENCE_START = re.compile(r"[.!?][*)]*\s+(?=[A-Z*])|\n\s*")
 _ENDS = (".", "!", "$", r"\)", r"\]", "*")
@@ -111,7 +113,8 @@ def stated_value(sentence: str, concluding: bool = True) -> str:
     stated, end = "", 0
     for says in _SAYS.finditer(words):
         if says.start() >= end and (value := VALUE.match(sentence, says.end())):
-            listed, end = _listed(sentence, value, equations=says[0].startswith("="))
+            variable = sentence[: says.start()].rstrip()[-1:] if says[0].startswith("=") else ""
+            listed, end = _listed(sentence, value, variable)
             stated = "" if _GOES_ON.match(sentence, end) else listed
     if stated or not concluding:
         return stated
@@ -140,15 +143,22 @@ def _only_value(sentence: str, words: str) -> str:
     return stated if clear and not re.fullmatch("[a-zA-Z]", stated) else ""
 
 
-def _listed(sentence: str, value: re.Match[str], equations: bool = False) -> tuple[str, int]:
-    """A value with those that a comma, "and" or "or" adds to it, and where they end."""
+def _listed(sentence: str, value: re.Match[str], variable: str = "") -> tuple[str, int]:
+    """A value with those that a comma, "and" or "or" adds to it, and where they end.
+
+    Of a `variable`, "x = 1 or x = 2" are two; "2x = 8, x = 4" and "x = 1 and y = 2" are not two values of one thing.
+    """
     values, end = [content(value[0])], value.end()
+    joints, equations = [], False
     while joint := _AND.match(sentence, end):
         start = joint.end()
-        if equations and (equation := _NEXT_EQUATION.match(sentence, start)):
-            start = equation.end()
+        if (equation := _NEXT_EQUATION.match(sentence, start)) and equation[1] == variable:
+            start, equations = equation.end(), True
         if not (more := VALUE.match(sentence, start)):
             break
         values.append(content(more[0]))
+        joints.append(joint[0].strip())
         end = more.end()
+    if equations and set(joints) == {","}:
+        values = values[-1:]
     return ", ".join(values), end

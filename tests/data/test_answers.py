@@ -96,6 +96,15 @@ def test_normal_form_keeps_what_means_something(one, other):
         (json.dumps({"answer": "She has 12 left."}), "12", "field"),
         (json.dumps({"answer": "Evelyn"}), "Evelyn", "field"),
         ('```json\n{"reasoning": "a \\pi b", "final_answer": "\\pi"}\n```', r"\pi", "field"),  # TeX that is no JSON
+        *(
+            (json.dumps({"answer": given}), given, "field")
+            for given in ("3, -3", "2, 2 - √3", "12 or 13", "7(1/6)^2", "5!")
+        ),
+        *(
+            (json.dumps({"answer": given}), given, "field")
+            for given in ("4cos^2 x", "2 + sqrt(3)", "5 ft 3 in", "x > 3")
+        ),
+        (json.dumps({"answer": "1152 cups of flour."}), "1152", "field"),
         ('{"reasoning": "by \\\\boxed{3}", "answer": ""}', "3", "box"),
         ('{"reasoning": "no answer yet, it is 4', None, None),
         ('Fill in this: {"answer": "42"}. We find 6 and $\\boxed{7}$.', "7", "box"),
@@ -114,6 +123,7 @@ def test_answers_of_json_objects(text, expected, rule):
         ("**Answer:** Ann pays $12.50 in the end.", "$12.50"),
         ("The answer is 9 (choose 1 of 9).", "9"),
         ("The answer is 12 beakers.", "12"),
+        ("Answer: Mr. Lee gets $5. Good.", "$5"),
         ("The answer is simply 36.", "36"),
         ("Therefore, the answer is Evelyn.", "Evelyn"),
         ("Long answer: 60% of 5 is 3. Short answer: 5 of 6. The total is 8.", "8"),
