@@ -28,7 +28,9 @@ _PHRASE = re.compile(
 _SENTENCE_END = re.compile(r"\n|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)\.(?=[\s*]|$)")
 # A value, its unit or a remark at most behind it: not the first of several, nor the beginning of a formula.
 _LEADING_VALUE = re.compile(
-    rf"({VALUE.pattern})(?={UNIT_WORDS}[\s.*`\"]*$|, (?!and\b|or\b)[a-z]{{2,}}\b| \([^()]*[a-z]{{2}})", re.DOTALL
+    rf"({VALUE.pattern})"
+    rf"(?={UNIT_WORDS}[\s.*`\"]*$|, (?!and\b|or\b)[a-z]{{2,}}\b| \([^()]*[a-z]{{2}}[^()]*\)(?! ?[-+*/×÷=]))",
+    re.DOTALL,
 )
 _WORD = re.compile(rf"(?<![\\a-zA-Z])(?!{FUNCTIONS})[a-zA-Z]{{3,}}")
 
@@ -86,7 +88,7 @@ def normalise(answer: str) -> str:
     answer = repair(answer)
     for pattern, replacement in _NORMAL_FORM:
         answer = pattern.sub(replacement, answer)
-    return answer.strip().removesuffix(".").rstrip()
+    return answer.strip().removesuffix(".").rstrip(" \\")
 
 
 def _boxed(text: str) -> str:
