@@ -24,6 +24,7 @@ from transformers.utils import cached_file, extract_commit_hash
 
 from implicit_prm import adapters
 from implicit_prm.config import PolicyConfig
+from implicit_prm.data.reference_cache import weights_digest
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.loading import clear_load_errors
 from implicit_prm.records import ImplicitPRMError
@@ -171,13 +172,31 @@ def weights_of(config: PolicyConfig) -> dict[str, Any]:
         ImplicitPRMError: there is no such model.
     """
     name = locate(config.name)
-    with clear_load_errors(config.name):
-        resolved = cached_file(name, "config.json", revision=config.revision)
     files = [path for path in Path(name).glob("*") if path.suffix in (".safetensors", ".bin")]
     return {
-        "commit": extract_commit_hash(resolved, None),
+        "commit": _commit(name, config.revision, adapters.find(name, config.revision) is not None),
         "weight_bytes": {path.name: path.stat().st_size for path in sorted(files)},
     }
+
+
+def weights_identity(name: str, revision: str | None = None) -> str:
+    """What differs where weights do: a hub id's commit or a hash of a folder's content; an adapter's with its base's.
+
+    Raises:
+        ImplicitPRMError: there is no such model.
+    """
+    name = locate(name)
+    adapter = adapters.find(name, revision)
+    commit = _commit(name, revision, adapter is not None)
+    own = commit or weights_digest(name)
+    return own if adapter is None else f"{own} on {weights_identity(adapter.base, adapter.base_revision)}"
+
+
+def _commit(name: str, revision: str | None, is_adapter: bool) -> str | None:
+    """The commit that a hub id stands for; None for a local folder."""
+    with clear_load_errors(name):
+        resolved = cached_file(name, "adapter_config.json" if is_adapter else "config.json", revision=revision)
+    return extract_commit_hash(resolved, None)
 
 
 def disable_dropout(model: nn.Module) -> None:

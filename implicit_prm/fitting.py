@@ -199,7 +199,9 @@ def ask_reference(
     The starting weights are the reference unless another one is named, which is opened, asked and let go: training
     itself holds no second model.
     """
-    name, device = model.name if model.reference == "initial" else model.reference, arguments.device
+    name, revision, device = model.name, model.revision, arguments.device
+    if model.reference != "initial":
+        name, revision = model.reference, model.reference_revision
     named = starting.open_reference(model, encoder.tokenizer)
     if named is not None:
         backbone.check_embeds(named, encoder)
@@ -214,7 +216,7 @@ def ask_reference(
         # A new adapter changes nothing yet, but without it the forward pass is cheaper.
         adapter_off = model.lora is not None or named is not None
         reference = stack.enter_context(reference_model(policy, named)) if adapter_off else policy
-        cache = open_cache(reference, name, folder)
+        cache = open_cache(reference, name, revision, folder)
         requests = [request for dataset in datasets for request in dataset.requests()]
         fill(cache, reference, requests, budget, state.rank, state.size)
         state.gather(None)

@@ -67,9 +67,12 @@ class ImplicitPRM:
         """
         if self.settings.reference == NONE:
             return
-        name = self.settings.base if self.settings.reference == ADAPTER_OFF else self.settings.reference
+        settings = self.settings
+        name, revision = settings.base, settings.base_revision
+        if settings.reference != ADAPTER_OFF:
+            name, revision = settings.reference, settings.reference_revision
         if name is not None:
-            self.reference_cache = open_cache(self.reference or self.policy, name, folder)
+            self.reference_cache = open_cache(self.reference or self.policy, name, revision, folder)
 
     @classmethod
     def from_pretrained(

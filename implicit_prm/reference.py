@@ -11,28 +11,31 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from implicit_prm.backbone import base_model, locate
-from implicit_prm.data.reference_cache import ReferenceCache, key_of, weights_digest
+from implicit_prm.backbone import base_model, locate, weights_identity
+from implicit_prm.data.reference_cache import ReferenceCache, key_of
 from implicit_prm.group_logprobs import Ids, response_logprobs
 
 Request = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
 _FLUSH_GROUPS = 256
 
 
-def open_cache(model: Any, name: str, folder: str | None = None) -> ReferenceCache:
+def open_cache(model: Any, name: str, revision: str | None = None, folder: str | None = None) -> ReferenceCache:
     """The cache of one reference model, opened for what it computes as it is now: its weights, dtype and device.
 
     Args:
         model: the reference, or a PEFT model whose base is the reference.
-        name: the hub id or path that it was opened by.
-        folder: the folder of all caches; null for the default.
+        name, revision: the hub id or path that it was opened by.
+        folder: the folder of all caches; None for the default.
+
+    Raises:
+        ImplicitPRMError: there is no such model.
     """
     base = base_model(model)
     path, device = Path(locate(name)), base.device.type
     autocast = torch.is_autocast_enabled(device)
     identity = {
         "model": name if not path.is_dir() else path.name,
-        "weights": weights_digest(path) if path.is_dir() else str(getattr(base.config, "_commit_hash", None)),
+        "weights": weights_identity(name, revision),
         "dtype": str(base.dtype).removeprefix("torch."),
         "autocast": str(torch.get_autocast_dtype(device)).removeprefix("torch.") if autocast else "none",
         "quantization": _quantization(base),

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ os.environ["IPR_CACHE"] = tempfile.mkdtemp(prefix="ipr-cache-")  # never the use
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from implicit_prm import sandbox
@@ -101,6 +103,27 @@ def _spoilt(text, rng):
     lines[step] = f"{head} = {(int(value) + rng.randrange(1, 49)) % 50}"
     lines[-1] = f"\\boxed{{{(int(lines[-1][7:-1]) + 1) % 50}}}"
     return "\n".join(lines)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub cache, from which ids are opened without network. Returns what puts a folder under an id and a revision."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(folder, name, revision="main"):
+        commit = f"{abs(hash((name, revision))):040x}"[:40]
+        repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        absent = repository / ".no_exist" / commit  # what the hub answered when it was asked for files
+        absent.mkdir(parents=True)
+        for file in {"config.json", "adapter_config.json", "tokenizer_config.json"} - {
+            p.name for p in folder.iterdir()
+        }:
+            (absent / file).touch()
+
+    return put
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """LoRA adapters: found by folder or hub id, opened on the right base, merged without changing what they compute."""
 
 import json
-import shutil
 
 import pytest
 import torch
 from conftest import tiny_model
-from huggingface_hub import constants
 from runs import PROBLEM, RESPONSES, adapter, config, loglikelihood, quiet, scores
 from transformers import AutoModelForCausalLM
 
@@ -63,27 +61,6 @@ def test_any_adapter_scores_with_its_base_as_the_reference(shape, base, tmp_path
     prm.tokenizer.save_pretrained(tmp_path / "merged")
     policy = [one.outcome_reward + one.reference_logprob for one in scored]
     assert policy == pytest.approx(loglikelihood(tmp_path / "merged"), abs=1e-3)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A hub cache, from which ids are opened without network. Returns what puts a folder under an id and a revision."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    def put(folder, name, revision="main"):
-        commit = f"{abs(hash((name, revision))):040x}"[:40]
-        repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
-        (repository / "refs").mkdir(parents=True, exist_ok=True)
-        (repository / "refs" / revision).write_text(commit)
-        shutil.copytree(folder, repository / "snapshots" / commit)
-        absent = repository / ".no_exist" / commit  # what the hub answered when it was asked for files
-        absent.mkdir(parents=True)
-        for file in {"config.json", "adapter_config.json", "tokenizer_config.json"} - {
-            p.name for p in folder.iterdir()
-        }:
-            (absent / file).touch()
-
-    return put
 
 
 def test_a_hub_adapter_on_a_revision_of_a_hub_base(hub, tmp_path, tiny_folder, other_folder):

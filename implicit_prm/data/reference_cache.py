@@ -39,10 +39,11 @@ def default_folder() -> Path:
 
 
 def weights_digest(folder: str | Path) -> str:
-    """Content hash of a local model's configuration and weights."""
+    """Content hash of a local model's or adapter's configuration and weights."""
     digest = hashlib.sha256()
+    described = ("config.json", "adapter_config.json")
     for path in sorted(
-        p for p in Path(folder).iterdir() if p.suffix in (".safetensors", ".bin") or p.name == "config.json"
+        p for p in Path(folder).iterdir() if p.suffix in (".safetensors", ".bin") or p.name in described
     ):
         digest.update(path.name.encode())
         with path.open("rb") as stream:
