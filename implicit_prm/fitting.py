@@ -24,7 +24,7 @@ from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.report import table
 from implicit_prm.data.tokens import Encoder, context_length
 from implicit_prm.model import reference_model
-from implicit_prm.processes import processes
+from implicit_prm.processes import processes, spoken_once
 from implicit_prm.records import Group, ImplicitPRMError
 from implicit_prm.reference import fill, open_cache
 from implicit_prm.settings import ADAPTER_OFF, NONE, SETTINGS_FILE, Settings
@@ -58,7 +58,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
             push to the hub that failed.
     """
     config = from_mapping(TrainConfig, asdict(config))  # a config made in Python is checked like one from YAML
-    arguments = training_arguments(config)
+    arguments, say = training_arguments(config), spoken_once(say)
     if config.push_to_hub:
         publishing.check_token(config.push_to_hub)
     resume = checkpoints.to_resume(config, arguments, say)
@@ -79,10 +79,10 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
         checkpoints.check_same_run(resume, settings, config.output_dir)
     encoded_dev = training_set.encode(dev, encoder, limit, config.data.too_long) if dev else None
     sets = {"train": train} | ({"dev": dev} if dev else {})
+    for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
+        say(line)
+    say(step_line(arguments, arguments.world_size, sum(len(group.responses) for group in encoded) / len(encoded)))
     if main:
-        for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
-            say(line)
-        say(step_line(arguments, arguments.world_size, sum(len(group.responses) for group in encoded) / len(encoded)))
         training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 
     if model.lora is None and policy.dtype in (torch.bfloat16, torch.float16):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -70,3 +70,8 @@ def processes() -> Iterator[Processes]:
 def is_first() -> bool:
     """Is this the process that speaks and writes for all?"""
     return int(os.environ.get("RANK", 0)) == 0
+
+
+def spoken_once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` in the first process, and nothing in the others."""
+    return say if is_first() else lambda _: None

@@ -16,7 +16,7 @@ from implicit_prm.data.files import JsonLines
 from implicit_prm.data.grading import Grader
 from implicit_prm.data.problems import load_problems, step_checker
 from implicit_prm.data.tokens import ask
-from implicit_prm.processes import Processes, processes
+from implicit_prm.processes import Processes, processes, spoken_once
 from implicit_prm.provenance import Provenance, run_of, settings_of
 from implicit_prm.records import ImplicitPRMError, Problem, Samples
 from implicit_prm.sampling import TransformersSampler
@@ -53,7 +53,7 @@ def rollout(config: RolloutConfig, say: Say = print) -> Path:
     """
     config = from_mapping(RolloutConfig, asdict(config))  # a config made in Python is checked like one from YAML
     with processes() as team:
-        return _rollout(config, team, say if team.first else lambda _: None)
+        return _rollout(config, team, spoken_once(say))
 
 
 def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:

@@ -20,7 +20,7 @@ from implicit_prm.evaluation import report, selection
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
 from implicit_prm.evaluation.step_errors import step_metrics
-from implicit_prm.processes import is_first
+from implicit_prm.processes import is_first, spoken_once
 from implicit_prm.records import Group, ImplicitPRMError, StepScores
 from implicit_prm.reward.head import AGGREGATES, aggregate, sigmoid
 from implicit_prm.rollouts import rollout
@@ -54,7 +54,7 @@ def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[
     config = from_mapping(BestOfNConfig, asdict(config))  # a config made in Python is checked like one from YAML
     folder = Path(config.folder)
     main = is_first()
-    groups, scorer, key = prepare(config, folder, say if main else _say_nothing)
+    groups, scorer, key = prepare(config, folder, spoken_once(say))
     with Grader() as grader:
         groups = [graded(group, grader) for group in track(groups, "grading", disable=not main)]
         candidates = [
@@ -96,10 +96,6 @@ def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[
         write_json(folder / "metrics.json", metrics)
         report.save_figure(metrics, folder / "accuracy.png")
     return metrics
-
-
-def _say_nothing(_: str) -> None:
-    """What all processes but one say."""
 
 
 def prepare(config: BestOfNConfig, folder: Path, say: Callable[[str], None]) -> tuple[list[Group], OpenScorer, str]:

@@ -27,7 +27,7 @@ from implicit_prm.evaluation.process_bench.metrics import (
 from implicit_prm.evaluation.process_bench.subset import Subset, Verdict, blind
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import resampled_counts
-from implicit_prm.processes import is_first
+from implicit_prm.processes import is_first, spoken_once
 from implicit_prm.records import Group, ImplicitPRMError
 from implicit_prm.scoring import check_lengths
 
@@ -48,12 +48,11 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
         ImplicitPRMError: anything wrong with options, data or checkpoint, or no threshold to be fitted.
     """
     config = from_mapping(ProcessBenchConfig, asdict(config))  # a config made in Python is checked like one from YAML
-    folder, main = Path(config.folder), is_first()
+    folder, main, say = Path(config.folder), is_first(), spoken_once(say)
     groups = {name: load_subset(config, source) for name, source in config.sources.items()}
     scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
     for name, some in groups.items():
-        if main:
-            say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
+        say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
         if scorer.prm is not None and config.too_long == "error":
             check_lengths(some, scorer.prm)
     subsets = {
