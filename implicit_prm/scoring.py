@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import Progress, track
 
+from implicit_prm.backbone import locate, weights_of
+from implicit_prm.config import PolicyConfig
 from implicit_prm.data.files import atomic_write
 from implicit_prm.model import ImplicitPRM
 from implicit_prm.processes import processes
@@ -152,9 +154,11 @@ def cache_key(groups: Sequence[Group], **scorer: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def weights_identity(folder: str | Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of a local checkpoint's files; empty for a hub id, which its revision names."""
-    path = Path(folder)
+def checkpoint_identity(name: str, revision: str | None = None) -> Any:
+    """What changes when a checkpoint does: its files' names, sizes and times; the commit that a hub id stands for."""
+    path = Path(locate(name))
+    if not path.is_dir():
+        return weights_of(PolicyConfig(name, revision))["commit"]
     return sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in path.glob("*.*") if f.is_file())
 
 

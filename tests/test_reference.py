@@ -7,6 +7,7 @@ from implicit_prm import ImplicitPRM, fit, rollouts
 from implicit_prm.backbone import open_model, weights_identity, weights_of
 from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.reference import open_cache
+from implicit_prm.scoring import checkpoint_identity
 
 PROBLEM = "Modulo 50, left to right: 1 + 2"
 RESPONSES = ["1 + 2 = 3\n\\boxed{3}", "1 + 2 = 4\n\\boxed{4}"]
@@ -58,3 +59,11 @@ def test_an_adapter_samples(tmp_path, tiny_folder):
     sampling = SamplingConfig(n=1, max_new_tokens=2)
     rollouts.rollout(RolloutConfig(policy, problems, sampling, str(tmp_path / "rows.jsonl")), quiet)
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
+
+
+def test_scores_of_another_commit_are_not_those_of_the_last(hub, tiny_folder, other_folder):
+    hub(tiny_folder, "org/model")
+    hub(other_folder, "org/model", "v1")
+    assert checkpoint_identity("org/model") == checkpoint_identity("org/model")
+    assert checkpoint_identity("org/model") != checkpoint_identity("org/model", "v1")
+    assert checkpoint_identity(str(tiny_folder)) != checkpoint_identity(str(other_folder))

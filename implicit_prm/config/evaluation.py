@@ -44,7 +44,10 @@ class ScorerConfig:
                 "evaluate step scores that are already in the data"
             )
         if self.scores_column is not None:
-            for key in ("checkpoint", "reference", "beta", "steps", "prompt_template"):
+            for key in (
+                *("checkpoint", "revision", "reference", "beta", "steps", "prompt_template"),
+                *("quantization", "max_tokens_per_batch"),
+            ):
                 if getattr(self, key, None) is not None:
                     raise ImplicitPRMError(
                         f"{key} is not used when scores come from the file; drop it or scores_column"

@@ -10,7 +10,7 @@ from typing import Any
 from implicit_prm.config import ScorerConfig, StepRule
 from implicit_prm.model import ImplicitPRM
 from implicit_prm.records import Group, StepScores
-from implicit_prm.scoring import ScoreGroup, cache_key, column_scorer, implicit_scorer, score_all, weights_identity
+from implicit_prm.scoring import ScoreGroup, cache_key, checkpoint_identity, column_scorer, implicit_scorer, score_all
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
     )
     identity = {
         "settings": asdict(prm.settings),
-        "weights": weights_identity(config.checkpoint),
+        "weights": checkpoint_identity(config.checkpoint, config.revision),
         "checkpoint": config.checkpoint,
         "dtype": config.dtype,
         "quantization": config.quantization,
