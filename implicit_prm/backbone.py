@@ -309,6 +309,12 @@ def best_device() -> torch.device:
     )
 
 
-def token_budget(device: torch.device) -> int:
-    """Tokens in one forward pass where nobody said: what keeps a GPU busy, or stays in a CPU's caches."""
-    return 1024 if device.type == "cpu" else 16_384
+def token_budget(device: torch.device, separable: bool = False) -> int:
+    """Tokens in one forward pass where nobody said: what keeps a GPU busy, or stays in a CPU's caches.
+
+    separable: training with a loss that is a sum over responses. Smaller pieces then cost nothing, and they take half
+    of the memory; with other losses, a group that is cut is run twice.
+    """
+    if device.type != "cpu":
+        return 16_384
+    return 384 if separable else 1024

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from implicit_prm.backbone import base_model, completion_logprobs, pad_rows, target_logprobs
@@ -47,9 +48,11 @@ class SharedPrompt:
     def __init__(self, model: Any, prompt_ids: Ids, core: Any = None) -> None:
         self._model, self._core, self._last = model, core or model, prompt_ids[-1]
         self._device = base_model(self._core).device
+        self._embedding = _trained_embedding(base_model(self._core))
+        self._embedded: list[tuple[Tensor, Tensor]] = []
         ids = torch.tensor([prompt_ids[:-1]], device=self._device)
         nothing = torch.zeros_like(ids, dtype=torch.bool)
-        _, output = target_logprobs(model, nothing, ids[nothing], self._core, input_ids=ids, use_cache=True)
+        _, output = target_logprobs(model, nothing, ids[nothing], self._core, **self._embed(ids), use_cache=True)
         self._cache: Any = output.past_key_values
         if not _can_be_shared(self._cache):
             raise NotImplementedError(f"{type(base_model(self._core)).__name__} keeps more than keys and values")
@@ -62,7 +65,7 @@ class SharedPrompt:
         rows = [[self._last, *ids[:-1]] for ids in responses] or [[self._last]]
         input_ids = _padded(rows, self._device)
         targets, wanted = _targets(responses, input_ids)
-        inputs = {"input_ids": input_ids, "past_key_values": self._fork(len(rows)), "use_cache": True}
+        inputs = {**self._embed(input_ids), "past_key_values": self._fork(len(rows)), "use_cache": True}
         # No attention mask: attention is causal and the padding lies behind the response.
         found, _ = target_logprobs(self._model, wanted, targets, self._core, **inputs)
         return torch.zeros_like(wanted, dtype=torch.float32).masked_scatter(wanted, found)[: len(responses)]
@@ -75,6 +78,21 @@ class SharedPrompt:
         pairs = [(tensor, grad) for tensor, grad in pairs if tensor.requires_grad]
         if pairs:
             torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
+        embedded = [(ids.flatten(), leaf.grad.flatten(0, 1)) for ids, leaf in self._embedded if leaf.grad is not None]
+        if embedded and self._embedding is not None:
+            self._embedding(torch.cat([ids for ids, _ in embedded])).backward(torch.cat([grad for _, grad in embedded]))
+
+    def _embed(self, ids: Tensor) -> dict[str, Tensor]:
+        """What the model's forward takes for these [B, T] tokens.
+
+        The gradient of an embedding is as large as the vocabulary, however few tokens there are. So pieces leave theirs
+        at their own vectors, and all of them go through the embedding once, at the end.
+        """
+        if self._embedding is None or not torch.is_grad_enabled():
+            return {"input_ids": ids}
+        leaf = self._embedding(ids).detach().requires_grad_()
+        self._embedded.append((ids, leaf))
+        return {"inputs_embeds": leaf}
 
     def _fork(self, rows: int) -> Any:
         """A cache of the prompt's keys and values for `rows` responses; layers append to it, and never in place."""
@@ -121,15 +139,17 @@ def open_prompt(model: Any, prompt_ids: Ids, core: Any = None) -> SharedPrompt |
 def pieces(lengths: Sequence[int], max_tokens: int, row_overhead: int = 0) -> list[list[int]]:
     """Places of responses in pieces that hold at most `max_tokens` tokens, padding included; similar lengths together.
 
-    A response that is longer than that by itself is a piece of its own.
+    A response that is longer than that by itself is a piece of its own. The longest come first: if memory is short, it
+    shows at once, and what later pieces need fits where earlier ones were.
     """
     cut: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        width = lengths[place] + row_overhead
+    width = 0
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         if cut and (len(cut[-1]) + 1) * width <= max_tokens:
             cut[-1].append(place)
         else:
             cut.append([place])
+            width = lengths[place] + row_overhead
     return cut
 
 
@@ -158,6 +178,13 @@ def rounding_noise(model: Any, prompt_ids: Ids, responses: Sequence[Ids], core: 
     plain = [PlainRows(model, prompt_ids, core).logprobs([ids]).cpu() for ids in responses]
     apart = torch.stack([one.sum() - other.sum() for one, other in zip(shared, plain, strict=True)])
     return apart.square().mean().sqrt().item()
+
+
+def _trained_embedding(base: Any) -> nn.Embedding | None:
+    """The input embedding, where it is a plain one that is trained and whole in this process."""
+    embedding = base.get_input_embeddings()
+    plain = type(embedding) is nn.Embedding and not isinstance(embedding.weight, DTensor)
+    return embedding if plain and embedding.weight.requires_grad else None
 
 
 def _can_be_shared(cache: Any) -> bool:

@@ -96,8 +96,8 @@ def variants(
 
     def own(how: ours.Ablation, checkpointing: bool = False) -> Variant:
         forward = shared if how.shared else decoder.unpadded([(len(p), len(r)) for p, r in rows])
-        cost = forward.with_backward() + decoder.heads(work.response_tokens)  # chunks are computed again
-        if checkpointing:
+        cost = forward.with_backward() + decoder.heads(ours.recomputed_tokens(models, work, LOSSES[loss]))
+        if checkpointing or ours.runs_twice(models, work, LOSSES[loss]):
             cost += forward
         step = ours.train(models, tokenizer, work, LOSSES[loss], folder, how)
         step = _checkpointed(models, step) if checkpointing else step
@@ -130,7 +130,7 @@ def _checkpointed(models: Models, step: Callable[[], float]) -> Callable[[], flo
 def optimiser_step(models: Models) -> Callable[[], None]:
     """Clip, AdamW with a learning rate of 0, and drop the gradient."""
     weights = list(models.policy.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=0.0, fused=models.policy.device.type == "cuda")
+    optimizer = torch.optim.AdamW(weights, lr=0.0, fused=True)
 
     def finish() -> None:
         torch.nn.utils.clip_grad_norm_(weights, CLIP_NORM)

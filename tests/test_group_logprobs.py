@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from test_backbone import ARCHITECTURES, SMALL
+from torch.profiler import profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from implicit_prm import group_logprobs
@@ -52,6 +53,16 @@ def test_gradients_equal_those_of_plain_rows(name, max_tokens):
     assert (shared - plain).norm() < 1e-5 * plain.norm()
 
 
+def test_pieces_go_through_the_embedding_once():
+    """Its gradient is as large as the vocabulary: one for each piece would cost more than the pieces."""
+    with profile() as prof:
+        prompt = SharedPrompt(_model("llama").train(), PROMPT)
+        for ids in RESPONSES:
+            prompt.logprobs([ids]).sum().backward()
+        prompt.backward()
+    assert [event.count for event in prof.key_averages() if event.key == "aten::embedding_dense_backward"] == [1]
+
+
 def test_a_prompt_longer_than_the_sliding_window():
     model = _model("mistral", sliding_window=4)
     with torch.no_grad():
@@ -83,8 +94,8 @@ def test_response_logprobs_come_in_the_order_given():
 
 
 def test_pieces_hold_what_fits_and_no_response_is_lost():
-    assert pieces([5, 1, 3, 3], 8) == [[1, 2], [3], [0]]
-    assert pieces([5, 1, 3, 3], 10) == [[1, 2, 3], [0]]
+    assert pieces([5, 1, 3, 3], 8) == [[0], [2, 3], [1]]
+    assert pieces([5, 1, 3, 3], 10) == [[0, 2], [3, 1]]
     for budget in (1, 7, 20, 100):
         cut = pieces([5, 1, 3, 9, 9, 2], budget, row_overhead=1)
         assert sorted(place for piece in cut for place in piece) == list(range(6))

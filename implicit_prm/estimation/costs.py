@@ -170,9 +170,10 @@ def training_flops(shape: Shape, checkpointing: bool, tokens: Tokens) -> float:
 
     The backward pass costs two forward passes, or one for frozen weights, whose own gradient nobody needs.
     Checkpointing repeats the backbone's forward pass (an upper bound: PyTorch leaves out the last product of each
-    layer), and the chunked head always repeats its own.
+    layer), and so does the chunked head (an upper bound too: a piece's first chunk is kept). A frozen head forms its
+    gradient's slope in the forward pass and repeats nothing.
     """
     body, head = forward_flops(shape, tokens)
     adapted = bool(shape.adapter)
     adapter = 2 * shape.adapter * tokens.padded * (3 + checkpointing)
-    return ((2 if adapted else 3) + checkpointing) * body + adapter + (3 if adapted else 4) * head
+    return ((2 if adapted else 3) + checkpointing) * body + adapter + (2 if adapted else 4) * head

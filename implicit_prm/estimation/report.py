@@ -65,7 +65,7 @@ def estimate(config: TrainConfig, say: Callable[[str], None] = print) -> dict[st
     shape, model, dtype = open_shape(config.model)
     device = best_device() if machine.memory_gb is None else torch.device("cuda")
     limit = context_length(model.config, config.data.max_length)
-    budget = config.max_tokens_per_batch or token_budget(device)
+    budget = config.max_tokens_per_batch or token_budget(device, config.loss.by_response)
     whole = machine.sharding == "zero3"
     if whole and arguments.per_device_train_batch_size > 1:
         raise ImplicitPRMError(

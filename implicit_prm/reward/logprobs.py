@@ -2,11 +2,12 @@
 
 A causal LM's logits are a [tokens, vocabulary] tensor of which a log-likelihood needs one number per token: for 1,000
 tokens of Llama-3.1 that tensor alone is half a gigabyte in float32, and log_softmax and its gradient are two more.
-Here it exists for one chunk only, in the forward pass and again, recomputed, in the backward pass.
+Here it exists for one chunk at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,12 @@ class LogitTransform:
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
+
+    def slope(self, logits: Tensor) -> Tensor | float | None:
+        """Its derivative, from what it returned; None where it does nothing."""
+        if self.softcap is None:
+            return None if self.scale == 1.0 else self.scale
+        return (logits / self.softcap).square_().neg_().add_(1).mul_(self.scale)
 
 
 IDENTITY = LogitTransform()
@@ -60,7 +67,7 @@ def token_logprobs(
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
         raise ValueError(f"expected hidden [tokens, width] and targets [tokens], got {hidden.shape}, {targets.shape}")
     chunk = chunk_tokens or max(1, CHUNK_BYTES // (4 * weight.shape[0]))
-    return _ChunkedLogProbs.apply(hidden, weight, bias, targets, transform, chunk)
+    return _ChunkedLogProbs.apply(hidden, weight, bias, targets, transform, chunk, torch.is_grad_enabled())
 
 
 def naive_token_logprobs(
@@ -72,53 +79,88 @@ def naive_token_logprobs(
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
-    """Chunks are recomputed in the backward pass: one extra head product buys a peak that ignores the vocabulary."""
+    """What the backward pass needs of a chunk is its slope, as large as its logits: it is computed again.
+
+    Not always. The first chunk's is kept, which takes no more memory than a chunk does anyway, and small pieces of work
+    are one chunk. With a frozen head (LoRA) all that is wanted in the end is the slope at the hidden states, as small
+    as they are: it is formed at once, and nothing is computed twice.
+    """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, transform, chunk):
+    def forward(ctx, hidden, weight, bias, targets, transform, chunk, grad_enabled):
+        want_hidden, *want_head = (grad_enabled and needed for needed in ctx.needs_input_grad[:3])
         logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], chunk):
-            piece = slice(start, start + chunk)
-            logits = transform(F.linear(hidden[piece], weight, bias).float())
-            logprobs[piece] = logits.gather(-1, targets[piece, None]).squeeze(-1) - logits.logsumexp(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets)
+        slope_hidden = torch.empty_like(hidden) if want_hidden and not any(want_head) else None
+        kept = None
+        for piece in _chunks(hidden, chunk):
+            keep = any(want_head) and kept is None
+            want_slope = keep or slope_hidden is not None
+            logprobs[piece], slope = _logprobs(hidden[piece], weight, bias, targets[piece], transform, want_slope)
+            if slope_hidden is not None:
+                slope_hidden[piece] = slope.to(weight.dtype) @ weight
+            elif keep:
+                kept = slope.to(hidden.dtype)
+        ctx.save_for_backward(hidden, weight, bias, targets, slope_hidden, kept)
         ctx.transform, ctx.chunk = transform, chunk
         return logprobs
 
     @staticmethod
     def backward(ctx, grad):
-        hidden, weight, bias, targets = ctx.saved_tensors
+        hidden, weight, bias, targets, slope_hidden, kept = ctx.saved_tensors
+        if slope_hidden is not None:
+            return (slope_hidden * grad[:, None]).to(hidden.dtype), *(None,) * 6
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if want_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and want_bias else None
-        for start in range(0, hidden.shape[0], ctx.chunk):
-            piece = slice(start, start + ctx.chunk)
-            grad_logits = _grad_logits(hidden[piece], weight, bias, targets[piece], ctx.transform, grad[piece])
-            in_dtype = grad_logits.to(hidden.dtype)
+        grad_weight = grad_bias = None
+        for piece in _chunks(hidden, ctx.chunk):
+            slope, kept = kept, None
+            if slope is None:
+                slope = _logprobs(hidden[piece], weight, bias, targets[piece], ctx.transform, True)[1].to(hidden.dtype)
+            # The gradient scales whole rows, so it scales the small factor of each product.
+            of_row = grad[piece, None]
             if grad_hidden is not None:
-                grad_hidden[piece] = in_dtype @ weight
-            if grad_weight is not None:
-                grad_weight += in_dtype.T @ hidden[piece]
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
+                grad_hidden[piece] = (slope @ weight) * of_row
+            if want_weight:
+                grad_weight = _add_product(grad_weight, slope.T, (hidden[piece] * of_row).to(hidden.dtype))
+            if bias is not None and want_bias:
+                grad_bias = _add_product(grad_bias, slope.T, of_row.to(hidden.dtype))
         return (
             grad_hidden,
             grad_weight.to(weight.dtype) if grad_weight is not None else None,
-            grad_bias.to(bias.dtype) if grad_bias is not None else None,
-            *(None,) * 3,
+            grad_bias.squeeze(-1).to(bias.dtype) if grad_bias is not None else None,
+            *(None,) * 4,
         )
 
 
-def _grad_logits(hidden, weight, bias, targets, transform: LogitTransform, grad: Tensor) -> Tensor:
-    """[chunk, vocabulary] float32 gradient at the raw logits: (onehot - softmax) times the transform's slope."""
-    raw = F.linear(hidden, weight, bias).float()
-    logits = transform(raw)
-    grad_logits = logits.softmax(-1).neg_()
-    grad_logits.scatter_add_(-1, targets[:, None], torch.ones_like(targets, dtype=torch.float32)[:, None])
-    grad_logits *= grad[:, None]
-    if transform.softcap is not None:
-        grad_logits *= 1 - (logits / transform.softcap).square()
-    if transform.scale != 1.0:
-        grad_logits *= transform.scale
-    return grad_logits
+def _chunks(hidden: Tensor, chunk: int) -> Iterator[slice]:
+    """At least one, which may be empty."""
+    return (slice(start, start + chunk) for start in range(0, max(1, hidden.shape[0]), chunk))
+
+
+def _logprobs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform, want_slope: bool
+) -> tuple[Tensor, Tensor]:
+    """[chunk] log-probabilities, and if wanted [chunk, vocabulary] their slope at the raw logits, all float32.
+
+    The slope is (onehot - softmax) times the transform's own.
+    One tensor of that size is worked on in place: on a CPU another one costs as much in page faults as in arithmetic.
+    """
+    logits = transform(F.linear(hidden, weight, bias).float())
+    found = logits.gather(-1, targets[:, None]).squeeze(-1)
+    of_transform = transform.slope(logits) if want_slope else None
+    largest = logits.amax(-1)
+    powers = logits.sub_(largest[:, None]).exp_()
+    total = powers.sum(-1)
+    logprobs = found - largest - total.log()
+    if not want_slope:
+        return logprobs, powers
+    slope = powers.div_(-total[:, None])
+    slope.scatter_add_(-1, targets[:, None], torch.ones_like(found)[:, None])
+    return logprobs, slope if of_transform is None else slope.mul_(of_transform)
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """total + left @ right, in place and in float32."""
+    if total is None:
+        return (left @ right).float()
+    return torch.addmm(total, left, right, out=total) if left.dtype == total.dtype else total.add_(left @ right)

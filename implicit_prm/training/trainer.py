@@ -72,7 +72,7 @@ class ImplicitPRMTrainer(Trainer):
         if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
             raise ImplicitPRMError("FSDP version 1 is not supported; set fsdp_version: 2 in the accelerate config")
         self.loss, self.settings = loss, settings
-        self.max_tokens = max_tokens or token_budget(args.device)
+        self.max_tokens = max_tokens or token_budget(args.device, loss.by_response)
         # The loss is divided by the units of the whole optimiser step here; transformers must not divide again.
         self.model_accepts_loss_kwargs = True
         self._kl: Tensor | None = None

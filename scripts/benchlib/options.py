@@ -37,12 +37,18 @@ def parser(description: str | None, responses: int, rounds: int) -> argparse.Arg
     made.add_argument(
         "--responses", type=positive, default=responses, help=f"responses to each prompt (default: {responses})"
     )
+    made.add_argument("--noise", type=float, default=0.05, help="of the policy's weights (default: 0.05)")
+    made.add_argument("--beta", type=float, default=0.05)
+    add_measuring(made, rounds)
+    return made
+
+
+def add_measuring(made: argparse.ArgumentParser, rounds: int) -> None:
+    """What `run.compare` and `run.main` read. `rounds` is a default."""
     made.add_argument(
         "--rounds", type=positive, default=rounds, help=f"timed runs of every variant (default: {rounds})"
     )
     made.add_argument("--variants", nargs="+", metavar="NAME", help="only these; the first of all is always run")
-    made.add_argument("--noise", type=float, default=0.05, help="of the policy's weights (default: 0.05)")
-    made.add_argument("--beta", type=float, default=0.05)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     made.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and arithmetic")
@@ -57,7 +63,6 @@ def parser(description: str | None, responses: int, rounds: int) -> argparse.Arg
     made.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write or update a section, docs/performance.md say"
     )
-    return made
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:

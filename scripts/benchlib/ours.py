@@ -18,7 +18,9 @@ from implicit_prm import ImplicitPRM, ImplicitPRMTrainer, group_logprobs
 from implicit_prm.backbone import token_budget
 from implicit_prm.config import LossConfig
 from implicit_prm.data.reference_cache import ReferenceCache
+from implicit_prm.group_logprobs import SharedPrompt, pieces
 from implicit_prm.reference import fill
+from implicit_prm.reward.logprobs import CHUNK_BYTES
 from implicit_prm.settings import Settings
 from implicit_prm.training import GroupDataset
 
@@ -80,6 +82,24 @@ def train(
             return sum(trainer.training_step(trainer.model, batch, units).item() for batch in batches)
 
     return run
+
+
+def recomputed_tokens(models: Models, work: Work, loss: LossConfig) -> int:
+    """Response tokens whose logits are computed again in the backward pass: all but the first chunk of each piece."""
+    chunk = CHUNK_BYTES // (4 * models.policy.get_output_embeddings().weight.shape[0])
+    return sum(max(0, sum(piece) - chunk) for cut in _cut(models, work, loss) for piece in cut)
+
+
+def runs_twice(models: Models, work: Work, loss: LossConfig) -> bool:
+    """Does the loss look at whole groups, of which some do not fit in one piece?"""
+    return not loss.by_response and any(len(cut) > 1 for cut in _cut(models, work, loss))
+
+
+def _cut(models: Models, work: Work, loss: LossConfig) -> list[list[list[int]]]:
+    """Response lengths of every group, in the pieces that training runs."""
+    budget = token_budget(models.policy.device, loss.by_response)
+    cut = [(lengths, pieces(lengths, budget, SharedPrompt.row_overhead)) for _, lengths in work.lengths]
+    return [[[lengths[place] for place in piece] for piece in places] for lengths, places in cut]
 
 
 def fill_cache(models: Models, work: Work) -> tuple[ReferenceCache, float]:

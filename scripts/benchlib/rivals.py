@@ -49,12 +49,7 @@ def trl_score(models: Models, batch_size: int = SCORING_BATCH) -> Callable[[Sequ
 
 def liger_score(models: Models, batch_size: int = SCORING_BATCH) -> Callable[[Sequence[Row]], list[float]]:
     """Log-ratios by Liger's fused linear cross-entropy (Triton)."""
-    _require("liger_kernel")
-    if models.policy.device.type != "cuda":
-        raise UnavailableError("Liger's fused linear cross-entropy is a Triton kernel and needs CUDA")
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-    fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, reduction="none")
+    fused = liger_cross_entropy(models.policy.device)
 
     def logprobs(model: Any, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
         hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
@@ -64,6 +59,16 @@ def liger_score(models: Models, batch_size: int = SCORING_BATCH) -> Callable[[Se
         return -nll.view(shifted.shape).float().sum(-1)
 
     return lambda rows: _score(models, rows, batch_size, logprobs)
+
+
+def liger_cross_entropy(device: torch.device) -> Callable[..., Tensor]:
+    """(weight [V, D], hidden [T, D], targets [T], bias) to the [T] cross-entropy, without the [T, V] logits."""
+    _require("liger_kernel")
+    if device.type != "cuda":
+        raise UnavailableError("Liger's fused linear cross-entropy is a Triton kernel and needs CUDA")
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    return LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, reduction="none")
 
 
 def trl_dpo(

@@ -6,13 +6,13 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 from rich.console import Console
 
 from benchlib import measure, options, report
 from benchlib.report import Report, Variant
 from benchlib.rivals import UnavailableError
-from benchlib.work import Work
 from implicit_prm import ImplicitPRMError
 
 LOW_SHARE = 0.6  # of the machine's matrix product: below it, a profile should say why
@@ -20,11 +20,18 @@ OURS = "ours"  # our variants' names begin with it
 _WIDTH = 170  # columns, where the output goes to a file
 
 
+class Sized(Protocol):
+    """What a case is about: `str` describes it."""
+
+    @property
+    def response_tokens(self) -> int: ...
+
+
 def compare(
     title: str,
     makers: Mapping[str, Callable[[], Variant]],
     check: Callable[[str, Variant], dict[str, float]],
-    work: Work,
+    work: Sized,
     chosen: argparse.Namespace,
     console: Console,
 ) -> Report:

@@ -27,16 +27,16 @@ def test_plain_rows_repeat_the_prompt():
 
 def test_pieces_hold_similar_lengths():
     cut = GROUP.pieces(90, shared=True)
-    assert [(piece.rows, piece.width) for piece in cut] == [(2, 30), (1, 40), (1, 100)]
-    assert GROUP.pass_through(90, shared=True).padded == 10 + 60 + 40 + 100
-    assert CUT.largest(GROUP) == cut[-1]
+    assert [(piece.rows, piece.width) for piece in cut] == [(1, 100), (2, 40), (1, 20)]
+    assert GROUP.pass_through(90, shared=True).padded == 10 + 100 + 80 + 20
+    assert CUT.largest(GROUP) == cut[0]
 
 
 def test_only_a_loss_that_looks_at_whole_groups_runs_pieces_twice():
     assert WHOLE.repeated(GROUP) == Tokens()
     assert replace(CUT, max_tokens=1000).repeated(GROUP) == Tokens()
     assert replace(CUT, loss=CEConfig()).repeated(GROUP) == Tokens()
-    assert CUT.repeated(GROUP).padded == 60 + 40 + 100  # the prompt's graph serves both
+    assert CUT.repeated(GROUP).padded == 100 + 80 + 20  # the prompt's graph serves both
     assert replace(CUT, loss=KTOConfig()).repeated(GROUP) == GROUP.pass_through(90, shared=True)
     assert replace(CUT, checkpointing=True, max_tokens=120).repeated(GROUP).padded == 2 * 41 + 2 * 51 - 51 + 111
 

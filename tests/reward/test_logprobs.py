@@ -1,7 +1,10 @@
 """The chunked log-probabilities against their definition: values, and both gradients."""
 
+from unittest import mock
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from implicit_prm.reward.logprobs import LogitTransform, naive_token_logprobs, token_logprobs
 
@@ -48,6 +51,29 @@ def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_still_do():
     token_logprobs(hidden, weight, targets, chunk_tokens=8).sum().backward()
     expected = torch.autograd.grad(naive_token_logprobs(hidden, weight, targets).sum(), hidden)[0]
     torch.testing.assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-5)
+
+
+def _head_products(tokens, chunk, frozen=False):
+    """How often all tokens went through the head, or back, for values and gradients."""
+    hidden, weight, targets, _ = _inputs(tokens=tokens, dtype=torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        token_logprobs(hidden, weight.requires_grad_(not frozen), targets, chunk_tokens=chunk).sum().backward()
+    return counter.get_total_flops() / (2 * tokens * weight.numel())
+
+
+def test_only_what_is_behind_the_first_chunk_is_computed_twice():
+    assert _head_products(40, chunk=40) == 3  # forward, and a gradient for each of the two factors
+    assert _head_products(40, chunk=10) == 3 + 30 / 40
+
+
+def test_a_frozen_head_computes_nothing_twice():
+    assert _head_products(40, chunk=10, frozen=True) == 2
+
+
+def test_without_gradients_nothing_is_kept_for_them():
+    hidden, weight, targets, _ = _inputs(dtype=torch.float32)
+    with torch.no_grad(), mock.patch.object(LogitTransform, "slope", side_effect=AssertionError):
+        assert token_logprobs(hidden, weight, targets).grad_fn is None
 
 
 def test_the_whole_vocabulary_is_never_there_at_once():

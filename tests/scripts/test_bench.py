@@ -15,6 +15,7 @@ from implicit_prm import ImplicitPRMError
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import bench_growth
+import bench_head
 import bench_scoring
 import bench_training
 from benchlib import measure, options, ours, report, work
@@ -72,6 +73,17 @@ def test_training_ways_agree_in_loss_and_gradient(loss, console):
         assert 0 <= rows[name].agreement["loss error"] < 1e-4
         assert 0 < rows[name].agreement["gradient error"] < 1e-3
     assert made.rounds.of(checkpointed)
+
+
+def test_heads_agree_in_values_and_gradients(console):
+    chosen = bench_head.parser().parse_args(["--tokens", "40", "--width", "16", "--vocabulary", "300", "--rounds", "1"])
+    trained, frozen = bench_head.cases(chosen, Console(file=console))
+    for made in (trained, frozen):
+        rows = {row.name: row for row in made.rows}
+        assert rows["ours"].agreement["value error"] < 1e-5
+        assert rows["ours"].agreement["gradient error"] < 1e-5
+        assert made.left_out.keys() | rows.keys() == bench_head.WAYS.keys()
+    assert frozen.title != trained.title
 
 
 def test_a_way_that_gives_other_scores_or_gradients_is_not_timed(monkeypatch, console):
