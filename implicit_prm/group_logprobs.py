@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,12 +96,13 @@ class SharedPrompt:
         return {"inputs_embeds": leaf}
 
     def _fork(self, rows: int) -> Any:
-        """A cache of the prompt's keys and values for `rows` responses; layers append to it, and never in place."""
+        """A cache of the prompt's keys and values for `rows` responses."""
         fork = copy.copy(self._cache)
         fork.layers = []
         for layer, keys, values in zip(self._cache.layers, self._leaves[::2], self._leaves[1::2], strict=True):
             layer = copy.copy(layer)
             layer.keys, layer.values = (tensor.expand(rows, -1, -1, -1) for tensor in (keys, values))
+            layer.update = partial(_read_once, layer)
             fork.layers.append(layer)
         return fork
 
@@ -178,6 +180,14 @@ def rounding_noise(model: Any, prompt_ids: Ids, responses: Sequence[Ids], core: 
     plain = [PlainRows(model, prompt_ids, core).logprobs([ids]).cpu() for ids in responses]
     apart = torch.stack([one.sum() - other.sum() for one, other in zip(shared, plain, strict=True)])
     return apart.square().mean().sqrt().item()
+
+
+def _read_once(layer: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """What a cache layer's `update` returns. The responses' keys and values are not kept: no token comes after them."""
+    keys, values = layer.keys, layer.values
+    found = type(layer).update(layer, *args, **kwargs)
+    layer.keys, layer.values = keys, values
+    return found
 
 
 def _trained_embedding(base: Any) -> nn.Embedding | None:
