@@ -17,7 +17,10 @@ from implicit_prm.settings import SETTINGS_FILE, Settings
 from implicit_prm.starting import START_FOLDER
 
 _STATE = "trainer_state.json"  # written last, so what lacks it was not saved whole
-_SAME = ("beta", "loss", "reference", "reference_revision", "start", "start_revision", "lora", "quantization", "text")
+_SAME = (
+    *("beta", "loss", "reference", "reference_revision", "start", "start_revision", "lora", "quantization", "text"),
+    *("max_length", "data_fingerprint"),
+)
 
 
 def to_resume(config: TrainConfig, arguments: TrainingArguments, say: Callable[[str], None]) -> str | None:
@@ -87,7 +90,7 @@ def check_same_run(checkpoint: str, settings: Settings, output_dir: str) -> None
     place = Path(checkpoint).name
     before = Settings.read(Path(checkpoint)).saved_in(Path(checkpoint))
     after = settings.saved_in(Path(output_dir) / (place if place.startswith("checkpoint-") else "checkpoint-0"))
-    for name in (*_SAME, "data_fingerprint"):
+    for name in _SAME:
         then, now = before[name], after[name]
         if then != now:
             raise ImplicitPRMError(

@@ -244,6 +244,7 @@ def _settings(config: TrainConfig, model: ModelConfig, encoder: Encoder, groups:
         start=starting.absolute(config.model.name),
         start_revision=config.model.revision,
         text=TextConfig(**{name: value for name, value in asdict(config.data).items() if name in names}),
+        max_length=config.data.max_length,
         template_hash=encoder.template_hash,
         loss=asdict(config.loss),
         data_fingerprint=fingerprint(groups),

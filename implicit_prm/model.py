@@ -41,6 +41,7 @@ class ImplicitPRM:
         tokenizer: its tokenizer.
         reference: a second LM; None with `settings.reference` adapter_off (PEFT) or none (log pi_theta alone).
         settings: beta, text handling and provenance.
+        max_length: of prompt and response together, in tokens, where it is to be below the model's context.
     """
 
     def __init__(
@@ -49,13 +50,14 @@ class ImplicitPRM:
         tokenizer: PreTrainedTokenizerBase,
         reference: PreTrainedModel | None,
         settings: Settings,
+        max_length: int | None = None,
     ) -> None:
         self.policy, self.tokenizer, self.reference, self.settings = policy, tokenizer, reference, settings
         self.encoder = Encoder(tokenizer, settings.text)
         for model in (policy, reference):
             if model is not None:
                 backbone.check_embeds(model, self.encoder)
-        self.limit_tokens = context_length(policy.config, settings.text.max_length)
+        self.limit_tokens = context_length(policy.config, max_length)
         self.reference_cache: ReferenceCache | None = None
         self._noise_known = False
 
@@ -83,6 +85,7 @@ class ImplicitPRM:
         *,
         steps: str | None = None,
         prompt_template: str | None = None,
+        max_length: int | None = None,
         revision: str | None = None,
         dtype: Dtype = "float32",
         quantization: Quantization | Literal["none"] | None = None,
@@ -100,6 +103,8 @@ class ImplicitPRM:
             steps: step rule, by default the checkpoint's (blank_line for a plain model).
             prompt_template: what to make of problems that are not prompts yet, with {problem} in it; by default the
                 checkpoint's.
+            max_length: refuse a response that is longer with its prompt, in tokens; by default the model's context,
+                whatever the checkpoint was trained on.
             dtype: of policy and reference alike. float32 by default: bfloat16 noise, 0.04-0.06 nats a token, is as
                 large as a weakly trained policy's signal.
             quantization: of the base that a LoRA adapter sits on, `none` for no rounding; by default as in training.
@@ -145,7 +150,7 @@ class ImplicitPRM:
             raise ImplicitPRMError(
                 f"{name} is not a LoRA adapter, so its reference must be named: reference=PATH_OR_ID"
             )
-        return cls(policy, tokenizer, second, settings).to(device or backbone.best_device())
+        return cls(policy, tokenizer, second, settings, max_length).to(device or backbone.best_device())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, tokenizer and implicit_prm.json; plain AutoModelForCausalLM or PeftModel opens the folder."""
@@ -180,7 +185,8 @@ class ImplicitPRM:
             max_tokens: in one forward pass, padding included; by default what suits the device.
 
         Raises:
-            ImplicitPRMError: a response longer than the model's context, or log-probabilities that are not finite.
+            ImplicitPRMError: a response over the model's context or `max_length`, or log-probabilities that are not
+                finite.
         """
         finished = finished if finished is not None else [True] * len(responses)
         prompt_ids = self.encoder.prompt_ids(problem)
@@ -267,12 +273,16 @@ class ImplicitPRM:
             )
 
     def check_length(self, length: int, place: int) -> None:
-        """Refuse a response over the model's context. `length` is in tokens, prompt included."""
-        if self.limit_tokens is not None and length > self.limit_tokens:
-            raise ImplicitPRMError(
-                f"response {place} is {length} tokens long with its prompt; the model's limit is {self.limit_tokens}. "
-                "Leave it out, use a model with a longer context, or (ipr-eval) set too_long"
-            )
+        """Refuse a response over the limit. `length` is in tokens, prompt included."""
+        if self.limit_tokens is None or length <= self.limit_tokens:
+            return
+        whose, way_out = "the model's context", "use a model with a longer context"
+        if self.limit_tokens != context_length(self.policy.config, None):
+            whose, way_out = "max_length", "raise max_length"
+        raise ImplicitPRMError(
+            f"response {place} is {length} tokens long with its prompt; the limit is {self.limit_tokens}, {whose}. "
+            f"Leave it out, {way_out}, or (ipr-eval) set too_long"
+        )
 
 
 @contextlib.contextmanager

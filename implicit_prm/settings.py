@@ -31,6 +31,7 @@ class Settings:
     start: str | None = None  # what training started from, as it was named
     start_revision: str | None = None
     text: TextConfig = field(default_factory=TextConfig)
+    max_length: int | None = None  # of what it was trained on, in tokens; scores are bound by the model's context alone
     template_hash: str | None = None
     loss: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str | None = None
@@ -48,6 +49,8 @@ class Settings:
             raise ImplicitPRMError(f"{path}: not JSON ({error}); the checkpoint is damaged") from None
         if not isinstance(values, dict):
             raise ImplicitPRMError(f"{path}: holds a {type(values).__name__}, not settings; the checkpoint is damaged")
+        if isinstance(values.get("text"), dict) and "max_length" in values["text"]:  # where 0.1 kept it
+            values["max_length"] = values["text"].pop("max_length")
         settings = from_mapping(cls, values, f"{path}: ")
         for key in ("reference", "base"):
             name = getattr(settings, key)

@@ -15,7 +15,8 @@ from implicit_prm.settings import Settings
 def test_the_card_of_a_run(kind, tmp_path, tiny_folder, rollouts_file, capsys):
     model = {"lora": {"r": 2}} if kind == "lora" else {}
     run = config(
-        *(tmp_path / "run", tiny_folder, rollouts_file, "dpo"), data={"hold_out_prompts": 3}, model_options=model
+        *(tmp_path / "run", tiny_folder, rollouts_file, "dpo"),
+        **{"data": {"hold_out_prompts": 3}, "model_options": model, "save_strategy": "epoch"},
     )
     command = "ipr-train loss=dpo 'model.lora={r:2}'"
     metrics = fit(run, quiet, command=command)
@@ -41,6 +42,7 @@ def test_the_card_of_a_run(kind, tmp_path, tiny_folder, rollouts_file, capsys):
     ):
         assert fact in text, fact
     assert "More Information Needed" not in text
+    assert [file.parent.name for file in (tmp_path / "run").rglob("README.md")] == ["run"]
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(code, {})
     assert re.fullmatch(r"(\d \[[^]]+\]\n){2}", capsys.readouterr().out[-200:].split("}\n")[-1])

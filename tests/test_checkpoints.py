@@ -58,7 +58,8 @@ def test_what_is_missing_or_damaged_is_named(file, change, sentence, checkpoint)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("loss", {"name": "dpo"}), ("data_fingerprint", "xyz"), ("quantization", "4bit")]
+    ("name", "value"),
+    [("loss", {"name": "dpo"}), ("data_fingerprint", "xyz"), ("quantization", "4bit"), ("max_length", 64)],
 )
 def test_another_run_is_not_gone_on_with(name, value, checkpoint):
     same = Settings.read(checkpoint)

@@ -1,5 +1,6 @@
 """ImplicitPRM: scores do not depend on batching, survive a save, and LoRA switched off is the base model."""
 
+import json
 import math
 import warnings
 
@@ -109,6 +110,28 @@ def test_an_empty_response_has_no_step_and_cannot_win(prm):
 def test_a_response_over_the_context_is_named(prm):
     with pytest.raises(ImplicitPRMError, match=r"response 1 is \d+ tokens long .* limit is 256"):
         prm.score(PROBLEM, [RESPONSES[0], "1 + 1 = 2\n" * 100])
+
+
+def test_the_length_of_what_was_trained_on_does_not_limit_scoring(tmp_path, prm, tiny_folder):
+    prm.settings.max_length = 20
+    prm.save_pretrained(tmp_path)
+    again = ImplicitPRM.from_pretrained(tmp_path, device="cpu")
+    assert again.limit_tokens == 256
+    assert again.score(PROBLEM, RESPONSES[:1]) == prm.score(PROBLEM, RESPONSES[:1])
+    short = ImplicitPRM.from_pretrained(tmp_path, max_length=20, device="cpu")
+    with pytest.raises(ImplicitPRMError, match=r"limit is 20, max_length\. Leave it out, raise max_length"):
+        short.score(PROBLEM, RESPONSES[:1])
+
+
+def test_a_checkpoint_that_kept_its_length_with_the_text_opens(tmp_path, prm):
+    prm.save_pretrained(tmp_path)
+    path = tmp_path / "implicit_prm.json"
+    values = json.loads(path.read_text())
+    del values["max_length"]
+    values["text"]["max_length"] = 20
+    path.write_text(json.dumps(values))
+    assert ImplicitPRM.from_pretrained(tmp_path, device="cpu").limit_tokens == 256
+    assert Settings.read(tmp_path).max_length == 20
 
 
 def test_lora_switched_off_is_the_base_model(tokenizer, tiny_folder):

@@ -32,6 +32,7 @@ class ScorerConfig:
     trust_remote_code: bool = False
     prompt_template: str | None = None
     over: Literal["step", "prefix"] = "step"
+    max_length: int | None = None
     max_tokens_per_batch: int | None = None
     reference_cache: str | None = "default"
     max_problems: int | None = None
@@ -46,7 +47,7 @@ class ScorerConfig:
         if self.scores_column is not None:
             for key in (
                 *("checkpoint", "revision", "reference", "beta", "steps", "prompt_template"),
-                *("quantization", "max_tokens_per_batch"),
+                *("quantization", "max_length", "max_tokens_per_batch"),
             ):
                 if getattr(self, key, None) is not None:
                     raise ImplicitPRMError(
@@ -58,7 +59,7 @@ class ScorerConfig:
             raise ImplicitPRMError("output_dir is empty; name the folder for metrics.json, the scores and the figure")
         if self.beta is not None and not self.beta > 0:
             raise ImplicitPRMError(f"beta is {self.beta}; it must be above 0, or the ranking is reversed")
-        at_least(self, 1, "max_tokens_per_batch", "max_problems")
+        at_least(self, 1, "max_length", "max_tokens_per_batch", "max_problems")
 
 
 @dataclass(kw_only=True)

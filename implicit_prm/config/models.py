@@ -79,9 +79,7 @@ class TextConfig:
     steps: StepRule = "blank_line"
     prompt_template: str = "{problem}"
     system_prompt: str | None = None
-    max_length: int | None = None
 
     def validate(self) -> None:
-        at_least(self, 1, "max_length")
         if "{problem}" not in self.prompt_template:
             raise ImplicitPRMError("prompt_template must contain {problem}, where the problem's text goes")

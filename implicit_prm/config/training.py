@@ -84,11 +84,12 @@ class DataConfig(TextConfig):
     hold_out_prompts: int = 0
     max_prompts: int | None = None
     max_responses: int | None = None
+    max_length: int | None = None
     too_long: Literal["error", "drop"] = "error"
 
     def validate(self) -> None:
         super().validate()
-        at_least(self, 1, "max_prompts", "max_responses", where="data.")
+        at_least(self, 1, "max_prompts", "max_responses", "max_length", where="data.")
         at_least(self, 0, "hold_out_prompts", where="data.")
         if not self.train:
             raise ImplicitPRMError("data.train is empty; name a file of graded responses (ipr-rollout writes one)")

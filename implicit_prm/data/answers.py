@@ -7,7 +7,18 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from implicit_prm.data.prose import FORMULA, FUNCTIONS, LIMIT, UNIT_WORDS, VALUE, closing_value, content, stated_value
+from implicit_prm.data.prose import (
+    FORMULA,
+    FUNCTIONS,
+    LIMIT,
+    NO_TITLE,
+    UNIT_WORDS,
+    VALUE,
+    closing_value,
+    content,
+    last_sentence,
+    stated_value,
+)
 
 Rule = Literal["field", "box", "hashes", "phrase", "closing"]
 
@@ -25,7 +36,7 @@ _PHRASE = re.compile(
     r"(?!\s+(?:correct|right|wrong|incorrect)\b)[\s:*`]*",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"\n|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)\.(?=[\s*]|$)")
+_SENTENCE_END = re.compile(rf"\n|{NO_TITLE}\.(?=[\s*]|$)")
 # A value, its unit or a remark at most behind it: not the first of several, nor the beginning of a formula.
 _LEADING_VALUE = re.compile(
     rf"({VALUE.pattern})"
@@ -46,7 +57,8 @@ _NORMAL_FORM = (
     (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"(?<!\\)\\\s"), " "),
     (re.compile(r"\s+"), " "),
-    (re.compile(r" ?([][(){}+=^_/<>|-]) ?"), r"\1"),
+    (re.compile(r"(?<=[\d)])!="), "! ="),  # of a factorial; x!=6 is an inequality
+    (re.compile(r"(?<!!) ?([][(){}+=^_/<>|-]) ?"), r"\1"),
     (re.compile(r" ?, ?(?!\d{3}(?!\d))"), ","),  # "1, 234" is two numbers, "1,234" is one
 )
 
@@ -125,7 +137,7 @@ def _after_phrase(text: str) -> str:
     if formula := FORMULA.match(text, start):
         return content(formula[0])
     if text.startswith('"', start):
-        return text[start + 1 :].partition('"')[0].strip()
+        return _stated(text[start + 1 :].partition('"')[0])
     sentence_end = _SENTENCE_END.search(text, start)
     return _stated(text[start : sentence_end.start() if sentence_end else None])
 
@@ -147,14 +159,15 @@ def _field(text: str) -> str:
 
 def _stated(statement: str) -> str:
     """The value in a statement; the statement itself, if it is no prose or has no clear value."""
-    statement = statement.strip(" *`\t\r\n")
+    marked = statement.strip()  # with the asterisks that make a value bold
+    statement = marked.strip(" *`\t\r\n")
     if statement.startswith(("{", "json")):  # an object that was announced, and never finished
         return ""
     if value := _LEADING_VALUE.match(statement[:LIMIT]):
         return content(value[1])
     if not _WORD.search(statement):
         return statement
-    return stated_value(statement) or statement
+    return stated_value(last_sentence(marked)) or stated_value(marked) or statement
 
 
 _FINDERS: dict[Rule, Callable[[str], str]] = {

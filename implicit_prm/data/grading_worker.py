@@ -20,12 +20,19 @@ from typing import Any
 
 from implicit_prm.data.latex import readable
 
+_TIME = re.compile(
+    r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))? ?(?:\\(?:text|mathrm|mbox)\{ ?)?(?:(?P<half>[ap])\.? ?m\.?|o'clock)?\}?",
+    re.IGNORECASE,
+)
 _NO_EQUATION = re.compile(r"[<>!:]=|,(?!\d{3}(?!\d))|;")
 LIMIT_MEMORY_BYTES = 4 << 30  # an answer such as 10^{10^{10}} would otherwise be written out
 
 
 def compare(gold: str, answer: str) -> str:
     """ "equal", "different", or "unparsable" (neither of them is mathematics, and as strings they differ)."""
+    times = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
+    if times[0] and times[1] and same_time(times[0], times[1]):
+        return "equal"
     (gold, gold_percent), (answer, answer_percent) = readable(gold), readable(answer)
     if gold == answer and gold_percent == answer_percent:
         return "equal"
@@ -36,6 +43,13 @@ def compare(gold: str, answer: str) -> str:
     ):
         return "equal"
     return "different" if read(gold) or read(answer) else "unparsable"
+
+
+def same_time(gold: re.Match[str], answer: re.Match[str]) -> bool:
+    """Is 2:00 pm the answer 2? Whether it is a.m. or p.m. counts where both say it."""
+    halves = {(time["half"] or "").lower() for time in (gold, answer)} - {""}
+    clocks = [(int(time["hour"]), time["minute"] or "00") for time in (gold, answer)]
+    return clocks[0] == clocks[1] and len(halves) < 2
 
 
 def read(answer: str) -> tuple[Any, ...]:

@@ -24,6 +24,9 @@ _RAISED_RUN, _LOWERED_RUN = re.compile(f"[{''.join(_RAISED)}]+"), re.compile(f"[
 
 _ROOT = re.compile(r"(?:√|\bsqrt) ?(?:(\d+|[a-zA-Z])|\(([^()]*)\))")
 _PERCENT = re.compile(r" ?(?:(?<!\\)%|\\%|\b(?:percent|per cent)\b)")
+# In an equation math-verify takes the commas of 1,000 for a list's, and of a list of equations it makes a set.
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
+_WORKING = re.compile(r"(?:[^;=a-zA-Z]+=[^;=a-zA-Z]+;)+(?=[^;=a-zA-Z]+=)")  # 5 * 3 = 15; 15 + 1 = 16
 _SPACED_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)(?:\{(\d+)\}|(\d))(?!\d)")
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
@@ -54,6 +57,8 @@ def readable(answer: str) -> tuple[str, bool]:
     answer = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", answer).translate(_TO_TEX).strip()
     if _SPACED_THOUSANDS.fullmatch(answer):
         answer = answer.replace(" ", "")
+    if "=" in answer:
+        answer = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), _WORKING.sub("", answer))
     if residue := _RESIDUE.fullmatch(answer):
         answer = residue[1].strip()
     if answer.lower() in NUMBER_WORDS:

@@ -97,7 +97,8 @@ def encode(
             raise ImplicitPRMError(
                 f"{graded.source}: {over} of {report.responses} responses are longer than {limit} tokens with their "
                 f"prompt (the longest: {longest.name}, response {longest.lengths.index(max(longest.lengths))}, "
-                f"{max(longest.lengths)} tokens). Set data.too_long=drop to leave them out, or raise data.max_length"
+                f"{max(longest.lengths)} tokens). Set data.too_long=drop to leave them out. The limit is "
+                "data.max_length, or the model's context where that is smaller"
             )
         report.dropped[f"responses over {limit} tokens with the prompt"] += over
         kept = [group for group in (_within(group, limit) for group in encoded) if group.responses]

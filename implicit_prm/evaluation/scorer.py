@@ -56,11 +56,13 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         prompt_template=config.prompt_template,
+        max_length=config.max_length,
         dtype=config.dtype,
         quantization=config.quantization,
     )
     identity = {
         "settings": asdict(prm.settings),
+        "limit_tokens": prm.limit_tokens,
         "weights": checkpoint_identity(config.checkpoint, config.revision),
         "checkpoint": config.checkpoint,
         "dtype": config.dtype,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from implicit_prm.backbone import completion_logprobs, pad_rows, token_budget
 from implicit_prm.config import LossConfig
@@ -178,7 +180,10 @@ class ImplicitPRMTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self.settings.write(str(output_dir or self.args.output_dir))
+            folder = Path(output_dir or self.args.output_dir)
+            if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
+                (folder / "README.md").unlink(missing_ok=True)  # PEFT's form of a card, which nobody has filled in
+            self.settings.write(folder)
 
     def _group_gradients(self, model: nn.Module, group: TrainingGroup, scale: float) -> Tensor:
         """Adds the gradients of one group's loss, and returns its detached value; all times `scale`.

@@ -81,7 +81,15 @@ def test_normal_form_ignores_what_means_nothing(one, other):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("1, 234", "1,234"), (r"\leftarrow", "arrow"), ("1 2", "12"), (r"\$5", "5"), (r"5\ (a)", r"5\(a)"), ("x.5", "x5")],
+    [
+        ("x! = 6", "x != 6"),
+        ("1, 234", "1,234"),
+        (r"\leftarrow", "arrow"),
+        ("1 2", "12"),
+        (r"\$5", "5"),
+        (r"5\ (a)", r"5\(a)"),
+        ("x.5", "x5"),
+    ],
 )
 def test_normal_form_keeps_what_means_something(one, other):
     assert normalise(one) != normalise(other)
@@ -106,6 +114,8 @@ def test_normal_form_keeps_what_means_something(one, other):
             for given in ("4cos^2 x", "2 + sqrt(3)", "5 ft 3 in", "x > 3")
         ),
         (json.dumps({"answer": "1152 cups of flour."}), "1152", "field"),
+        (json.dumps({"answer": "10 * $75 = $750. Subtracting the $500 for the car, he has $250."}), "$250", "field"),
+        (json.dumps({"answer": '`{"first": 12, "second": 8}`'}), None, None),
         ('{"reasoning": "by \\\\boxed{3}", "answer": ""}', "3", "box"),
         ('{"reasoning": "no answer yet, it is 4', None, None),
         ('Fill in this: {"answer": "42"}. We find 6 and $\\boxed{7}$.', "7", "box"),
@@ -121,6 +131,7 @@ def test_answers_of_json_objects(text, expected, rule):
     ("text", "expected"),
     [
         ("Final Answer: The number of pairs is 4.", "4"),
+        ("**Answer:** We need **1 box of crackers**.", "1"),
         ("**Answer:** Ann pays $12.50 in the end.", "$12.50"),
         ("The answer is 9 (choose 1 of 9).", "9"),
         ("The answer is 12 beakers.", "12"),

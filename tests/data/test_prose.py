@@ -37,6 +37,27 @@ from implicit_prm.data.prose import LIMIT, VALUE, closing_value, stated_value
         ("The ratio is (1 + √3) / 2.", "(1 + √3) / 2"),
         ("The maximum is 6*sqrt(2) - 2.", "6*sqrt(2) - 2"),
         ("It costs $5 and is sold for $8, so the profit is $3.", "$3"),
+        ("Therefore, Tom makes 64 faces for Mr. Potato Head.", "64"),
+        ("Half is lost, which is 20, leaving him with 60 marbles.", "60"),
+        ("These are 6 red and 3 white rows, totaling 9 rows.", "9"),
+        (r"It is about \(37.68\) inches, or more precisely, \(12\pi\) inches.", r"12\pi"),
+        ("**Two more than Ann:** he buys 15 + 2 = 17 masks.", "17"),
+        ("The chance is 3/25, or 12%.", "12%"),
+        ("The chance is 3/25 or 13%.", "3/25, 13%"),
+        # introductions
+        ("Since a dollar is 100 cents, each of them is 10 cents.", "10"),
+        ("Therefore, according to Ann, if it costs $2500, 9 customers buy it.", "9"),
+        (r"Solving it gives us \(x = 14\), meaning that it is done.", "x = 14"),
+        ("So, after the 20% discount, you pay $800.", "$800"),
+        ("Therefore, with $9,000 per school, he can buy 1,800 books.", "1,800"),
+        ("Thus you set it to 500 degrees if the recipe says 520, given the fault.", "500"),
+        (r"Since \(x = 2\), \(y = 3\).", "y = 3"),
+        # qualifications
+        ("The minimum is 6, when x = 4.", "6"),
+        ("It is 4, and since she has 2, each is 4 / 2 = 2.", "2"),
+        ("All are 999, and the number of those that are odd is 500.", "500"),
+        ("Thus there are 9 pairs such that their mean is 20.", "9"),
+        (r"Therefore, \( y = 7 \) when \( x = 6 \).", "y = 7"),
     ],
 )
 def test_what_a_text_closes_with(text, value):
@@ -48,6 +69,7 @@ def test_what_a_text_closes_with(text, value):
     [
         "So Tim makes $60 selling 10 jars.",  # which of the two is asked for?
         "Therefore, at $5, 12 people come.",
+        "Thus 12 positive and 12 negative integers divide it.",
         "Then we divide by 30.",
         "The price is 14 days * $12 per day.",
         "This is 700 minus 280, as before.",
