@@ -12,7 +12,7 @@ from implicit_prm.heat import Scale
 from implicit_prm.records import Group, Prompt, StepScores
 
 # What keeps a page small: so many problems, or fewer if their responses are long.
-PROBLEMS, CHARACTERS = 50, 1_000_000
+PROBLEMS, CHARACTERS = 50, 600_000
 _STEP_CHARACTERS = 250  # of markup around a step's text
 # What can be known of a step: by the data's label, by the scores, by a threshold.
 MARKS = RIGHT, FIRST_WRONG, WRONG, LOWEST, PREDICTED = "right", "first wrong", "wrong", "lowest", "predicted"
