@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from implicit_prm.heat import HeatStrip, Scale
+
 # A prompt is a problem text, or a chat: [{"role": "user", "content": ...}, ...].
 Prompt = str | list[dict[str, str]]
 
@@ -123,6 +125,35 @@ class StepScores:
         if not self.step_rewards:
             return None
         return min(range(len(self.step_rewards)), key=self.step_rewards.__getitem__)
+
+    def heat_strip(self, by: str = "step", limit: float | None = None) -> HeatStrip:
+        """The response coloured by its rewards, for a notebook: blue is above neutral, orange below.
+
+        Args:
+            by: step or token. Tokens that hold no character, as the end of turn, are shown as a dot.
+            limit: how far from neutral (0; 0.5 for probabilities) colours are full, to compare strips with each other;
+                by default the strip's own largest value, and 0.5 for probabilities.
+
+        Raises:
+            ImplicitPRMError: unknown `by`, tokens asked of scores that have none, or a limit that is not above 0.
+        """
+        if limit is not None and not limit > 0:
+            raise ImplicitPRMError(f"limit is {limit}; it must be above 0")
+        if by == "step":
+            texts, values = self.steps or [f"step {k}" for k in range(1, len(self.step_rewards) + 1)], self.step_rewards
+        elif by != "token":
+            raise ImplicitPRMError(f"unknown parts {by!r} to colour; choose step or token")
+        elif self.token_rewards is None or self.token_spans is None:
+            raise ImplicitPRMError("these scores have no token rewards; ImplicitPRM.score gives them")
+        else:
+            texts, values, end = [], self.token_rewards, 0
+            for span in self.token_spans:  # several may share a character: bytes of an emoji
+                texts.append(self.response[end : span.end])
+                end = max(end, span.end)
+        return HeatStrip(f"response {self.index}", texts, values, Scale.of(self.kind, values, limit), by == "token")
+
+    def _repr_html_(self) -> str:
+        return self.heat_strip()._repr_html_()
 
 
 @runtime_checkable

@@ -97,7 +97,9 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     tokens, started = 0, time.perf_counter()
     checker = step_checker(config.problems.name)
     share = -(-sum(problem.id not in done for problem in problems) // team.size)
-    with Grader() as grader, Progress(disable=not team.first) as progress:
+    # Streams are left alone: in a notebook, rich and ipykernel would flush what a loading model writes to each other.
+    bars = Progress(disable=not team.first, redirect_stdout=False, redirect_stderr=False)
+    with Grader() as grader, bars as progress:
         bar = progress.add_task("sampling", total=share)
         for samples in sampler.sample(problems, done, team):
             if samples.refused:

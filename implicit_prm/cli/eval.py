@@ -24,6 +24,7 @@ def _best_of_n(config: BestOfNConfig) -> None:
     print(f"metrics: {config.folder}/metrics.json")
     print(f"scores:  {config.folder}/scores.parquet")
     print(f"figure:  {config.folder}/accuracy.png")
+    print(f"report:  {config.folder}/report.html")
 
 
 def _process_bench(config: ProcessBenchConfig) -> None:
@@ -39,6 +40,7 @@ def _process_bench(config: ProcessBenchConfig) -> None:
     print(f"scores:      {config.folder}/SUBSET/scores.parquet")
     print(f"predictions: {config.folder}/SUBSET/predictions.jsonl")
     print(f"figure:      {config.folder}/trade_off.png")
+    print(f"report:      {config.folder}/report.html")
 
 
 # Chosen by the Hydra group `task`, whose files write their own name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from implicit_prm.data.files import write_json
 from implicit_prm.data.grading import Grader
 from implicit_prm.data.groups import load_groups, take_responses
 from implicit_prm.evaluation import report, selection
+from implicit_prm.evaluation.lowest_step import lowest_step_positions
+from implicit_prm.evaluation.page import best_of_n as page
+from implicit_prm.evaluation.reliability import reliability
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
+from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.processes import is_first, spoken_once
@@ -30,17 +34,8 @@ MAJORITY, LIKELIHOOD, ORACLE = "majority vote", "log-likelihood of reference", "
 Curves = dict[str, np.ndarray]  # name -> [problems, sizes] expected accuracy
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """One problem's K candidates as selection sees them; ones that are not valid score lowest."""
-
-    correct: np.ndarray
-    classes: np.ndarray
-    valid: np.ndarray
-
-
 def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Score the candidates and write metrics.json, scores.parquet and accuracy.png to `config.folder`.
+    """Score the candidates and write metrics.json, scores.parquet, accuracy.png and report.html to `config.folder`.
 
     Accuracies at N are expectations over all subsets of N candidates of a problem, in closed form for best-of-N and
     pass@N, over `vote_draws` seeded draws for the votes. Intervals are 95 % percentile bootstrap over problems.
@@ -66,6 +61,8 @@ def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[
     sizes = selection.sizes(min(map(len, groups)))
     largest = sizes[-1:]
     curves = accuracy_curves(config, candidates, scores, sizes)
+    chosen = pick(scores, config.aggregate, config.over)
+    resampling = (config.bootstrap_resamples, config.seed)
     metrics = {
         "scorer": config.scores_column or config.checkpoint,
         "aggregate": f"{config.aggregate} over {config.over}",
@@ -88,6 +85,8 @@ def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[
             for name in AGGREGATES
         },
         "steps": step_metrics(groups, scores, config.seed),
+        "reliability": reliability(candidates, chosen, *resampling),
+        "lowest_step": lowest_step_positions(candidates, scores, *resampling),
         "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": asdict(config),
@@ -95,6 +94,7 @@ def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[
     if main:
         write_json(folder / "metrics.json", metrics)
         report.save_figure(metrics, folder / "accuracy.png")
+        page.write(folder / "report.html", metrics, groups, candidates, scores, chosen)
     return metrics
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,15 @@ from implicit_prm.records import ImplicitPRMError
 
 VOTE_TOLERANCE = 1e-9  # relative: sums of the same weights in another order are tied
 _CHUNK_CELLS = 2_000_000  # elements of the largest array that one chunk of draws may take
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One problem's K candidates as selection sees them; ones that are not valid score lowest."""
+
+    correct: NDArray[np.bool_]
+    classes: NDArray[np.int64]
+    valid: NDArray[np.bool_]
 
 
 def sizes(candidates: int) -> list[int]:

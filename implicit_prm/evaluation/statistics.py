@@ -7,8 +7,9 @@ same for the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,12 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+def finite(figure: Interval | Mapping[str, float]) -> dict[str, float | None]:
+    """An interval as JSON can hold it: None for what is not defined."""
+    values = asdict(figure) if isinstance(figure, Interval) else figure
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from implicit_prm.data.files import atomic_write
 from implicit_prm.data.groups import subset as take
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.subset import BLIND, Subset, Verdict, step_values
-from implicit_prm.evaluation.statistics import percentile_interval
+from implicit_prm.evaluation.statistics import finite, percentile_interval
 from implicit_prm.evaluation.step_errors import step_metrics
 
 READINGS = {"step": "PRM, step scores", "prefix": "PRM, prefix values"}
@@ -93,7 +92,7 @@ def _step_metrics(one: Subset, config: ProcessBenchConfig) -> dict[str, Any]:
         groups.append(take(group, keep))
         scores.append([replace(some[place], step_rewards=step_values(some[place], config.over)) for place in keep])
     found = step_metrics(groups, scores, config.seed)
-    return {name: _finite(value) if isinstance(value, dict) else value for name, value in found.items()}
+    return {name: finite(value) if isinstance(value, dict) else value for name, value in found.items()}
 
 
 def _figures(
@@ -111,11 +110,7 @@ def _figures(
 
 def interval(figure: th.Floats) -> dict[str, float | None]:
     """[1 + resamples] -> the first with the interval of the others."""
-    return _finite(asdict(percentile_interval(float(figure[0]), [figure[1:]])))
-
-
-def _finite(interval: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in interval.items()}
+    return finite(percentile_interval(float(figure[0]), [figure[1:]]))
 
 
 def spread(used: Sequence[float] | th.Floats) -> dict[str, float]:

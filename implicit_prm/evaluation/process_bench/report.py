@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from implicit_prm.data.files import atomic_write
+from implicit_prm.evaluation.report import band, percent, png
 
 # Okabe and Ito's palette, told apart by the colour-blind; marks differ too.
 _STYLES = [("#D55E00", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#000000", "X")]
@@ -26,7 +27,7 @@ def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> No
         for name, interval in metrics["mean_f1"].items():
             if name.startswith("PRM"):
                 console.print(
-                    f"mean F1 of the {len(metrics['subsets'])} subsets, {name}: {_percent(interval)} {_band(interval)}",
+                    f"mean F1 of the {len(metrics['subsets'])} subsets, {name}: {percent(interval)} {band(interval)}",
                     highlight=False,
                 )
 
@@ -36,11 +37,18 @@ def _print_subset(name: str, row: dict[str, Any], chosen: str, console: Console)
     console.print(head, style="italic", highlight=False)
     table = Table("", "erroneous", "correct", "F1", "95 %", box=SIMPLE_HEAD, pad_edge=False)
     for label, result in row["results"].items():
-        sides = [_percent(result[key]) for key in ("accuracy_erroneous", "accuracy_correct", "f1")]
-        table.add_row(label, *sides, _band(result["f1"]))
+        sides = [percent(result[key]) for key in ("accuracy_erroneous", "accuracy_correct", "f1")]
+        table.add_row(label, *sides, band(result["f1"]))
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     console.print(table)
+    for line in notes(row, chosen):
+        console.print(line, highlight=False)
+    console.print()
+
+
+def notes(row: dict[str, Any], chosen: str) -> list[str]:
+    """What is said of a subset below its table: thresholds, differences, and the measures that need no threshold."""
     lines = []
     if row["results"][chosen]["f1"]["value"] is None:
         missing = "a wrong step" if row["erroneous"] == 0 else "none"
@@ -51,28 +59,16 @@ def _print_subset(name: str, row: dict[str, Any], chosen: str, console: Console)
     if row["unscored"]:
         lines.append(f"{row['unscored']} solutions are over the model's context and count as judged wrongly")
     for label, interval in row["f1_difference"].items():
-        lines.append(f"F1: {label}: {_percent(interval, '+')} {_band(interval)}")
+        lines.append(f"F1: {label}: {percent(interval, '+')} {band(interval)}")
     if row["steps"]:
         auroc, found = row["steps"]["auroc"], row["steps"]["first_error_found"]
         lines.append(f"step AUROC, first wrong against right: {_plain(auroc)}")
-        lines.append(f"the lowest step is the first wrong one: {_percent(found)} % {_band(found)}")
+        lines.append(f"the lowest step is the first wrong one: {percent(found)} % {band(found)}")
     hidden = row["by_final_answer"]["correct"]
     if hidden["erroneous"]:
         found = hidden["accuracy_erroneous"]
-        lines.append(f"right answer, wrong step: {_percent(found)} % {_band(found)} of {hidden['erroneous']} found")
-    for line in lines:
-        console.print(line, highlight=False)
-    console.print()
-
-
-def _percent(interval: dict[str, float | None], sign: str = "") -> str:
-    value = interval["value"]
-    return "-" if value is None else f"{value * 100:{sign}.1f}"
-
-
-def _band(interval: dict[str, float | None]) -> str:
-    low, high = interval["low"], interval["high"]
-    return "-" if low is None or high is None else f"[{low * 100:.1f}, {high * 100:.1f}]"
+        lines.append(f"right answer, wrong step: {percent(found)} % {band(found)} of {hidden['erroneous']} found")
+    return lines
 
 
 def _plain(interval: dict[str, float | None]) -> str:
@@ -112,7 +108,7 @@ def trade_off_figure(metrics: dict[str, Any], curves: dict[str, tuple[np.ndarray
         axes.plot(correct * 100, erroneous * 100, color=colour, linewidth=1.6)
         chosen = row["results"][metrics["values"]]
         x, y = (chosen[key]["value"] for key in ("accuracy_correct", "accuracy_erroneous"))
-        f1 = _percent(chosen["f1"])
+        f1 = percent(chosen["f1"])
         if x is not None and y is not None:
             axes.plot(
                 x * 100, y * 100, mark, color=colour, markersize=9, markeredgecolor="black", label=f"{name}: F1 {f1}"
@@ -128,7 +124,6 @@ def trade_off_figure(metrics: dict[str, Any], curves: dict[str, tuple[np.ndarray
 
 
 def save_figure(metrics: dict[str, Any], curves: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
-    """`trade_off_figure` as a PNG."""
-    figure = trade_off_figure(metrics, curves)
+    """`trade_off_figure` as a PNG file."""
     with atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=150)
+        stream.write(png(trade_off_figure(metrics, curves)))

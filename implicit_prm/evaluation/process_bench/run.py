@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from implicit_prm.config import CROSS_FIT, ProcessBenchConfig, from_mapping
 from implicit_prm.data.files import write_json
 from implicit_prm.data.process_bench import load_process_bench, same_problem
-from implicit_prm.evaluation.process_bench import report
+from implicit_prm.evaluation.process_bench import page, report
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.metrics import (
     READINGS,
@@ -35,7 +35,7 @@ FOLDS = 10
 
 
 def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Score every subset and write metrics.json, trade_off.png, and a folder per subset, to `config.folder`.
+    """Score every subset and write metrics.json, trade_off.png, report.html and a folder per subset to `config.folder`.
 
     A solution's prediction is its first step whose value is below the threshold, -1 if there is none; F1 is the
     harmonic mean of the accuracies on solutions with and without a wrong step (arXiv 2412.06559). Intervals are 95 %
@@ -62,13 +62,14 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
     readings: list[str] = [config.over]
     if isinstance(config.threshold, str) and all(scores_have_prefixes(one) for one in subsets.values()):
         readings += [name for name in READINGS if name != config.over]  # costs nothing but another threshold
-    rows, f1s = {}, []
+    rows, f1s, judged = {}, [], []
     for name, one in subsets.items():
         verdicts = {READINGS[over]: judge(config, one, subsets, over) for over in readings} | blind(one)
         rows[name] = subset_metrics(one, verdicts, config)
         f1s.append(f1_of(one, verdicts))
+        judged.append((one, verdicts[READINGS[config.over]]))
         if main:
-            write_predictions(one, verdicts[READINGS[config.over]], config.over, folder / name / "predictions.jsonl")
+            write_predictions(*judged[-1], config.over, folder / name / "predictions.jsonl")
     metrics = {
         "scorer": config.scores_column or config.checkpoint,
         "values": READINGS[config.over],
@@ -86,6 +87,7 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
         write_json(folder / "metrics.json", metrics)
         curves = {name: th.accuracy_curve(one.windows(config.over)) for name, one in subsets.items()}
         report.save_figure(metrics, curves, folder / "trade_off.png")
+        page.write(folder / "report.html", metrics, curves, judged, config.over)
     return metrics
 
 

@@ -1,0 +1,128 @@
+"""The page of a ProcessBench run: the solutions whose first wrong step was not found, or found where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from implicit_prm.evaluation.page.render import write_page
+from implicit_prm.evaluation.page.solutions import (
+    FIRST_WRONG,
+    PREDICTED,
+    RIGHT,
+    ShownProblem,
+    ShownResponse,
+    browser,
+    common_scale,
+    prompt_text,
+    shown_steps,
+)
+from implicit_prm.evaluation.process_bench import thresholds as th
+from implicit_prm.evaluation.process_bench.report import notes, trade_off_figure
+from implicit_prm.evaluation.process_bench.subset import Subset, Verdict
+from implicit_prm.heat import Scale
+from implicit_prm.records import Group, StepScores
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A solution that was judged wrongly: its place among a group's, and the step that is wrong, that was predicted."""
+
+    subset: str
+    group: Group
+    place: int
+    score: StepScores
+    values: list[float]
+    label: int
+    prediction: int
+    threshold: float
+
+    @property
+    def kind(self) -> str:
+        """How it is wrong."""
+        if self.label == -1:
+            return "false alarm"
+        if self.prediction == -1:
+            return "missed"
+        return "too early" if self.prediction < self.label else "too late"
+
+
+def write(
+    path: Path,
+    metrics: dict[str, Any],
+    curves: dict[str, tuple[np.ndarray, np.ndarray]],
+    judged: Sequence[tuple[Subset, Verdict]],
+    over: str,
+) -> None:
+    """Write report.html.
+
+    Args:
+        metrics: what metrics.json holds.
+        curves: as for `trade_off_figure`.
+        judged: every subset with the verdict that is reported.
+        over: step or prefix, the values that were judged by.
+    """
+    wrong = [solution for one, verdict in judged for solution in wrong_solutions(one, verdict, over)]
+    kind = judged[0][0].scores[0][0].kind
+    scale = common_scale(kind, [values for one, _ in judged for values in one.values(over)])
+    shown = browser(_shown(one, scale) for one in in_turn(wrong))
+    write_page(
+        path,
+        "process_bench.html",
+        metrics=metrics,
+        trade_off=trade_off_figure(metrics, curves),
+        notes={name: notes(row, metrics["values"]) for name, row in metrics["subsets"].items()},
+        scale=scale,
+        remark=f"{len(shown.problems)} of the {len(wrong)} wrongly judged solutions, by turns of every kind and "
+        f"subset. Left out: {len(wrong) - len(shown.problems)}.",
+        **vars(shown),
+    )
+
+
+def wrong_solutions(one: Subset, verdict: Verdict, over: str) -> list[Wrong]:
+    """The scored solutions of a subset whose prediction is not the label."""
+    assert verdict.used is not None
+    found = []
+    solutions = [
+        (group, place, score)
+        for group, some in zip(one.groups, one.scores, strict=True)
+        for place, score in enumerate(some)
+    ]
+    rows = zip(solutions, one.values(over), one.labels.tolist(), verdict.used.tolist(), strict=True)
+    for (group, place, score), values, label, threshold in rows:
+        prediction = th.predict(values, threshold)
+        if values and prediction != label:
+            found.append(Wrong(one.name, group, place, score, values, label, prediction, threshold))
+    return found
+
+
+def in_turn(wrong: Sequence[Wrong]) -> Iterator[Wrong]:
+    """The first of every subset and kind, the second of each, and so on: the files list erroneous solutions first."""
+    queues: dict[tuple[str, str], list[Wrong]] = {}
+    for one in wrong:
+        queues.setdefault((one.subset, one.kind), []).append(one)
+    for some in zip_longest(*queues.values()):
+        yield from (one for one in some if one is not None)
+
+
+def _shown(one: Wrong, scale: Scale) -> ShownProblem:
+    marks: list[list[str]] = [[] for _ in one.values]
+    for step in range(len(marks) if one.label == -1 else one.label):
+        marks[step].append(RIGHT)
+    for step, mark in ((one.label, FIRST_WRONG), (one.prediction, PREDICTED)):
+        if step != -1:
+            marks[step].append(mark)
+    facts = [f"threshold {scale.number(one.threshold)}"]
+    if one.label == -1:
+        facts.append("no step is wrong")
+    if one.prediction == -1:
+        facts.append("none is predicted")
+    steps, text = shown_steps(one.group, one.place, one.score, one.values, scale, marks)
+    generator, identifier = (one.group.extra[name][one.place] for name in ("generators", "ids"))
+    response = ShownResponse([generator], bool(one.group.correctness[one.place]), steps, text, facts)
+    return ShownProblem(identifier, [one.kind, one.subset], prompt_text(one.group.prompt), [response])
