@@ -222,7 +222,9 @@ def _listed(sentence: str, value: re.Match[str], variable: str = "") -> tuple[st
 
 def _is_percentage(percentage: str, of: str) -> bool:
     number = re.fullmatch(r"([\d.]+) ?\\?%", content(percentage))
+    if number is None or not re.fullmatch(r"[\d./]+", of):
+        return False
     try:
-        return bool(number and re.fullmatch(r"[\d./]+", of)) and Fraction(number[1]) == 100 * Fraction(of)
+        return Fraction(number[1]) == 100 * Fraction(of)
     except (ValueError, ZeroDivisionError):
         return False

@@ -180,7 +180,7 @@ class ImplicitPRMTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(str(output_dir or self.args.output_dir))
             if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's form of a card, which nobody has filled in
             self.settings.write(folder)
