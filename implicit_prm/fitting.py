@@ -73,11 +73,12 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
     limit = context_length(policy.config, config.data.max_length)
     mismatched = config.loss.name == "kto" and not config.loss.needs_pairs
     needs_pairs, main = config.loss.needs_pairs, arguments.process_index == 0
-    encoded = training_set.encode(train, encoder, limit, config.data.too_long, needs_pairs, progress=main)
+    step_labels, too_long = config.loss.needs_step_labels, config.data.too_long
+    encoded = training_set.encode(train, encoder, limit, too_long, needs_pairs, step_labels, progress=main)
     settings = _settings(config, model, encoder, train.groups)
     if resume is not None:
         checkpoints.check_same_run(resume, settings, config.output_dir)
-    encoded_dev = training_set.encode(dev, encoder, limit, config.data.too_long) if dev else None
+    encoded_dev = training_set.encode(dev, encoder, limit, too_long, step_labels=step_labels) if dev else None
     sets = {"train": train} | ({"dev": dev} if dev else {})
     for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
         say(line)
@@ -90,8 +91,8 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
             f"model.dtype: weights in {policy.dtype} round away updates of a small learning rate; use "
             "model.dtype=float32, with trainer.bf16=true for speed"
         )
-    train_set = GroupDataset(encoded, mismatched, limit)
-    dev_set = GroupDataset(encoded_dev, mismatched, limit) if encoded_dev else None
+    train_set = GroupDataset(encoded, mismatched, limit, step_labels)
+    dev_set = GroupDataset(encoded_dev, mismatched, limit, step_labels) if encoded_dev else None
     if settings.reference != NONE:
         ask_reference(config, model, arguments, policy, encoder, [train_set, dev_set] if dev_set else [train_set])
     trainer = ImplicitPRMTrainer(
@@ -227,6 +228,7 @@ def ask_reference(
 
 def _settings(config: TrainConfig, model: ModelConfig, encoder: Encoder, groups: Sequence[Group]) -> Settings:
     """What is saved with every checkpoint. `model` is as resolved: its start opens by itself."""
+    assert model.beta is not None  # starting.resolve
     lora = model.lora is not None
     reference, revision = model.reference, model.reference_revision
     if reference == "initial":
@@ -247,6 +249,6 @@ def _settings(config: TrainConfig, model: ModelConfig, encoder: Encoder, groups:
         max_length=config.data.max_length,
         template_hash=encoder.template_hash,
         loss=asdict(config.loss),
-        data_fingerprint=fingerprint(groups),
+        data_fingerprint=fingerprint(groups, config.loss.needs_step_labels),
         versions={package: version(package) for package in packages},
     )

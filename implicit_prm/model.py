@@ -116,10 +116,9 @@ class ImplicitPRM:
                 cannot be opened.
         """
         name = str(path_or_id)
-        found = settings_file(name, revision, token)
-        if found is not None:
-            settings = Settings.read(found.parent)
-            _fetch_parts(settings, name, found.parent, revision, token)
+        saved = saved_settings(name, revision, token)
+        if saved is not None:
+            settings = saved
         elif reference is None or beta is None:
             raise ImplicitPRMError(
                 f"{name} has no {SETTINGS_FILE}, so its reference and beta are unknown; give both, for example "
@@ -231,7 +230,7 @@ class ImplicitPRM:
         self, place: int, text: str, encoded: EncodedResponse, policy: Tensor, reference: Tensor | None
     ) -> StepScores:
         if not encoded.spans:
-            return StepScores(text, [], [], [], index=place)
+            return StepScores(text, [], [], [], index=place, step_tokens=[])
         ratio = head.token_log_ratio(policy, reference, torch.ones_like(policy, dtype=torch.bool))
         rewards = head.token_rewards(ratio, self.settings.beta)
         if not rewards.isfinite().all():
@@ -239,7 +238,8 @@ class ImplicitPRM:
                 f"response {place}: log-probabilities that are not finite; float16 overflows in some models, use "
                 "dtype=bfloat16 or float32"
             )
-        steps, prefixes = head.step_rewards(rewards, torch.tensor(encoded.step_of_token), len(encoded.spans))
+        step_of_token = torch.tensor(encoded.step_of_token)
+        steps, prefixes = head.step_rewards(rewards, step_of_token, len(encoded.spans))
         return StepScores(
             response=text,
             spans=encoded.spans,
@@ -249,6 +249,7 @@ class ImplicitPRM:
             token_rewards=rewards.tolist(),
             token_spans=encoded.token_spans,
             reference_logprob=None if reference is None else math.fsum(reference.tolist()),
+            step_tokens=step_of_token.bincount(minlength=len(encoded.spans)).tolist(),
         )
 
     def _warn_of_noise(
@@ -293,6 +294,20 @@ def reference_model(policy: Any, reference: PreTrainedModel | None) -> Iterator[
         return
     with policy.disable_adapter():
         yield policy
+
+
+def saved_settings(name: str, revision: str | None = None, token: str | None = None) -> Settings | None:
+    """What an implicit PRM was saved with; None for a model that is none.
+
+    Raises:
+        ImplicitPRMError: a path that is not there, or damaged settings.
+    """
+    found = settings_file(name, revision, token)
+    if found is None:
+        return None
+    settings = Settings.read(found.parent)
+    _fetch_parts(settings, name, found.parent, revision, token)
+    return settings
 
 
 def settings_file(name: str, revision: str | None, token: str | None) -> Path | None:

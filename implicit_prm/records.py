@@ -25,7 +25,7 @@ ANSWER = ("answer", "reference")
 IDENTIFIER = ("id", "unique_id", "problem_id")
 FINISHED = ("finished",)  # did the response end by itself (true), or was it cut off (false)?
 STEPS = ("steps",)  # the response's own split, a list of texts
-STEP_LABELS = ("step_labels",)  # is each step right? Only used to measure, never to train
+STEP_LABELS = ("step_labels",)  # is each step right? Used to measure, and to train with loss=steps alone
 COMPLETION, LABEL = ("completion",), ("label",)  # TRL, unpaired
 CHOSEN, REJECTED = ("chosen",), ("rejected",)  # TRL, paired
 
@@ -94,7 +94,8 @@ class StepScores:
 
     `step_rewards[k]` belongs to `spans[k]`. With `kind="log_ratio"` they are signed, in units of beta x nats, and
     `prefix_values[k]` is their running sum q at the end of step k; with `kind="probability"` (a trained PRM's own
-    scores) they lie in [0, 1] and there are no prefix values. Scores read from a file may come without spans.
+    scores) they lie in [0, 1] and there are no prefix values. `step_tokens[k]` is how many tokens step k owns. Scores
+    read from a file may come without spans and token counts.
     """
 
     response: str
@@ -106,6 +107,7 @@ class StepScores:
     token_rewards: list[float] | None = None
     token_spans: list[StepSpan] | None = None
     reference_logprob: float | None = None  # log pi_ref of the whole response in nats: the untrained policy's opinion
+    step_tokens: list[int] | None = None
 
     @property
     def steps(self) -> list[str]:

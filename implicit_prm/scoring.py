@@ -36,6 +36,7 @@ _SCHEMA = pa.schema(
         ("step_starts", pa.list_(pa.int32())),
         ("step_ends", pa.list_(pa.int32())),
         ("reference_logprob", pa.float64()),
+        ("step_tokens", pa.list_(pa.int32())),
     ]
 )
 
@@ -60,7 +61,9 @@ def implicit_scorer(prm: ImplicitPRM, max_tokens: int | None = None, too_long: s
         except ImplicitPRMError as error:
             raise ImplicitPRMError(f"problem {group.id}: {error}") from error
         by_place = {place: replace(one, index=place) for place, one in zip(fits, scored, strict=True)}
-        return [by_place.get(p) or StepScores(text, [], [], [], index=p) for p, text in enumerate(group.completions)]
+        nothing = StepScores("", [], [], [], step_tokens=[])
+        texts = enumerate(group.completions)
+        return [by_place.get(place) or replace(nothing, response=text, index=place) for place, text in texts]
 
     return score
 
@@ -112,13 +115,13 @@ def _from_numbers(numbers: Any, kind: str, text: str, where: str) -> StepScores:
 def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str) -> list[list[StepScores]]:
     """Scores of every group; `folder/scores.parquet` keeps them under `key`, which names scorer and candidates.
 
-    Scores that are there under the same key are read, not computed: after an interruption the run goes on at the
-    problem that was being scored, and another aggregate costs no forward pass. Several processes score a share of the
-    problems each, and all of them return all scores.
+    Scores that are there under the same key, in the columns of this version, are read, not computed: after an
+    interruption the run goes on at the problem that was being scored, and another aggregate costs no forward pass.
+    Several processes score a share of the problems each, and all of them return all scores.
     """
     final, parts = folder / "scores.parquet", folder / f"parts-{key}"
     with processes() as state:
-        if _is_final(final, key):
+        if _is_current(final, key):
             return _from_table(pq.read_table(final), groups)
         # Not a contiguous share: neighbours in a file are often of one difficulty, hence of one length.
         mine = range(state.rank, len(groups), state.size)
@@ -126,7 +129,7 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
             task = progress.add_task("scoring", total=sum(len(groups[number]) for number in mine))
             for number in mine:
                 part = _part(parts, number)
-                if not part.exists():
+                if not _is_current(part, key):
                     _write(part, _to_table([groups[number]], [score(groups[number])]), key)
                 progress.advance(task, len(groups[number]))
         state.gather(None)
@@ -137,8 +140,12 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
     return _from_table(pq.read_table(final), groups)
 
 
-def _is_final(path: Path, key: str) -> bool:
-    return path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY) == key.encode()
+def _is_current(path: Path, key: str) -> bool:
+    """Does the file hold scores under this key, in the columns that are written now?"""
+    if not path.exists():
+        return False
+    schema = pq.read_schema(path)
+    return (schema.metadata or {}).get(_KEY) == key.encode() and schema.equals(_SCHEMA)
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -175,6 +182,7 @@ def _to_table(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]) -
             "step_starts": [span.start for span in one.spans],
             "step_ends": [span.end for span in one.spans],
             "reference_logprob": one.reference_logprob,
+            "step_tokens": one.step_tokens,
         }
         for group, scored in zip(groups, scores, strict=True)
         for place, one in enumerate(scored)
@@ -196,6 +204,7 @@ def _from_row(row: dict[str, Any], place: int, text: str) -> StepScores:
         kind=row["kind"],
         index=place,
         reference_logprob=row["reference_logprob"],
+        step_tokens=row["step_tokens"],
     )
 
 

@@ -14,8 +14,10 @@ from transformers.integrations import deepspeed
 from implicit_prm import adapters, backbone
 from implicit_prm.config import LoraConfig, ModelConfig
 from implicit_prm.data.files import atomic_folder
+from implicit_prm.model import open_policy as open_prm_policy
+from implicit_prm.model import saved_settings
 from implicit_prm.records import ImplicitPRMError
-from implicit_prm.settings import NONE
+from implicit_prm.settings import ADAPTER_OFF, NONE, SETTINGS_FILE, Settings
 
 START_FOLDER = "start"  # in the output folder: the starting weights, where they are a base with an adapter merged in
 
@@ -23,33 +25,85 @@ START_FOLDER = "start"  # in the output folder: the starting weights, where they
 def resolve(
     model: ModelConfig, output_dir: str, arguments: TrainingArguments, resumed: bool, say: Callable[[str], None]
 ) -> ModelConfig:
-    """`model` with a plain model as its start and a reference that is `initial`, `none` or named.
+    """`model` with a plain model as its start, a reference that is `initial`, `none` or named, and a number for beta.
 
     Where the start is an adapter, it is merged into its base and saved in `output_dir/start`: the checkpoint then
     stands on a folder of its own, which plain transformers and PEFT open as well. A resumed run finds it there.
+    Where it is an implicit PRM, `model.reference=checkpoint` goes on with its reward: with its reference and beta.
 
     Raises:
-        ImplicitPRMError: the start is an adapter and `model.reference` leaves open what its reference is.
+        ImplicitPRMError: the start is an adapter or an implicit PRM and `model.reference` leaves open what its
+            reference is; there is no reward to go on with, or it has another beta.
     """
     adapter = adapters.find(backbone.locate(model.name), model.revision)
+    prm = _implicit_prm(model)
+    if model.reference == "initial" and (adapter is not None or prm is not None):
+        raise ImplicitPRMError(_choices(model, adapter, prm))
+    if model.reference == "checkpoint":
+        model = _going_on(model, adapter, prm)
     reference = "initial" if model.reference == "start" else model.reference
     if adapter is None:
         return replace(model, reference=reference)
-    if model.reference == "initial":
-        raise ImplicitPRMError(
-            f"model.name={model.name} is a LoRA adapter on {adapter.base}, so its initial reference could be either. "
-            "Choose: model.reference=start (the base with the adapter, where this training starts), "
-            f"model.reference={adapter.base} (the base alone), another model, or none"
-        )
     folder = Path(output_dir).resolve() / START_FOLDER
     with arguments.main_process_first(desc="merging the adapter that training starts from"):
         if arguments.local_process_index == 0 and not (resumed and folder.is_dir()):
             say(f"model.name: merging the adapter {model.name} into {adapter.base}, kept in {folder}")
-            merged, tokenizer = backbone.open_model(model), backbone.open_tokenizer(model)
+            merged, tokenizer = _merged(model, prm), backbone.open_tokenizer(model)
             with atomic_folder(folder, replace_old=True) as unfinished:
                 merged.save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
     return replace(model, name=str(folder), revision=None, reference=reference)
+
+
+def _implicit_prm(model: ModelConfig) -> Settings | None:
+    """The settings of the implicit PRM that training starts from; None if it starts from any other model."""
+    if "/" not in model.name and not Path(model.name).is_dir():
+        return None  # in the package, or one of the hub's oldest ids
+    return saved_settings(model.name, model.revision)
+
+
+def _choices(model: ModelConfig, adapter: adapters.Adapter | None, prm: Settings | None) -> str:
+    """What `model.reference` may be where the initial model could be two things."""
+    if prm is not None:
+        reference = "its base" if prm.reference == ADAPTER_OFF else prm.reference
+        return (
+            f"model.name={model.name} is an implicit PRM (beta {prm.beta}, reference {reference}), so its initial "
+            "reference could be either. Choose: model.reference=checkpoint model.beta=null (go on with its reward), "
+            f"model.reference=start ({model.name} itself: a new reward, which begins at zero), another model, or none"
+        )
+    assert adapter is not None
+    return (
+        f"model.name={model.name} is a LoRA adapter on {adapter.base}, so its initial reference could be either. "
+        "Choose: model.reference=start (the base with the adapter, where this training starts), "
+        f"model.reference={adapter.base} (the base alone), another model, or none"
+    )
+
+
+def _going_on(model: ModelConfig, adapter: adapters.Adapter | None, prm: Settings | None) -> ModelConfig:
+    """`model` with the reference and beta of the implicit PRM that it starts from."""
+    if prm is None:
+        raise ImplicitPRMError(
+            f"model.reference=checkpoint goes on with an implicit PRM, and model.name={model.name} is none (it has no "
+            f"{SETTINGS_FILE}); name one that ipr-train wrote, or set model.reference=initial and model.beta=NUMBER"
+        )
+    if model.beta not in (None, prm.beta):
+        raise ImplicitPRMError(
+            f"model.beta={model.beta}, but {model.name} was trained with beta {prm.beta}, and "
+            "model.reference=checkpoint goes on with its reward; set model.beta=null to take its own"
+        )
+    reference, revision = prm.reference, prm.reference_revision
+    if reference == ADAPTER_OFF:
+        assert adapter is not None
+        reference, revision = prm.base or adapter.base, prm.base_revision if prm.base else adapter.base_revision
+    return replace(model, reference=reference, reference_revision=revision, beta=prm.beta)
+
+
+def _merged(model: ModelConfig, prm: Settings | None) -> Any:
+    """An adapter in its base. An implicit PRM's settings know best where that is: its folder may have been moved."""
+    if prm is None:
+        return backbone.open_model(model)
+    policy = open_prm_policy(model, replace(prm, quantization=None))
+    return adapters.merge(policy) if hasattr(policy, "merge_and_unload") else policy
 
 
 def open_policy(model: ModelConfig, arguments: TrainingArguments) -> Any:

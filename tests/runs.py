@@ -17,6 +17,10 @@ LOSSES = {
     "kto": {"name": "kto"},
     "kto paired": {"name": "kto", "form": "paired"},
     "ce": {"name": "ce"},
+    "ce group mean": {"name": "ce", "offset": "group_mean"},
+    "ce prompt accuracy": {"name": "ce", "offset": "prompt_accuracy"},
+    "prefix": {"name": "prefix"},
+    "steps": {"name": "steps"},
 }
 
 

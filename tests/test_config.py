@@ -10,10 +10,12 @@ from implicit_prm.config import (
     KTOConfig,
     NCAConfig,
     PolicyConfig,
+    PrefixConfig,
     ProcessBenchConfig,
     RolloutConfig,
     SamplingConfig,
     ServerConfig,
+    StepsConfig,
     TextConfig,
     TrainConfig,
     from_mapping,
@@ -136,6 +138,9 @@ def test_trainer_options_pass_through_as_they_are():
         ({"name": "nca", "form": "group"}, NCAConfig(form="group")),
         ({"name": "kto", "desirable_weight": 2}, KTOConfig(desirable_weight=2.0)),
         ({"name": "ce", "balance": "prompt"}, CEConfig(balance="prompt")),
+        ({"name": "ce", "offset": "group_mean", "balance": "prompt"}, CEConfig("ce", "prompt", "group_mean")),
+        ({"name": "prefix", "margin": 0}, PrefixConfig(margin=0.0)),
+        ({"name": "steps"}, StepsConfig()),
     ],
 )
 def test_losses_are_told_apart_by_name(loss, expected):
@@ -149,6 +154,8 @@ def test_losses_are_told_apart_by_name(loss, expected):
         ({"name": "dpo", "balance": "prompt"}, ["loss.balance: unknown option"]),
         ({"name": "nca", "desirable_weight": 1.0}, ["loss.desirable_weight: unknown option"]),
         ({"name": "kto", "form": "pair"}, ["loss.form=pair", "unpaired, paired"]),
+        ({"name": "ce", "offset": "mean"}, ["loss.offset=mean", "none, group_mean, prompt_accuracy"]),
+        ({"name": "steps", "margin": 1.0}, ["loss.margin: unknown option"]),
         ({"name": "ipo"}, ["loss.name=ipo", "choose one of ce, dpo, kto, nca"]),
         ({}, ["loss.name=None", "choose one of ce, dpo, kto, nca"]),
         ("ce", ["loss='ce'", "a group of options"]),
@@ -167,6 +174,14 @@ def test_another_losses_options_are_refused(loss, words):
         ({"loss": {"name": "kto", "desirable_weight": 0.0}}, ["loss.desirable_weight", "above zero"]),
         ({"loss": {"name": "kto", "undesirable_weight": -1}}, ["loss.undesirable_weight", "above zero"]),
         ({"loss": {"name": "kto"}, "data__max_prompts": 1}, ["loss=kto", "at least two prompts"]),
+        ({"loss": {"name": "prefix", "margin": -1}}, ["loss.margin is -1.0"]),
+        ({"loss": {"name": "prefix", "margin": float("nan")}}, ["loss.margin is nan"]),
+        (
+            {"loss": {"name": "ce", "offset": "prompt_accuracy", "balance": "prompt"}},
+            ["loss.balance=prompt", "loss.offset=prompt_accuracy shifts nothing"],
+        ),
+        ({"model__beta": None, "model__reference": "start"}, ["model.beta=None", "model.reference=checkpoint"]),
+        ({"model__reference": "checkpoint", "model__reference_revision": "main"}, ["model.reference_revision"]),
         ({"model__beta": 0}, ["model.beta is 0.0"]),
         ({"model__beta": -0.1}, ["model.beta is -0.1"]),
         ({"model__reference_revision": "main"}, ["model.reference_revision", "no second model"]),
@@ -188,6 +203,9 @@ def test_unsound_combinations_for_training_are_refused(changes, words):
         {"loss": {"name": "nca", "form": "group", "pairing": "all"}},
         {"loss": {"name": "kto", "form": "paired"}, "data__max_prompts": 1},
         {"model__reference": "other", "model__reference_revision": "main"},
+        {"model__reference": "checkpoint", "model__beta": None},
+        {"model__reference": "checkpoint"},
+        {"loss": {"name": "ce", "offset": "prompt_accuracy", "balance": "dataset"}},
         {"trainer": {"eval_strategy": "steps"}, "data__dev": "dev.jsonl"},
         {"trainer": {"eval_strategy": "steps"}, "data__hold_out_prompts": 5},
         {"trainer": {"eval_strategy": "no"}},
@@ -268,10 +286,25 @@ def test_unsound_rollouts_are_refused(changes, words):
         ({"vote_draws": 0}, ["vote_draws is 0"]),
         ({"bootstrap_resamples": 0}, ["bootstrap_resamples is 0"]),
         ({"aggregate": "median"}, ["aggregate=median", "min, max, last, mean, sum, product"]),
+        ({"over": "token_mean"}, ["over=token_mean", "step, step_mean, prefix"]),
+        (FROM_FILE | {"over": "step_mean"}, ["a column of scores says nothing of the steps' tokens", "over=step"]),
+        (FROM_FILE | {"over": "step_mean", "scores_kind": "log_ratio"}, ["set over=step"]),
+        ({"vote_aggregate": "median"}, ["vote_aggregate=median"]),
+        ({"vote_scale": 0}, ["vote_scale is 0.0", "above 0"]),
+        ({"vote_scale": float("inf")}, ["vote_scale is inf"]),
+        ({"vote_scale": 0.02, "aggregate": "product"}, ["vote_scale=0.02", "weights as they are"]),
+        (FROM_FILE | {"vote_scale": 0.02}, ["vote_scale=0.02", "weights as they are"]),
     ],
 )
 def test_unsound_evaluations_are_refused(changes, words):
     _refused(BestOfNConfig, _with(EVAL, **changes), *words)
+
+
+def test_votes_are_over_what_ranks_or_over_step_rewards():
+    config = from_mapping(BestOfNConfig, _with(EVAL, aggregate="last", over="prefix"))
+    assert config.votes_over == ("last", "prefix")
+    changes = {"aggregate": "last", "over": "prefix", "vote_aggregate": "sum", "vote_scale": 0.02}
+    assert from_mapping(BestOfNConfig, _with(EVAL, **changes)).votes_over == ("sum", "step")
 
 
 def test_scores_from_a_file_may_have_prefix_values_if_they_are_log_ratios():

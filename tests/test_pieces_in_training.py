@@ -5,7 +5,7 @@ import torch
 from conftest import graded_rows, tiny_model
 from transformers import TrainingArguments
 
-from implicit_prm.config import CEConfig, DPOConfig, KTOConfig, NCAConfig, TextConfig
+from implicit_prm.config import CEConfig, DPOConfig, KTOConfig, NCAConfig, PrefixConfig, StepsConfig, TextConfig
 from implicit_prm.data.reference_cache import ReferenceCache
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.model import Settings
@@ -21,6 +21,10 @@ LOSSES = [
     KTOConfig(),
     KTOConfig(form="paired"),
     CEConfig(),
+    CEConfig(offset="group_mean"),
+    CEConfig(offset="prompt_accuracy"),
+    PrefixConfig(margin=0.5),
+    StepsConfig(),
 ]
 
 
@@ -29,10 +33,15 @@ def dataset(tokenizer, tmp_path):
     def build(loss):
         encoder = Encoder(tokenizer, TextConfig(steps="newline"))
         rows = graded_rows(4, 5)[1:]
+        rows[0]["step_labels"][1] = None  # a response that nobody labelled, and a step
+        rows[1]["step_labels"][0][1] = None
         groups = [
-            encoder.group(Group(r["id"], r["prompt"], r["completions"], r["correctness"], r["finished"])) for r in rows
+            Group(r["id"], r["prompt"], r["completions"], r["correctness"], r["finished"], step_labels=r["step_labels"])
+            for r in rows
         ]
-        built = GroupDataset(groups, mismatched=loss.name == "kto" and not loss.needs_pairs)
+        encoded = [encoder.group(group, loss.needs_step_labels) for group in groups]
+        mismatched = loss.name == "kto" and not loss.needs_pairs
+        built = GroupDataset(encoded, mismatched, step_labels=loss.needs_step_labels)
         built.cache = ReferenceCache({"weights": "reference"}, tmp_path)
         fill(built.cache, tiny_model(tokenizer), built.requests(), max_tokens=500)
         return built
@@ -59,7 +68,11 @@ def _step(dataset, tokenizer, tmp_path, loss, max_tokens, rows=False):
     return float(value), gradient
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.name}-{getattr(loss, 'form', '')}")
+def _name(loss):
+    return f"{loss.name}-{getattr(loss, 'form', getattr(loss, 'offset', ''))}"
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=_name)
 def test_pieces_and_rows_give_the_gradient_of_one_pass(loss, dataset, tokenizer, tmp_path):
     built = dataset(loss)
     value, gradient = _step(built, tokenizer, tmp_path, loss, max_tokens=10_000)
@@ -68,6 +81,21 @@ def test_pieces_and_rows_give_the_gradient_of_one_pass(loss, dataset, tokenizer,
         other, its_gradient = _step(built, tokenizer, tmp_path, loss, **options)
         assert other == pytest.approx(value, rel=1e-5)
         assert (its_gradient - gradient).norm() < 1e-4 * gradient.norm()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=_name)
+def test_the_dev_loss_is_that_of_training(loss, dataset, tokenizer, tmp_path):
+    """Evaluation and a training step agree on what the same policy's groups are worth, per unit."""
+    built = dataset(loss)
+    value, _ = _step(built, tokenizer, tmp_path, loss, max_tokens=10_000)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    policy = tiny_model(tokenizer, seed=1)
+    trainer = ImplicitPRMTrainer(
+        policy, arguments, loss, Settings(0.5, "r"), 60, processing_class=tokenizer, train_dataset=built
+    )
+    trainer.model_wrapped = policy
+    batch = {"groups": [built[place] for place in range(len(built))]}
+    assert trainer.prediction_step(policy, batch, False)[0].item() == pytest.approx(value, rel=1e-4)
 
 
 def test_the_sampler_leaves_no_group_out_and_takes_none_twice():

@@ -68,7 +68,34 @@ def test_the_table_says_what_it_holds(tmp_path):
         "step_starts": [0],
         "step_ends": [4],
         "reference_logprob": -1.0,
+        "step_tokens": None,
     }
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "interrupted"])
+def test_scores_in_the_columns_of_an_older_version_are_computed_again(part, tmp_path):
+    groups, again = _groups(2), Counting()
+    scores = scoring.score_all(groups, Counting(), tmp_path, "key")
+    table = pq.read_table(tmp_path / "scores.parquet")
+    old = table.drop_columns(["step_tokens"])
+    if part:
+        (tmp_path / "scores.parquet").unlink()
+        (tmp_path / "parts-key").mkdir()
+        pq.write_table(old.slice(0, 2), tmp_path / "parts-key" / "000000.parquet")
+        pq.write_table(table.slice(2, 2), tmp_path / "parts-key" / "000001.parquet")
+    else:
+        pq.write_table(old, tmp_path / "scores.parquet")
+    assert scoring.score_all(groups, again, tmp_path, "key") == scores
+    assert again.seen == (["p0"] if part else ["p0", "p1"])
+
+
+def test_token_counts_of_steps_are_kept(tmp_path, tiny_folder):
+    prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="newline", device="cpu")
+    group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3\n\\boxed{3}", ""], [True] * 2, [True] * 2)
+    first, empty = scoring.score_all([group], scoring.implicit_scorer(prm), tmp_path, "key")[0]
+    assert sum(first.step_tokens) == len(prm.encoder.response(group.completions[0]).ids)
+    assert len(first.step_tokens) == 2
+    assert empty.step_tokens == []
 
 
 def test_the_key_changes_with_scorer_and_candidates():

@@ -1,11 +1,11 @@
-"""Training that starts from a LoRA adapter: the reference is named, the checkpoint stands by itself."""
+"""Training that starts from a LoRA adapter or an implicit PRM: the reference is named, the checkpoint stands alone."""
 
 import math
 import shutil
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import graded_rows, tiny_model, write_rows
 from peft import PeftModel
 from runs import adapter, config, log, loglikelihood, quiet, scores, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,6 +14,7 @@ from transformers.integrations import deepspeed
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit, starting
 from implicit_prm.backbone import open_model
 from implicit_prm.config import ModelConfig, PolicyConfig
+from implicit_prm.reward.head import sigmoid
 
 LORA = {"lora": {"r": 2, "alpha": 4}}
 
@@ -86,6 +87,104 @@ def test_resuming_from_an_adapter_start_and_not_from_another(tmp_path, start, ti
     options["model_options"] = {"lora": {"r": 2, "alpha": 8}, "reference": "start"}
     with pytest.raises(ImplicitPRMError, match="was trained with lora="):
         fit(config(tmp_path / "fourth", start, rollouts_file, **{**named, **options}), quiet)
+
+
+GO_ON = {"reference": "checkpoint", "beta": None}
+WHOLE = {"per_device_train_batch_size": 12, "learning_rate": 5e-3}  # all prompts in a step
+
+
+@pytest.fixture(scope="module")
+def first_stages(tmp_path_factory, tiny_folder):
+    """Implicit PRMs to go on with: all weights, an adapter, one on a start of its own, and without a reference."""
+    folder = tmp_path_factory.mktemp("first")
+    rows = write_rows(folder / "rows.jsonl", graded_rows(12, 4))
+    old = adapter(folder / "old", tiny_folder)
+    fit(config(folder / "full", tiny_folder, rows, **WHOLE), quiet)
+    fit(config(folder / "lora", tiny_folder, rows, model_options=LORA, **WHOLE), quiet)
+    fit(config(folder / "again", old, rows, model_options={**LORA, "reference": "start"}, **WHOLE), quiet)
+    fit(config(folder / "none", tiny_folder, rows, model_options={"reference": "none"}, **WHOLE), quiet)
+    shutil.move(folder / "again", folder / "moved")  # its base is inside
+    return folder
+
+
+def _step_error(checkpoint):
+    """Mean of (sigmoid(step reward) - label)^2 over the steps of all responses, by a checkpoint as it is scored."""
+    prm = ImplicitPRM.from_pretrained(checkpoint, device="cpu")
+    errors = []
+    for row in graded_rows(12, 4):
+        for score, labels in zip(prm.score(row["prompt"], row["completions"]), row["step_labels"], strict=True):
+            errors += [(sigmoid(r) - label) ** 2 for r, label in zip(score.step_rewards, labels, strict=True)]
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "reference"),
+    [
+        ("full", {}, "tiny"),
+        ("full", LORA, "tiny"),
+        ("lora", {}, "tiny"),
+        ("lora", LORA, "tiny"),
+        ("moved", LORA, "moved/start"),
+        ("none", {}, "none"),
+    ],
+)
+def test_a_second_stage_goes_on_with_the_reward_of_the_first(
+    stage, model, reference, tmp_path, first_stages, tiny_folder
+):
+    start, rows = first_stages / stage, first_stages / "rows.jsonl"
+    fit(config(tmp_path / "run", start, rows, "steps", model_options={**model, **GO_ON}, **WHOLE), quiet)
+    first = log(tmp_path / "run")[0]
+    assert first["loss"] == pytest.approx(_step_error(start), abs=1e-5)
+    if stage != "none":  # without a reference, sums of logs are far below zero
+        assert abs(first["loss"] - 0.25) > 1e-3
+    settings = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").settings
+    named = {"tiny": str(tiny_folder), "none": "none"}.get(reference, str(first_stages / reference))
+    assert (settings.beta, settings.reference, settings.start) == (0.5, named, str(start))
+    assert _step_error(tmp_path / "run") < _step_error(start)
+
+
+def test_an_implicit_prm_as_the_start_asks_for_a_named_reference(tmp_path, first_stages):
+    start, rows = first_stages / "full", first_stages / "rows.jsonl"
+    with pytest.raises(ImplicitPRMError) as refused:
+        fit(config(tmp_path / "run", start, rows), quiet)
+    for words in ("is an implicit PRM (beta 0.5, reference", "model.reference=checkpoint model.beta=null", "or none"):
+        assert words in str(refused.value)
+    with pytest.raises(ImplicitPRMError, match=r"\(beta 0.5, reference its base\)"):
+        fit(config(tmp_path / "run", first_stages / "lora", rows), quiet)
+    fit(config(tmp_path / "run", start, rows, "steps", model_options={"reference": "start"}), quiet)
+    assert log(tmp_path / "run")[0]["loss"] == pytest.approx(0.25, abs=1e-5)  # a new reward, all zero
+    assert ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").settings.reference == str(start)
+
+
+def test_beta_travels_with_the_reward(tmp_path, first_stages, tiny_folder):
+    start, rows = first_stages / "full", first_stages / "rows.jsonl"
+    fit(config(tmp_path / "run", start, rows, model_options={"reference": "checkpoint", "beta": 0.5}), quiet)
+    with pytest.raises(ImplicitPRMError, match=r"model.beta=0.1, but .* was trained with beta 0.5.*model.beta=null"):
+        fit(config(tmp_path / "other", start, rows, model_options={"reference": "checkpoint", "beta": 0.1}), quiet)
+    with pytest.raises(ImplicitPRMError, match=r"goes on with an implicit PRM, and model.name=.*tiny is none"):
+        fit(config(tmp_path / "other", tiny_folder, rows, model_options=GO_ON), quiet)
+
+
+def test_a_second_stage_is_resumed_as_it_was_started(tmp_path, first_stages):
+    start, rows = first_stages / "lora", first_stages / "rows.jsonl"
+    options = {"model_options": {**LORA, **GO_ON}, "save_strategy": "steps", "save_steps": 1}
+    fit(config(tmp_path / "run", start, rows, "steps", **options), quiet)
+    named = {**options, "resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-1")}
+    fit(config(tmp_path / "again", start, rows, "steps", **named), quiet)
+    losses = [[row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("run", "again")]
+    assert losses[1] == pytest.approx(losses[0][1:], abs=1e-6)
+    changed = graded_rows(12, 4)
+    changed[3]["step_labels"][0][0] = 0.5
+    other = write_rows(tmp_path / "changed.jsonl", changed)
+    with pytest.raises(ImplicitPRMError, match="was trained with data_fingerprint="):
+        fit(config(tmp_path / "third", start, other, "steps", **named), quiet)
+
+
+def test_only_what_can_be_an_implicit_prm_is_asked_for_its_settings():
+    """The hub's oldest ids have no owner; they are no paths that are missing."""
+    assert starting._implicit_prm(ModelConfig("gpt2")) is None
+    assert starting._implicit_prm(ModelConfig("sandbox")) is None
+    assert starting._implicit_prm(ModelConfig("org/not-there")) is None
 
 
 def test_lora_and_gradient_checkpointing(tmp_path, tiny_folder, rollouts_file):

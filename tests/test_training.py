@@ -34,7 +34,16 @@ def test_accumulation_does_not_change_losses_or_weights(loss, tmp_path, tiny_fol
 
 @pytest.mark.parametrize(
     ("loss", "first"),
-    [("dpo", math.log(2)), ("nca", 2 * math.log(2)), ("nca group", 2 * math.log(2)), ("kto", 0.5), ("ce", math.log(2))],
+    [
+        ("dpo", math.log(2)),
+        ("nca", 2 * math.log(2)),
+        ("nca group", 2 * math.log(2)),
+        ("kto", 0.5),
+        ("ce", math.log(2)),
+        ("ce group mean", math.log(2)),
+        ("prefix", math.log(1 + math.exp(5))),
+        ("steps", 0.25),
+    ],
 )
 def test_the_first_loss_is_that_of_zero_rewards(loss, first, tmp_path, tiny_folder, rollouts_file):
     """Policy and reference start equal, so every reward is 0 and every loss is known."""

@@ -1,4 +1,4 @@
-"""`ipr-train loss=dpo|kto|nca|ce model=... data=... trainer=...`: fit an implicit PRM to graded responses."""
+"""`ipr-train loss=dpo|kto|nca|ce|prefix|steps model=... data=... trainer=...`: fit an implicit PRM to responses."""
 
 from __future__ import annotations
 

@@ -19,7 +19,17 @@ from implicit_prm.config.models import (
     TextConfig,
 )
 from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
-from implicit_prm.config.training import CEConfig, DataConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig, TrainConfig
+from implicit_prm.config.training import (
+    CEConfig,
+    DataConfig,
+    DPOConfig,
+    KTOConfig,
+    LossConfig,
+    NCAConfig,
+    PrefixConfig,
+    StepsConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "CROSS_FIT",
@@ -38,6 +48,7 @@ __all__ = [
     "ModelConfig",
     "NCAConfig",
     "PolicyConfig",
+    "PrefixConfig",
     "ProblemsConfig",
     "ProcessBenchConfig",
     "Quantization",
@@ -46,6 +57,7 @@ __all__ = [
     "ScorerConfig",
     "ServerConfig",
     "StepRule",
+    "StepsConfig",
     "TextConfig",
     "TrainConfig",
     "convert",

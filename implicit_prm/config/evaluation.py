@@ -31,7 +31,7 @@ class ScorerConfig:
     quantization: Quantization | Literal["none"] | None = None
     trust_remote_code: bool = False
     prompt_template: str | None = None
-    over: Literal["step", "prefix"] = "step"
+    over: Literal["step", "step_mean", "prefix"] = "step"
     max_length: int | None = None
     max_tokens_per_batch: int | None = None
     reference_cache: str | None = "default"
@@ -55,6 +55,8 @@ class ScorerConfig:
                     )
             if self.over == "prefix" and self.scores_kind == "probability":
                 raise ImplicitPRMError("scores that are probabilities have no prefix values; set over=step")
+            if self.over == "step_mean":
+                raise ImplicitPRMError("a column of scores says nothing of the steps' tokens; set over=step")
         if self.output_dir is None and self.checkpoint is None:
             raise ImplicitPRMError("output_dir is empty; name the folder for metrics.json, the scores and the figure")
         if self.beta is not None and not self.beta > 0:
@@ -75,6 +77,8 @@ class BestOfNConfig(ScorerConfig):
     too_long: Literal["error", "lowest"] = "error"
     unanswered: Literal["as_scored", "lowest"] = "as_scored"
     ties: Literal["first", "shared"] = "first"
+    vote_aggregate: Aggregate | None = None
+    vote_scale: float = 1.0
     vote_draws: int = 1000
     bootstrap_resamples: int = 10_000
 
@@ -83,11 +87,24 @@ class BestOfNConfig(ScorerConfig):
         """Where the results go: `output_dir`, or the folder eval inside the checkpoint."""
         return self.output_dir or f"{self.checkpoint}/eval"
 
+    @property
+    def votes_over(self) -> tuple[Aggregate, str]:
+        """Aggregate and step values that a vote is weighted by: those that rank, or an aggregate of step rewards."""
+        return (self.aggregate, self.over) if self.vote_aggregate is None else (self.vote_aggregate, "step")
+
     def validate(self) -> None:
         if self.scores_column is not None and self.candidates is None:
             raise ImplicitPRMError("scores_column names a column of a file; give candidates=FILE too")
         super().validate()
         at_least(self, 1, "vote_draws", "bootstrap_resamples", "max_responses")
+        if not 0 < self.vote_scale < math.inf:
+            raise ImplicitPRMError(f"vote_scale is {self.vote_scale}; it must be above 0 and finite")
+        probabilities = self.scores_column is not None and self.scores_kind == "probability"
+        if self.vote_scale != 1 and (probabilities or self.votes_over[0] == "product"):
+            raise ImplicitPRMError(
+                f"vote_scale={self.vote_scale} is for the sigmoid of a log-ratio; probabilities and products of them "
+                "are weights as they are, so drop it"
+            )
 
 
 @dataclass(kw_only=True)

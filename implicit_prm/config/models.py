@@ -38,25 +38,33 @@ class LoraConfig:
 
 @dataclass
 class ModelConfig(PolicyConfig):
-    """The model that becomes the reward: where it starts, what it is compared with, and beta."""
+    """The model that becomes the reward: where it starts, what it is compared with, and beta.
 
-    beta: float = 0.05
+    With `reference="checkpoint"` the start is an implicit PRM whose reward goes on: reference and beta are its own.
+    """
+
+    beta: float | None = 0.05
     reference: str = "initial"
     reference_revision: str | None = None
     lora: LoraConfig | None = None
     quantization: Quantization | None = None
 
     def validate(self) -> None:
-        if not self.beta > 0:
+        if self.beta is None and self.reference != "checkpoint":
+            raise ImplicitPRMError(
+                "model.beta=None: expected a number; null takes it from the implicit PRM that training starts from, "
+                "and needs model.reference=checkpoint"
+            )
+        if self.beta is not None and not self.beta > 0:
             raise ImplicitPRMError(f"model.beta is {self.beta}; the reward is beta x log-ratio and needs beta above 0")
         if self.quantization and self.lora is None:
             raise ImplicitPRMError(
                 f"model.quantization={self.quantization} rounds weights, which then cannot be trained; add an adapter "
                 "with model.lora={r:16,alpha:32}, or leave model.quantization out"
             )
-        if self.reference_revision and self.reference in ("initial", "start", "none"):
+        if self.reference_revision and self.reference in ("initial", "start", "checkpoint", "none"):
             raise ImplicitPRMError(
-                f"model.reference_revision={self.reference_revision} is set but model.reference={self.reference} opens "
+                f"model.reference_revision={self.reference_revision} is set but model.reference={self.reference} names "
                 "no second model; name one in model.reference, or drop the revision"
             )
 

@@ -18,6 +18,7 @@ class DPOConfig:
     pairing: Literal["all", "one_to_one"] = "all"
 
     needs_pairs = True
+    needs_step_labels = False
     by_response = False
 
 
@@ -28,6 +29,7 @@ class NCAConfig:
     pairing: Literal["all", "one_to_one"] = "all"
 
     needs_pairs = True
+    needs_step_labels = False
     by_response = False
 
     def validate(self) -> None:
@@ -43,6 +45,8 @@ class KTOConfig:
     form: Literal["unpaired", "paired"] = "unpaired"
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
+
+    needs_step_labels = False
 
     @property
     def needs_pairs(self) -> bool:
@@ -62,13 +66,51 @@ class KTOConfig:
 class CEConfig:
     name: Literal["ce"] = "ce"
     balance: Literal["none", "dataset", "prompt"] = "none"
+    offset: Literal["none", "group_mean", "prompt_accuracy"] = "none"
+
+    needs_step_labels = False
+
+    @property
+    def needs_pairs(self) -> bool:
+        return self.offset == "group_mean"
+
+    @property
+    def by_response(self) -> bool:
+        return self.offset == "none"
+
+    def validate(self) -> None:
+        if self.offset == "prompt_accuracy" and self.balance == "prompt":
+            raise ImplicitPRMError(
+                "loss.balance=prompt makes the accuracy of every prompt one half, where loss.offset=prompt_accuracy "
+                "shifts nothing; drop one of them"
+            )
+
+
+@dataclass
+class PrefixConfig:
+    name: Literal["prefix"] = "prefix"
+    margin: float = 5.0
 
     needs_pairs = False
+    needs_step_labels = False
+    by_response = True
+
+    def validate(self) -> None:
+        at_least(self, 0.0, "margin", where="loss.")
+
+
+@dataclass
+class StepsConfig:
+    name: Literal["steps"] = "steps"
+
+    needs_pairs = False
+    needs_step_labels = True
     by_response = True
 
 
-# needs_pairs: prompts without a correct-incorrect pair are of no use. by_response: the loss is a sum over responses.
-LossConfig = DPOConfig | NCAConfig | KTOConfig | CEConfig
+# needs_pairs: prompts without a correct-incorrect pair are of no use. needs_step_labels: the column step_labels is
+# trained on. by_response: the loss is a sum over responses, as all are that read the rewards of tokens.
+LossConfig = DPOConfig | NCAConfig | KTOConfig | CEConfig | PrefixConfig | StepsConfig
 
 
 @dataclass

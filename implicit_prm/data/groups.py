@@ -106,6 +106,12 @@ def is_mixed(group: Group) -> bool:
     return len(set(group.correctness)) > 1
 
 
+def labelled_responses(group: Group) -> list[int]:
+    """Places of the responses that have a step label."""
+    labels: list[Any] = group.step_labels or []
+    return [place for place, some in enumerate(labels) if some and any(label is not None for label in some)]
+
+
 def take_responses(groups: Sequence[Group], limit: int, seed: int = 0) -> list[Group]:
     """`limit` responses of every group, drawn with `seed`: some files list the correct ones first."""
     taken = []
@@ -152,10 +158,12 @@ def _balanced_places(entries: list[tuple[Any, bool]], rng: random.Random) -> lis
     return [place for side in sides for place in rng.sample(side, size)]
 
 
-def fingerprint(groups: Sequence[Group]) -> str:
-    """Content hash of what training reads: prompts, responses, labels, and which were cut off."""
+def fingerprint(groups: Sequence[Group], step_labels: bool = False) -> str:
+    """Content hash of what training reads: prompts, responses, labels, which were cut off; step labels if it does."""
     digest = hashlib.sha256()
     for group in groups:
-        read = [group.prompt, group.completions, group.correctness, group.finished]
+        read: list[Any] = [group.prompt, group.completions, group.correctness, group.finished]
+        if step_labels:
+            read.append(group.step_labels)
         digest.update(json.dumps(read).encode())
     return digest.hexdigest()[:16]

@@ -8,8 +8,11 @@ character offsets, never by rendering prefixes again.
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -33,10 +36,14 @@ class EncodedResponse:
 
 @dataclass(frozen=True)
 class ResponseIds:
-    """What training keeps of a response: two machine integers a token, as there may be 10^8 of them."""
+    """What training keeps of a response: two machine integers a token, as there may be 10^8 of them.
+
+    `step_labels` has an entry for each step, NaN where there is nothing to learn from; None if the loss reads none.
+    """
 
     ids: array[int]
     step_of_token: array[int]
+    step_labels: array[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,12 @@ class Encoder:
         """Tokens of a response, its end-of-turn token included."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) + finished
 
-    def group(self, group: Group) -> EncodedGroup:
-        """A graded group's token ids. Raises ImplicitPRMError naming the group if a response cannot be split."""
+    def group(self, group: Group, step_labels: bool = False) -> EncodedGroup:
+        """A graded group's token ids, and its step labels if they are asked for.
+
+        Raises:
+            ImplicitPRMError: a response that cannot be split, or whose step labels do not fit; names both.
+        """
         batch = self.tokenizer(group.completions, add_special_tokens=False, return_offsets_mapping=True)
         encodings = zip(batch["input_ids"], batch["offset_mapping"], strict=True)
         responses = []
@@ -134,12 +145,17 @@ class Encoder:
             try:
                 given = group.steps[place] if group.steps is not None and self.text.steps == "given" else None
                 ids, offsets = self._ended(ids, offsets, text, group.finished[place])
-                steps = steps_of_tokens([start for start, _ in offsets], split_steps(text, self.text.steps, given))
+                spans = split_steps(text, self.text.steps, given)
+                steps = steps_of_tokens([start for start, _ in offsets], spans)
                 if not ids:
                     raise ImplicitPRMError("the response is empty and was cut off; remove it")
+                told = None
+                if step_labels:
+                    given_labels = None if group.step_labels is None else group.step_labels[place]
+                    told = _step_labels(given_labels, len(spans), set(steps))
             except ImplicitPRMError as error:
                 raise ImplicitPRMError(f"{group.id}, response {place}: {error}") from None
-            responses.append(ResponseIds(array("i", ids), array("i", steps)))
+            responses.append(ResponseIds(array("i", ids), array("i", steps), told))
         labels = [bool(label) for label in group.correctness]
         return EncodedGroup(group.id, array("i", self.prompt_ids(group.prompt)), responses, labels)
 
@@ -180,6 +196,28 @@ class Encoder:
         if self.tokenizer.eos_token_id is None:
             raise ImplicitPRMError(f"{name}: no token ends a response; set tokenizer.eos_token")
         return self.tokenizer.eos_token_id
+
+
+def _step_labels(labels: Sequence[Any] | None, steps: int, with_tokens: set[int]) -> array[float]:
+    """A response's step labels as numbers, NaN for null and for steps that own no token: they have no reward to learn.
+
+    Raises:
+        ImplicitPRMError: not one label for each step, or one that is no number from 0 to 1.
+    """
+    if labels is None:
+        labels = [None] * steps
+    if not isinstance(labels, Sequence) or len(labels) != steps:
+        found = len(labels) if isinstance(labels, Sequence) else repr(labels)
+        raise ImplicitPRMError(
+            f"{found} step labels but {steps} steps; set data.steps to the rule that the labels were made for"
+        )
+    for label in labels:
+        if label is not None and not (isinstance(label, bool | int | float) and 0 <= label <= 1):
+            raise ImplicitPRMError(
+                f"the step label {label!r} must be true, false, a number from 0 to 1, or null where nobody said"
+            )
+    known = [label is not None and step in with_tokens for step, label in enumerate(labels)]
+    return array("f", [label if know else math.nan for label, know in zip(labels, known, strict=True)])
 
 
 def messages(turn: Prompt) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from implicit_prm.config import DataConfig, LossConfig
 from implicit_prm.data.files import write_json
-from implicit_prm.data.groups import balance, is_mixed, load_groups, take_responses
+from implicit_prm.data.groups import balance, is_mixed, labelled_responses, load_groups, subset, take_responses
 from implicit_prm.data.report import Report
 from implicit_prm.data.tokens import EncodedGroup, Encoder
 from implicit_prm.records import Group, ImplicitPRMError
@@ -58,6 +58,14 @@ def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, Grad
         groups = take_responses(groups, data.max_responses, seed)
     report.describe(groups)
     groups = balance(groups, getattr(loss, "balance", "none"), seed, report.dropped)
+    if loss.needs_step_labels:
+        for option, some in {"train": groups, "dev": dev.groups if dev and data.dev else []}.items():
+            if some and not any(map(labelled_responses, some)):
+                raise ImplicitPRMError(
+                    f"data.{option}={getattr(data, option)}: no step labels, which loss={loss.name} learns from; add "
+                    "the column step_labels (for each response a list with a label for each step) or take another loss"
+                )
+        groups = _with_step_labels(groups, report)
     if loss.needs_pairs:
         groups = [group for group in groups if is_mixed(group)]
     if not groups:
@@ -74,6 +82,7 @@ def encode(
     limit: int | None,
     too_long: str,
     needs_pairs: bool = False,
+    step_labels: bool = False,
     progress: bool = False,
 ) -> list[EncodedGroup]:
     """Token ids of all groups; their lengths, and what is left out for its length, go into the report.
@@ -82,13 +91,14 @@ def encode(
         limit: the longest prompt and response together, in tokens.
         too_long: with "error", a longer one stops the run; with "drop", it is left out.
         needs_pairs: leave out prompts that have lost all of their responses of one kind.
+        step_labels: keep those as well.
         progress: show a bar; a core encodes some 300,000 tokens a second.
 
     Raises:
-        ImplicitPRMError: too long with `too_long="error"`, or nothing left.
+        ImplicitPRMError: too long with `too_long="error"`, step labels that do not fit the steps, or nothing left.
     """
     report = graded.report
-    encoded = [encoder.group(group) for group in track(graded.groups, "encoding", disable=not progress)]
+    encoded = [encoder.group(group, step_labels) for group in track(graded.groups, "encoding", disable=not progress)]
     report.measure(encoded)
     over = sum(size > limit for group in encoded for size in group.lengths) if limit is not None else 0
     if limit is not None and over:
@@ -114,6 +124,13 @@ def encode(
         encoded = mixed
     report.count_used(encoded)
     return encoded
+
+
+def _with_step_labels(groups: list[Group], report: Report) -> list[Group]:
+    """The groups without responses none of whose steps is labelled, which are counted."""
+    kept = [subset(group, labelled_responses(group)) for group in groups]
+    report.dropped["responses without a step label"] += sum(map(len, groups)) - sum(map(len, kept))
+    return [group for group in kept if len(group)]
 
 
 def _within(group: EncodedGroup, limit: int) -> EncodedGroup:

@@ -150,7 +150,7 @@ def _reference(model: ModelConfig, shape: Shape) -> int:
     """Parameters of the model that is asked before training."""
     if model.reference == NONE:
         return 0
-    if model.reference in ("initial", "start"):
+    if model.reference in ("initial", "start", "checkpoint"):  # a checkpoint's reference is what it once started from
         return shape.base
     return open_shape(replace(model, name=model.reference, revision=model.reference_revision, lora=None))[0].base
 

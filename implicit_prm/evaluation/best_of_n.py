@@ -31,6 +31,7 @@ from implicit_prm.rollouts import rollout
 from implicit_prm.scoring import check_lengths
 
 MAJORITY, LIKELIHOOD, ORACLE = "majority vote", "log-likelihood of reference", "oracle (pass@N)"
+_NAMES = {"step": "steps", "step_mean": "step means", "prefix": "prefixes"}
 Curves = dict[str, np.ndarray]  # name -> [problems, sizes] expected accuracy
 
 
@@ -162,11 +163,10 @@ def accuracy_curves(
     config: BestOfNConfig, candidates: Sequence[Candidates], scores: Sequence[Sequence[StepScores]], sizes: list[int]
 ) -> Curves:
     """Every curve of the report, all from the same candidates."""
-    chosen = pick(scores, config.aggregate, config.over)
-    label = f"{config.aggregate} of {'steps' if config.over == 'step' else 'prefixes'}"
+    chosen, votes_over = pick(scores, config.aggregate, config.over), pick(scores, *config.votes_over)
+    label = f"{config.aggregate} of {_NAMES[config.over]}"
     log_ratio = scores[0][0].kind == "log_ratio"
-    signed = log_ratio and config.aggregate != "product"  # a product is one of probabilities already
-    weights = [np.array([sigmoid(v) if signed else max(v, 0.0) for v in values.tolist()]) for values in chosen]
+    weights = [vote_weights(values, signed_votes(config, scores), config.vote_scale) for values in votes_over]
     curves = {
         f"PRM, {label}": best_of(candidates, chosen, sizes, config.ties),
         "weighted vote": _vote(config, candidates, weights, sizes),
@@ -182,9 +182,21 @@ def accuracy_curves(
     return curves
 
 
+def signed_votes(config: BestOfNConfig, scores: Sequence[Sequence[StepScores]]) -> bool:
+    """Is what weights a vote a log-ratio? A sigmoid makes it a weight; a product is one of probabilities already."""
+    return scores[0][0].kind == "log_ratio" and config.votes_over[0] != "product"
+
+
+def vote_weights(values: np.ndarray, signed: bool, scale: float) -> np.ndarray:
+    """[K] what the responses' votes weigh: sigmoid(scale * value) of log-ratios; a probability is a weight as it is."""
+    return np.array([sigmoid(scale * value) if signed else max(value, 0.0) for value in values.tolist()])
+
+
 def weight_rule(config: BestOfNConfig, scores: Sequence[Sequence[StepScores]]) -> str:
     """What a response's vote weighs, in words."""
-    return "sigmoid(score)" if scores[0][0].kind == "log_ratio" and config.aggregate != "product" else "score"
+    value = "{} over {}".format(*config.votes_over)
+    scale = "" if config.vote_scale == 1 else f"{config.vote_scale:g} * "
+    return f"sigmoid({scale}{value})" if signed_votes(config, scores) else value
 
 
 def _vote(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from implicit_prm.records import ImplicitPRMError, StepScores
@@ -45,6 +44,17 @@ def outcome_rewards(rewards: Tensor) -> Tensor:
     return rewards.sum(-1)
 
 
+def step_sums(rewards: Tensor, step_of_token: Tensor, steps: int) -> Tensor:
+    """[..., S] reward of each step, the sum of its tokens' rewards; 0 for a step that owns no token.
+
+    Args:
+        rewards: [..., T] token rewards, zero where there is no token of the response.
+        step_of_token: [..., T] int64, the step each token belongs to.
+        steps: S, the number of steps.
+    """
+    return rewards.new_zeros((*rewards.shape[:-1], steps)).scatter_add(-1, step_of_token, rewards)
+
+
 def step_rewards(rewards: Tensor, step_of_token: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Rewards and prefix values of one response's steps.
 
@@ -56,7 +66,7 @@ def step_rewards(rewards: Tensor, step_of_token: Tensor, steps: int) -> tuple[Te
     Returns:
         step rewards [S] and prefix values [S] (q at each step's last token), float64 so that long sums stay exact.
     """
-    summed = torch.zeros(steps, dtype=torch.float64).index_add_(0, step_of_token.cpu(), rewards.double().cpu())
+    summed = step_sums(rewards.double().cpu(), step_of_token.cpu(), steps)
     return summed, prefix_values(summed)
 
 
@@ -68,33 +78,53 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "sum": math.fsum,
     "product": math.prod,
 }
-VALUES = ("step", "prefix")
+VALUES = ("step", "step_mean", "prefix")
+
+
+def step_values(scores: StepScores, over: str = "step") -> list[float]:
+    """One number for each step.
+
+    Args:
+        over: `step`, the step's own reward; `step_mean`, the mean reward of its tokens, so that a long step is not low
+            for its length alone (0 for a step that owns no token, as is its reward); `prefix`, q at its last token.
+
+    Raises:
+        ImplicitPRMError: unknown `over`, prefix values of probabilities, or means without token counts.
+    """
+    if over not in VALUES:
+        raise ImplicitPRMError(f"unknown values {over!r} to aggregate over; choose one of {', '.join(VALUES)}")
+    if over == "step":
+        return scores.step_rewards
+    if over == "prefix":
+        if scores.prefix_values is None:
+            raise ImplicitPRMError("scores that are probabilities have no prefix values; aggregate over 'step'")
+        return scores.prefix_values
+    if scores.step_tokens is None:
+        raise ImplicitPRMError("these scores came without token counts, so steps have no mean; aggregate over 'step'")
+    return [reward / max(size, 1) for reward, size in zip(scores.step_rewards, scores.step_tokens, strict=True)]
 
 
 def aggregate(scores: StepScores, how: str = "min", over: str = "step") -> float:
     """One number for a response from the numbers of its steps.
 
     The paper takes the lowest step reward (`min` over `step`); the official ProcessBench script and several later
-    papers read the prefix values q instead (`over="prefix"`).
+    papers read the prefix values q instead (`over="prefix"`). A sum of logs grows with a step's length, which
+    `over="step_mean"` takes out.
 
     Args:
         how: min, max, last, mean, sum, or product. A product of signed log-ratios has no meaning: it is taken over
             probabilities, which for log-ratios are sigmoid(value).
-        over: step or prefix.
+        over: step, step_mean or prefix; see `step_values`.
 
     Returns:
         The aggregate, or -inf for a response without a step, which must not win a comparison by having nothing to lose.
 
     Raises:
-        ImplicitPRMError: unknown `how` or `over`, or prefix values asked of probabilities.
+        ImplicitPRMError: unknown `how` or `over`, or values that these scores do not have.
     """
     if how not in AGGREGATES:
         raise ImplicitPRMError(f"unknown aggregate {how!r}; choose one of {', '.join(AGGREGATES)}")
-    if over not in VALUES:
-        raise ImplicitPRMError(f"unknown values {over!r} to aggregate over; choose one of {', '.join(VALUES)}")
-    values = scores.step_rewards if over == "step" else scores.prefix_values
-    if values is None:
-        raise ImplicitPRMError("scores that are probabilities have no prefix values; aggregate over 'step'")
+    values = step_values(scores, over)
     if not values:
         return -math.inf
     if how == "product" and scores.kind == "log_ratio":

@@ -1,11 +1,12 @@
-"""The four outcome losses of arXiv 2412.01981 on implicit rewards: dpo, kto, nca, ce.
+"""Losses on implicit rewards: dpo, kto, nca and ce of arXiv 2412.01981, prefix of arXiv 2604.13197, and steps.
 
 A loss sees rewards (beta already applied), labels, and which prompt each response belongs to. It knows no model, no
 tokenizer and no device logic. It returns a *sum* over its units (pairs, responses or groups) and their count, so that
 whoever calls it can divide by the count over every micro-batch and process of an optimiser step: the gradient then does
 not depend on how a batch was cut.
 
-Every loss reads the same reward, r = beta * sum of token log-ratios, so the step rewards come out of each of them.
+Every loss reads the same reward, r = beta * sum of token log-ratios, so the step rewards come out of each of them. Most
+see only the sum; `prefix` and `steps` see its terms.
 """
 
 from __future__ import annotations
@@ -18,23 +19,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from implicit_prm.config import CEConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig
+from implicit_prm.config import CEConfig, DPOConfig, KTOConfig, LossConfig, NCAConfig, PrefixConfig, StepsConfig
+from implicit_prm.reward import head
 
 
 @dataclass
 class LossInputs:
-    """Everything a loss may look at. R responses.
+    """Everything a loss may look at. R responses, T tokens, S steps.
 
     rewards: [R] float32, r(y) = beta * sum log-ratio. Example: tensor([0.3, -0.1, 0.2])
     labels: [R] bool, is the final answer right? Example: tensor([True, False, True])
     groups: [R] int64, which prompt a response belongs to. Example: tensor([0, 0, 1])
     kl: [2] float32, what KTO subtracts from desirable and from undesirable rewards; detached. Zero for other losses.
+    token_rewards: [R, T] float32, what `rewards` are the sums of, zero where there is no token of the response.
+    completion_mask: [R, T] bool, is there one?
+    step_of_token: [R, T] int64, the step that each token belongs to.
+    step_labels: [R, S] float32 in [0, 1], is the step right? NaN where nobody said, and behind a response's last step.
     """
 
     rewards: Tensor
     labels: Tensor
     groups: Tensor
     kl: Tensor | None = None
+    token_rewards: Tensor | None = None
+    completion_mask: Tensor | None = None
+    step_of_token: Tensor | None = None
+    step_labels: Tensor | None = None
 
 
 @dataclass
@@ -113,12 +123,62 @@ def kto(inputs: LossInputs, config: KTOConfig) -> LossOutput:
 
 
 def ce(inputs: LossInputs, config: CEConfig) -> LossOutput:
-    """Cross-entropy of the label, with the reward as the logit (arXiv 2412.01981, Equation 5, with its minus sign)."""
-    losses = F.binary_cross_entropy_with_logits(inputs.rewards, inputs.labels.float(), reduction="none")
-    return _summed(losses, inputs)
+    """Cross-entropy of the label, with the reward as the logit (arXiv 2412.01981, Equation 5, with its minus sign).
+
+    The threshold of every prompt is then zero, which correct responses hardly get above: of responses drawn from the
+    reference the mean reward is -beta * KL(pi_ref || pi_theta) <= 0, and that of a prompt's correct ones at most
+    beta * log(1 / accuracy). `offset` gives each prompt a threshold of its own:
+
+    `group_mean`: the logit is r less the mean r of the prompt's responses. The gradient goes through the mean, so that
+    the derivatives of a group sum to zero and a shift of all its rewards changes nothing. A detached mean would push
+    the whole group by sum_i [sigmoid(r_i - mean) - l_i], which no shift of the rewards brings to zero. Prompts of one
+    kind are left out: their rewards could only be pulled together.
+    `prompt_accuracy`: the logit is r + log[p / (1 - p)], p the share of correct ones among the prompt's responses, at
+    least half a response away from 0 and 1 (the boundary that arXiv 2604.13197 adapts to each prompt). The reward is
+    what the response adds to the log-odds of being right, and at r = 0 the derivatives of a mixed group sum to zero.
+    """
+    logits, labels = inputs.rewards + _offset(inputs, config.offset), inputs.labels.float()
+    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return _summed(losses[_mixed(inputs)[1]] if config.offset == "group_mean" else losses, inputs)
 
 
-LOSSES: dict[str, Callable[[LossInputs, Any], LossOutput]] = {"dpo": dpo, "kto": kto, "nca": nca, "ce": ce}
+def prefix(inputs: LossInputs, config: PrefixConfig) -> LossOutput:
+    """Cross-entropy of the label at every prefix of a response (IPVRM, arXiv 2604.13197): the mean over its tokens t of
+
+        -log sigmoid(v_t - margin) where it is correct, -log sigmoid(-v_t - margin) where not,    v_t = q_t / t.
+
+    v_t is the mean reward of the first t tokens. Summed over responses.
+    """
+    if inputs.token_rewards is None or inputs.completion_mask is None:
+        raise ValueError("prefix needs inputs.token_rewards and inputs.completion_mask, the reward's terms")
+    mask = inputs.completion_mask
+    values = head.prefix_values(inputs.token_rewards) / mask.cumsum(-1).clamp(min=1)
+    losses = -F.logsigmoid(torch.where(inputs.labels[:, None], values, -values) - config.margin)
+    return _summed(losses.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1), inputs)
+
+
+def steps(inputs: LossInputs, config: StepsConfig) -> LossOutput:
+    """Squared error between sigmoid(step reward) and the step's label, over labelled steps.
+
+    The second stage of arXiv 2412.01981 as its authors' code has it (the paper prints another form, whose minimum for a
+    wrong step lies at a reward of 0, not below). Labels may lie between 0 and 1.
+    """
+    if inputs.token_rewards is None or inputs.step_of_token is None or inputs.step_labels is None:
+        raise ValueError("steps needs inputs.token_rewards, inputs.step_of_token and inputs.step_labels")
+    labels = inputs.step_labels
+    rewards = head.step_sums(inputs.token_rewards, inputs.step_of_token, labels.shape[1])
+    known = ~labels.isnan()
+    return _summed((torch.sigmoid(rewards[known]) - labels[known]).square(), inputs)
+
+
+LOSSES: dict[str, Callable[[LossInputs, Any], LossOutput]] = {
+    "dpo": dpo,
+    "kto": kto,
+    "nca": nca,
+    "ce": ce,
+    "prefix": prefix,
+    "steps": steps,
+}
 
 
 def kl_baselines(sums: Tensor, counts: Tensor) -> Tensor:
@@ -130,10 +190,24 @@ def kl_baselines(sums: Tensor, counts: Tensor) -> Tensor:
     return (sums / counts.clamp(min=1)).clamp(min=0).detach()
 
 
-def unit_count(labels: Tensor, groups: Tensor, config: LossConfig) -> float:
+def unit_count(labels: Tensor, groups: Tensor, config: LossConfig, step_labels: Tensor | None = None) -> float:
     """How many units the loss will sum over these responses: known from the labels alone, before any forward pass."""
-    rewards = torch.zeros(len(labels), device=labels.device)
-    return LOSSES[config.name](LossInputs(rewards, labels, groups, torch.zeros(2, device=labels.device)), config).units
+    token = torch.zeros(len(labels), 1, device=labels.device)  # of each response, where one is as good as many
+    kl = torch.zeros(2, device=labels.device)
+    inputs = LossInputs(token[:, 0], labels, groups, kl, token, token == 0, token.long(), step_labels)
+    return LOSSES[config.name](inputs, config).units
+
+
+def _offset(inputs: LossInputs, how: str) -> Tensor | float:
+    """[R] what is added to each reward to make it cross-entropy's logit."""
+    if how == "none":
+        return 0.0
+    same = inputs.groups[:, None] == inputs.groups[None, :]
+    size = same.sum(-1)
+    if how == "group_mean":  # no matrix product, which autocast would round
+        return -torch.where(same, inputs.rewards[None, :], 0.0).sum(-1) / size
+    half = 0.5 / size
+    return ((same & inputs.labels[None, :]).sum(-1) / size).clamp(half, 1 - half).logit()
 
 
 def _mixed(inputs: LossInputs) -> tuple[Tensor, Tensor]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from implicit_prm.data.reference_cache import ReferenceCache, key_of
 from implicit_prm.data.tokens import EncodedGroup
 from implicit_prm.group_logprobs import Ids
 from implicit_prm.records import ImplicitPRMError
+from implicit_prm.reward.losses import LossInputs
 
 
 @dataclass(frozen=True)
@@ -25,21 +29,41 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, places: Sequence[int]) -> Rows:
+        """Those at the given places."""
+        reference = None if self.reference is None else [self.reference[place] for place in places]
+        return Rows([self.ids[place] for place in places], reference)
+
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """A prompt, its responses, their labels and steps; `others` answer another prompt, for KTO's estimate of the KL."""
+    """A prompt, its responses, their labels and steps.
+
+    `others` answer another prompt, for KTO's estimate of the KL. `step_labels` are of a response's steps, NaN for none;
+    None where the loss reads none.
+    """
 
     prompt_ids: Ids
     rows: Rows
     labels: list[bool]
     step_of_token: list[Ids]
     others: Rows = field(default_factory=lambda: Rows([], None))
+    step_labels: list[Sequence[float]] | None = None
+
+    def take(self, places: Sequence[int]) -> TrainingGroup:
+        """The group with only the responses at the given places."""
+        return replace(
+            self,
+            rows=self.rows.take(places),
+            labels=[self.labels[place] for place in places],
+            step_of_token=[self.step_of_token[place] for place in places],
+            step_labels=None if self.step_labels is None else [self.step_labels[place] for place in places],
+        )
 
 
 # What a process holds that got fewer prompts than the others: no response, and a prompt for the forward passes that
 # it takes part in.
-NOTHING = TrainingGroup([0, 0], Rows([], None), [], [])
+NOTHING = TrainingGroup([0, 0], Rows([], None), [], [], step_labels=[])
 
 
 class GroupDataset(Dataset):
@@ -49,18 +73,24 @@ class GroupDataset(Dataset):
         groups: prompts with all of their responses.
         mismatched: bring responses to another prompt too (unpaired KTO).
         limit_tokens: cut those so that prompt and response fit the model's context.
+        step_labels: bring the responses' step labels (loss=steps).
 
     `cache` holds the reference's log-probabilities; without one the reward is beta * log pi_theta.
     """
 
     def __init__(
-        self, groups: Sequence[EncodedGroup], mismatched: bool = False, limit_tokens: int | None = None
+        self,
+        groups: Sequence[EncodedGroup],
+        mismatched: bool = False,
+        limit_tokens: int | None = None,
+        step_labels: bool = False,
     ) -> None:
         if mismatched and len(groups) < 2:
             raise ImplicitPRMError(
                 "loss=kto needs at least two prompts, in the dev set as well: its KL is estimated on mismatched pairs"
             )
         self.groups, self.mismatched, self.limit_tokens = groups, mismatched, limit_tokens
+        self.step_labels = step_labels
         self.cache: ReferenceCache | None = None
 
     def __len__(self) -> int:
@@ -76,6 +106,7 @@ class GroupDataset(Dataset):
             group.labels,
             [response.step_of_token for response in group.responses],
             self._rows(group, self._others(place)),
+            [one.step_labels or [] for one in group.responses] if self.step_labels else None,
         )
 
     def requests(self) -> list[tuple[Ids, list[Ids]]]:
@@ -140,3 +171,39 @@ class GroupSampler(Sampler[int]):
 def collate(items: Sequence[TrainingGroup]) -> dict[str, list[TrainingGroup]]:
     """A micro-batch is a list of groups: each is run by itself, so nothing is padded to a common length."""
     return {"groups": list(items)}
+
+
+def loss_inputs(
+    groups: Sequence[TrainingGroup], rewards: Tensor, token_rewards: Tensor | None = None, kl: Tensor | None = None
+) -> LossInputs:
+    """What a loss may look at of all responses of these groups, in order.
+
+    Args:
+        rewards: [R].
+        token_rewards: [R, T], every response's from column 0 on; None for losses that look at sums alone.
+        kl: KTO's baselines.
+    """
+    device = rewards.device
+    labels = torch.tensor([label for group in groups for label in group.labels], dtype=torch.bool, device=device)
+    numbers = torch.tensor([n for n, group in enumerate(groups) for _ in group.labels], dtype=torch.long, device=device)
+    inputs = LossInputs(rewards, labels, numbers, kl)
+    if token_rewards is None:
+        return inputs
+    steps = [steps for group in groups for steps in group.step_of_token]
+    lengths = torch.tensor([len(some) for some in steps], dtype=torch.long, device=device)
+    mask = torch.arange(token_rewards.shape[1], device=device) < lengths[:, None]
+    inputs = replace(inputs, token_rewards=token_rewards, completion_mask=mask)
+    if any(group.step_labels is None for group in groups):
+        return inputs
+    flat = torch.tensor([step for some in steps for step in some], dtype=torch.long, device=device)
+    return replace(
+        inputs,
+        step_of_token=torch.zeros_like(mask, dtype=torch.long).masked_scatter(mask, flat),
+        step_labels=padded_step_labels(groups).to(device),
+    )
+
+
+def padded_step_labels(groups: Sequence[TrainingGroup]) -> Tensor:
+    """[R, S] float32 labels of the steps of all responses, NaN behind each one's last step."""
+    rows = [torch.tensor(labels) for group in groups for labels in group.step_labels or []]
+    return pad_sequence(rows, batch_first=True, padding_value=math.nan) if rows else torch.zeros(0, 1)

@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -29,7 +30,14 @@ from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward import head
 from implicit_prm.reward.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
 from implicit_prm.settings import NONE, Settings
-from implicit_prm.training.batches import GroupSampler, Rows, TrainingGroup, collate
+from implicit_prm.training.batches import (
+    GroupSampler,
+    Rows,
+    TrainingGroup,
+    collate,
+    loss_inputs,
+    padded_step_labels,
+)
 from implicit_prm.training.metrics import ABSENT, dev_metrics
 
 
@@ -130,10 +138,10 @@ class ImplicitPRMTrainer(Trainer):
             flat = torch.cat([torch.from_numpy(values) for group in groups for values in group.rows.reference])
             reference = torch.zeros_like(policy).masked_scatter(mask, flat.to(policy.device))
         log_ratio = head.token_log_ratio(policy, reference, mask)
-        rewards = head.outcome_rewards(head.token_rewards(log_ratio, self.settings.beta))
-        labels = torch.tensor([label for group in groups for label in group.labels], device=rewards.device)
-        number = [place for place, group in enumerate(groups) for _ in group.labels]
-        totals = LossInputs(rewards, labels, torch.tensor(number, device=rewards.device), self._kl)
+        token_rewards = head.token_rewards(log_ratio, self.settings.beta)
+        rewards = head.outcome_rewards(token_rewards)
+        in_rows = pad_sequence(token_rewards[mask].split([len(ids) for _, ids in rows]), batch_first=True)
+        totals = loss_inputs(groups, rewards, in_rows, self._kl)
         output = LOSSES[self.loss.name](totals, self.loss)
         self._count(totals, log_ratio.detach().sum(-1))
         loss = output.total * self.args.world_size / max(float(num_items_in_batch or output.units), 1.0)
@@ -151,7 +159,8 @@ class ImplicitPRMTrainer(Trainer):
         sums = torch.zeros(len(groups), 2)
         for place, group in enumerate(groups):
             tokens = self._token_rewards(model, group.prompt_ids, group.rows)
-            output = self._group_loss(torch.stack([one.sum() for one in tokens]), group, kl)
+            outcome = torch.stack([one.sum() for one in tokens])
+            output = self._group_loss(outcome, group, kl, pad_sequence(tokens, batch_first=True))
             sums[place] = torch.tensor([output.total.item(), output.units])
             for column, (rewards, steps) in enumerate(zip(tokens, group.step_of_token, strict=True)):
                 by_step, prefixes = head.step_rewards(rewards, torch.tensor(steps), max(steps) + 1)
@@ -209,7 +218,7 @@ class ImplicitPRMTrainer(Trainer):
             if derivative is not None:
                 total = (outcome * derivative[piece].to(outcome.device)).sum()
             else:
-                total = self._group_loss(outcome, group, self._kl, piece).total
+                total = self._group_loss(outcome, group.take(piece), self._kl, token_rewards).total
                 value = value + total.detach().cpu()
             self._backward(total * scale)
             rewards[piece], nats[piece] = outcome.detach().cpu(), log_ratio.detach().sum(-1).cpu()
@@ -228,12 +237,9 @@ class ImplicitPRMTrainer(Trainer):
         return total.detach(), torch.autograd.grad(total, leaf)[0]
 
     def _group_loss(
-        self, rewards: Tensor, group: TrainingGroup, kl: Tensor | None, places: Sequence[int] | None = None
+        self, rewards: Tensor, group: TrainingGroup, kl: Tensor | None, token_rewards: Tensor | None = None
     ) -> LossOutput:
-        labels = group.labels if places is None else [group.labels[place] for place in places]
-        told = torch.tensor(labels, dtype=torch.bool, device=rewards.device)
-        inputs = LossInputs(rewards, told, torch.zeros_like(told, dtype=torch.long), kl)
-        return LOSSES[self.loss.name](inputs, self.loss)
+        return LOSSES[self.loss.name](loss_inputs([group], rewards, token_rewards, kl), self.loss)
 
     def _open(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> tuple[SharedPrompt | PlainRows, list[list[int]]]:
         """The prompt, encoded, and its responses in pieces. Under FSDP all processes run as many as each other."""
@@ -311,7 +317,8 @@ class ImplicitPRMTrainer(Trainer):
 
 def _units(group: TrainingGroup, loss: LossConfig) -> float:
     labels = torch.tensor(group.labels, dtype=torch.bool)
-    return unit_count(labels, torch.zeros(len(labels), dtype=torch.long), loss)
+    step_labels = padded_step_labels([group]) if loss.needs_step_labels else None
+    return unit_count(labels, torch.zeros(len(labels), dtype=torch.long), loss, step_labels)
 
 
 def _mean_gradients(model: nn.Module) -> None:

@@ -2,11 +2,20 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from conftest import write_rows
 
-from implicit_prm.data.groups import balance, fingerprint, is_mixed, load_groups, subset, take_responses
+from implicit_prm.data.groups import (
+    balance,
+    fingerprint,
+    is_mixed,
+    labelled_responses,
+    load_groups,
+    subset,
+    take_responses,
+)
 from implicit_prm.records import Group, ImplicitPRMError
 
 
@@ -103,6 +112,18 @@ def test_fingerprints_change_with_prompts_responses_and_labels():
     assert len(prints) == 5
     assert fingerprint(groups) == fingerprint([_group([True, False], "p"), _group([False], "q")])
     assert all(len(text) == 16 for text in prints)
+
+
+def test_step_labels_change_the_fingerprint_of_what_reads_them():
+    right, wrong = (replace(_group([True]), step_labels=[[label]]) for label in (True, False))
+    assert fingerprint([right]) == fingerprint([wrong])
+    assert fingerprint([right], step_labels=True) != fingerprint([wrong], step_labels=True)
+
+
+def test_which_responses_have_a_step_label():
+    group = replace(_group([True] * 4), step_labels=[[None, 0.0], None, [], [None]])
+    assert labelled_responses(group) == [0]
+    assert labelled_responses(_group([True])) == []
 
 
 def _rows(*prompts):

@@ -1,5 +1,7 @@
 """One tokenisation for sampling, training and scoring: prompts, ends of turns and steps, on several tokenizers."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -368,6 +370,42 @@ def test_a_response_that_cannot_be_encoded_is_named():
         _encoder(steps="given").group(_group())
     with pytest.raises(ImplicitPRMError, match="g7, response 1: the response is empty and was cut off; remove it"):
         _encoder().group(_group(completions=["1", ""]))
+
+
+def _step_labels(labels, **changes):
+    found = _encoder().group(_group(step_labels=labels, **changes), step_labels=True).responses
+    return [[None if math.isnan(label) else label for label in response.step_labels] for response in found]
+
+
+def test_step_labels_come_along_where_they_are_asked_for():
+    assert _step_labels([[True, 0.25], [0]]) == [[1.0, 0.25], [0.0]]
+    assert _step_labels([None, [True]]) == [[None, None], [1.0]]  # nobody labelled the response
+    assert _step_labels([[None, False], [True]]) == [[None, 0.0], [1.0]]  # or the step
+    assert _step_labels(None) == [[None, None], [None]]
+    assert _encoder().group(_group(step_labels=["anything", 7])).responses[0].step_labels is None
+
+
+def test_a_step_that_owns_no_token_has_nothing_to_learn():
+    group = _group(completions=["3", "so it"], steps=[["3"], ["s", "o", "it"]], step_labels=[[True], [True] * 3])
+    cut_off = _encoder(steps="given").group(group, step_labels=True).responses[1]
+    assert list(cut_off.step_of_token) == [0, 1]  # " it" starts in the separator
+    assert [math.isnan(label) for label in cut_off.step_labels] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[True], [True]], "g7, response 0: 1 step labels but 2 steps; set data.steps"),
+        ([[True] * 2, [True] * 3], "g7, response 1: 3 step labels but 1 steps"),
+        ([True, [True]], "g7, response 0: True step labels but 2 steps"),
+        ([["+", "-"], [True]], r"response 0: the step label '\+' must be true, false"),
+        ([[True, 1.5], [True]], "the step label 1.5 must be true, false, a number from 0 to 1"),
+        ([[True, math.nan], [True]], "the step label nan must be"),
+    ],
+)
+def test_step_labels_that_do_not_fit_are_named(labels, message):
+    with pytest.raises(ImplicitPRMError, match=message):
+        _step_labels(labels)
 
 
 def test_the_template_hash_knows_everything_that_makes_a_prompt():

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import graded_rows, write_rows
 
-from implicit_prm.config import CEConfig, DataConfig, DPOConfig
+from implicit_prm.config import CEConfig, DataConfig, DPOConfig, StepsConfig
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.data.training_set import encode, read, write_report
 from implicit_prm.records import ImplicitPRMError
@@ -116,6 +116,35 @@ def test_pairs_that_were_too_long_are_counted(tmp_path, rows, encoder):
     assert train.report.dropped["prompts without a pair that fits"] == 1
     assert train.report.dropped["prompts without a response that fits"] == 1
     assert train.report.used == {"prompts": 2, "responses": 4, "pairs": 2}
+
+
+def test_step_labels_are_asked_for_by_name_where_they_are_learned_from(tmp_path, path, rows):
+    bare = [{key: value for key, value in row.items() if key != "step_labels"} for row in rows]
+    bare = str(write_rows(tmp_path / "bare.jsonl", bare))
+    read(DataConfig(train=bare), CEConfig(), 0)
+    with pytest.raises(ImplicitPRMError, match=r"data\.train=.*bare.jsonl: no step labels, which loss=steps"):
+        read(DataConfig(train=bare), StepsConfig(), 0)
+    with pytest.raises(ImplicitPRMError, match=r"data\.dev=.*bare.jsonl: no step labels"):
+        read(DataConfig(train=path, dev=bare), StepsConfig(), 0)
+
+
+def test_responses_without_a_step_label_are_left_out_and_counted(tmp_path, rows, encoder):
+    rows[0]["step_labels"] = [None, [], *rows[0]["step_labels"][2:]]
+    rows[1]["step_labels"] = None
+    path = str(write_rows(tmp_path / "some.jsonl", rows))
+    train, dev = read(DataConfig(train=path, dev=path), StepsConfig(), 0)
+    assert (len(train.groups), sum(map(len, train.groups))) == (11, 12 * 4 - 2 - 4)
+    assert train.report.dropped["responses without a step label"] == 6
+    assert sum(map(len, dev.groups)) == 48  # measured all the same
+    encoded = encode(train, encoder, None, "error", step_labels=True)
+    assert all(len(r.step_labels) == max(r.step_of_token) + 1 for group in encoded for r in group.responses)
+    assert encode(train, encoder, None, "error")[0].responses[0].step_labels is None
+    assert len(read(DataConfig(train=path), CEConfig(), 0)[0].groups) == 12
+
+
+def test_ce_held_against_a_groups_mean_needs_both_kinds(path):
+    assert len(read(DataConfig(train=path), CEConfig(offset="group_mean"), 0)[0].groups) == 11
+    assert len(read(DataConfig(train=path), CEConfig(offset="prompt_accuracy"), 0)[0].groups) == 12
 
 
 def test_the_report_is_written_with_where_the_data_is_from(path, encoder, tmp_path):

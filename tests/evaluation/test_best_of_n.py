@@ -1,14 +1,16 @@
 """The whole evaluation on candidates whose every figure can be worked out by hand."""
 
 import json
+import math
 
+import numpy as np
 import pytest
-from conftest import write_rows
+from conftest import graded_rows, write_rows
 
 from implicit_prm.config import BestOfNConfig, PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation import report
-from implicit_prm.evaluation.best_of_n import Candidates, best_of, evaluate, pick
+from implicit_prm.evaluation.best_of_n import Candidates, best_of, evaluate, pick, vote_weights
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.records import Group, ImplicitPRMError, StepScores
 from implicit_prm.scoring import column_scorer
@@ -89,6 +91,51 @@ def test_a_response_without_a_scored_step_cannot_win(tmp_path):
     assert _value(metrics, "weighted vote", 4) == 1.0
 
 
+# Log-ratios that favour the right 5 by their lowest step, and by far by their sum.
+SIGNED = [{**ROWS[0], "scores": [[-1.0, -1.0], [-2.0], [8.0, 0.5], [0.0]]}]
+
+
+@pytest.mark.parametrize(
+    ("options", "rule", "accuracy"),
+    [
+        ({}, "sigmoid(min over step)", 1.0),  # 0.27 + 0.12 < 0.62
+        ({"vote_aggregate": "sum"}, "sigmoid(sum over step)", 1.0),
+        # As the official code weighs: 0.4995 + 0.4995 > 0.502, almost one vote each.
+        ({"vote_aggregate": "sum", "vote_scale": 0.001}, "sigmoid(0.001 * sum over step)", 0.0),
+        ({"over": "prefix", "aggregate": "last"}, "sigmoid(last over prefix)", 1.0),
+        ({"over": "prefix", "aggregate": "last", "vote_aggregate": "max"}, "sigmoid(max over step)", 1.0),
+        ({"vote_aggregate": "product"}, "product over step", 1.0),  # 0.07 + 0.12 < 0.62
+    ],
+)
+def test_what_a_vote_weighs(options, rule, accuracy, tmp_path):
+    metrics = _evaluate(tmp_path, SIGNED, scores_kind="log_ratio", **options)
+    assert metrics["votes"]["weight"] == rule
+    assert _value(metrics, "weighted vote", 4) == accuracy
+    assert _value(metrics, "majority vote", 4) == 0.0
+
+
+def test_probabilities_weigh_as_they_are(tmp_path):
+    assert _evaluate(tmp_path)["votes"]["weight"] == "min over step"
+    assert _evaluate(tmp_path, vote_aggregate="mean")["votes"]["weight"] == "mean over step"
+
+
+def test_vote_weights_by_hand():
+    assert vote_weights(np.array([math.log(3), -math.inf]), True, 2.0) == pytest.approx([9 / 10, 0.0])
+    assert vote_weights(np.array([0.25, -math.inf]), False, 1.0).tolist() == [0.25, 0.0]
+
+
+def test_means_of_steps_rank_without_new_scores(tmp_path, tiny_folder, other_folder):
+    rows = graded_rows(4, 3)
+    options = {"checkpoint": str(tiny_folder), "reference": str(other_folder), "beta": 1.0, "scores_column": None}
+    _evaluate(tmp_path, rows, steps="newline", **options)
+    before = (tmp_path / "out" / "scores.parquet").stat().st_mtime_ns
+    metrics = _evaluate(tmp_path, rows, steps="newline", over="step_mean", **options)
+    assert (tmp_path / "out" / "scores.parquet").stat().st_mtime_ns == before
+    assert metrics["aggregate"] == "min over step_mean"
+    assert {"PRM, min of step means", "PRM, sum (as an ORM)"} < set(metrics["accuracy"])
+    assert metrics["votes"]["weight"] == "sigmoid(min over step_mean)"
+
+
 def test_ties_go_to_the_first_or_are_shared(tmp_path):
     rows = [{**ROWS[0], "scores": [[0.8], [0.3], [0.8], [0.1]]}]
     assert _value(_evaluate(tmp_path, rows), "PRM, min of steps", 4) == 0.0
@@ -143,8 +190,6 @@ def test_the_published_figures_of_a_real_prm_are_reproduced(shared_data):
     groups = load_groups(str(shared_data / "math500_bon32.jsonl.gz"), graded=False)
     score = column_scorer("qwen25_math_prm_7b", "probability")
     scores = [score(group) for group in groups]
-    import numpy as np
-
     candidates = [
         Candidates(np.array(group.correctness, dtype=bool), np.zeros(32, dtype=int), np.ones(32, dtype=bool))
         for group in groups

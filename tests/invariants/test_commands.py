@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import graded_rows, write_rows
 
@@ -69,12 +70,51 @@ def test_the_whole_road_on_the_embedded_default(road):
     assert json.loads((out / "implicit_prm.json").read_text())["reference"] == "sandbox"
 
 
-@pytest.mark.parametrize("loss", ["dpo", "nca", "kto"])
+@pytest.mark.parametrize("loss", ["dpo", "nca", "kto", "prefix"])
 def test_one_word_changes_the_loss(loss, road):
     folder, _ = road
     run(folder, "train", f"loss={loss}")
     settings = json.loads((folder / f"outputs/sandbox/{loss}/implicit_prm.json").read_text())
     assert settings["loss"]["name"] == loss
+
+
+def test_step_labels_go_on_with_a_checkpoint(road):
+    """One command: reference and beta are the first stage's, and nothing else has to be said."""
+    folder, _ = road
+    first = json.loads((folder / "outputs/sandbox/ce/implicit_prm.json").read_text())
+    run(folder, "train", "loss=steps", "model.name=outputs/sandbox/ce")
+    second = json.loads((folder / "outputs/sandbox/steps/implicit_prm.json").read_text())
+    assert (second["beta"], second["reference"]) == (first["beta"], first["reference"]) == (2.0, "sandbox")
+    assert second["start"] == str((folder / "outputs/sandbox/ce").resolve())
+    result = run(folder, "train", "loss=steps", "output_dir=outputs/other", check=False)
+    assert "model.name=sandbox is none (it has no implicit_prm.json)" in result.stderr
+
+
+@pytest.mark.parametrize("trained", ["sandbox", "none"])
+def test_a_reference_in_training_and_one_at_inference_are_two_choices(trained, road):
+    """The four combinations of the paper's Table 5. What is not said at inference is as it was in training."""
+    folder, _ = road
+    checkpoint = "outputs/sandbox/ce"
+    if trained == "none":
+        checkpoint = "outputs/sandbox/none"
+        run(folder, "train", "model.reference=none", "model.beta=0.05", f"output_dir={checkpoint}")
+    settings = json.loads((folder / checkpoint / "implicit_prm.json").read_text())
+    assert settings["reference"] == trained
+
+    def scored(name, *overrides):
+        out = f"outputs/{trained}-{name}"
+        candidates = "candidates=outputs/sandbox/ce/eval/candidates.jsonl"
+        run(folder, "eval", f"checkpoint={checkpoint}", f"output_dir={out}", candidates, *overrides)
+        accuracy = json.loads((folder / out / "metrics.json").read_text())["accuracy"]
+        assert ("log-likelihood of reference" in accuracy) == ((trained if name == "default" else name) == "sandbox")
+        return pq.read_table(folder / out / "scores.parquet").to_pylist()
+
+    tables = {name: scored(name, f"reference={name}") for name in ("sandbox", "none")}
+    for with_one, without in zip(tables["sandbox"], tables["none"], strict=True):
+        outcome = sum(with_one["step_rewards"]) + settings["beta"] * with_one["reference_logprob"]
+        assert sum(without["step_rewards"]) == pytest.approx(outcome, abs=1e-3)
+        assert without["reference_logprob"] is None
+    assert scored("default") == tables[trained]
 
 
 def test_candidates_from_a_file_and_any_model_as_the_scorer(road, tiny_folder):
@@ -130,11 +170,15 @@ def test_processbench_on_the_trained_checkpoint(road):
         ("train", ["+loss.pairing=all"], "loss.pairing: unknown option"),
         ("train", ["model.beta=much"], "model.beta='much': expected a number"),
         ("train", ["model.beta=-1"], "needs beta above 0"),
+        ("train", ["model.beta=null"], "model.beta=None: expected a number"),
+        ("train", ["loss=steps", "data.train=good.jsonl"], "model.reference=checkpoint goes on with an implicit PRM"),
+        ("train", ["loss.offset=mean"], "loss.offset=mean: choose one of none, group_mean, prompt_accuracy"),
         ("train", ["data.train=good.jsonl", "model.name=no/where"], "cannot open the model 'no/where'"),
         ("train", ["data.train=good.jsonl", "model.name=untemplated"], "no chat template"),
         ("train", ["trainer.learning_rate=fast"], "trainer.learning_rate='fast': expected a number"),
         ("eval", [], "nothing to score with"),
         ("eval", ["checkpoint=untemplated"], "has no implicit_prm.json"),
+        ("eval", ["checkpoint=c", "vote_scale=0"], "vote_scale is 0.0; it must be above 0"),
         ("eval", ["scores_column=x", "candidates=good.jsonl", "output_dir=o"], "no column x"),
         ("eval", ["checkpoint=nowhere", "candidates=good.jsonl"], "nowhere"),
         ("eval", ["task=processbench"], "nothing to score with"),

@@ -63,13 +63,22 @@ def test_two_processes_train_as_one(loss, tmp_path, tiny_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["dpo", "kto"])
-def test_two_processes_with_sharded_weights_train_as_one(loss, tmp_path, tiny_folder):
+@pytest.mark.parametrize(
+    ("loss", "more"),
+    [
+        ("dpo", []),
+        ("kto", []),
+        ("ce", ["loss.offset=group_mean"]),
+        ("prefix", []),
+        ("steps", ["model.reference=initial", "model.beta=2"]),
+    ],
+)
+def test_two_processes_with_sharded_weights_train_as_one(loss, more, tmp_path, tiny_folder):
     """FSDP2, with so small pieces that the processes differ in how many they need."""
     write_rows(tmp_path / "rows.jsonl", graded_rows(17, 3))
-    _run(tmp_path, [*TRAIN, *_options(tiny_folder, loss, "one", 4)])
+    _run(tmp_path, [*TRAIN, *_options(tiny_folder, loss, "one", 4, *more)])
     script = str(Path(__file__).with_name("fsdp_on_cpu.py"))
-    options = _options(tiny_folder, loss, "two", 2, "max_tokens_per_batch=70")
+    options = _options(tiny_folder, loss, "two", 2, "max_tokens_per_batch=70", *more)
     printed = _run(tmp_path, [script, *options], processes=2, **FSDP)
     assert "sharded modules: 6" in printed  # two models of two layers and a root: the policy in each process
     _equal(tmp_path, "one", "two")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,26 @@ def test_aggregates_by_hand(how, over, expected):
     assert head.aggregate(_scores([0.5, -1.0, 0.25]), how, over) == pytest.approx(expected)
 
 
+def test_means_of_steps_by_hand():
+    """A long step is not low for its length alone; one without a token has reward 0, and mean 0."""
+    scores = replace(_scores([-0.5, -1.0, 0.0]), step_tokens=[1, 4, 0])
+    assert head.step_values(scores, "step_mean") == [-0.5, -0.25, 0.0]
+    assert (head.aggregate(scores, "min"), head.aggregate(scores, "min", "step_mean")) == (-1.0, -0.5)
+    assert head.aggregate(scores, "mean", "step_mean") == pytest.approx(-0.25)
+    halves = replace(_scores([math.log(9)]), step_tokens=[2])
+    assert head.aggregate(halves, "product", "step_mean") == pytest.approx(3 / 4)  # sigmoid(log 3)
+    assert head.aggregate(replace(_scores([]), step_tokens=[]), "min", "step_mean") == -math.inf
+
+
+def test_step_sums_of_several_responses_are_those_of_each():
+    rewards = torch.tensor([[0.5, -0.25, 1.0, 0.125], [1.0, 2.0, 0.0, 0.0]], requires_grad=True)
+    steps = torch.tensor([[0, 0, 2, 2], [0, 1, 0, 0]])
+    summed = head.step_sums(rewards, steps, 3)
+    assert summed.tolist() == [[0.25, 0.0, 1.125], [1.0, 2.0, 0.0]]
+    summed[0, 2].backward()
+    assert rewards.grad.tolist() == [[0.0, 0.0, 1.0, 1.0], [0.0] * 4]
+
+
 def test_a_product_of_probabilities_is_of_the_probabilities():
     assert head.aggregate(_scores([0.5, 0.5], "probability"), "product") == 0.25
 
@@ -101,6 +122,8 @@ def test_a_response_without_steps_cannot_win(how):
 def test_unsound_aggregates_are_refused():
     with pytest.raises(ImplicitPRMError, match="no prefix values"):
         head.aggregate(_scores([0.5], "probability"), "min", "prefix")
+    with pytest.raises(ImplicitPRMError, match="came without token counts"):
+        head.aggregate(_scores([0.5]), "min", "step_mean")
     with pytest.raises(ImplicitPRMError, match="choose one of"):
         head.aggregate(_scores([0.5]), "median")
     with pytest.raises(ImplicitPRMError, match="choose one of"):

@@ -60,8 +60,9 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
         for place, (name, some) in enumerate(groups.items())
     }
     readings: list[str] = [config.over]
-    if isinstance(config.threshold, str) and all(scores_have_prefixes(one) for one in subsets.values()):
-        readings += [name for name in READINGS if name != config.over]  # costs nothing but another threshold
+    if isinstance(config.threshold, str):  # another reading costs nothing but another threshold
+        others = [name for name in READINGS if name != config.over]
+        readings += [name for name in others if all(can_be_read(one, name) for one in subsets.values())]
     rows, f1s, judged = {}, [], []
     for name, one in subsets.items():
         verdicts = {READINGS[over]: judge(config, one, subsets, over) for over in readings} | blind(one)
@@ -119,9 +120,10 @@ def score_subset(
     return Subset(name, groups, scores, np.repeat(counts, sizes, axis=1))
 
 
-def scores_have_prefixes(one: Subset) -> bool:
-    """Are there running sums beside the step values? Probabilities have none."""
-    return all(s.prefix_values is not None for some in one.scores for s in some)
+def can_be_read(one: Subset, over: str) -> bool:
+    """Do the scores hold these step values? Probabilities have no running sums, a column's numbers no token counts."""
+    needed = {"step": "step_rewards", "step_mean": "step_tokens", "prefix": "prefix_values"}[over]
+    return all(getattr(score, needed) is not None for some in one.scores for score in some)
 
 
 def judge(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset], over: str) -> Verdict:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.records import Group, StepScores
+from implicit_prm.reward.head import step_values
 
 BLIND = "best blind guess"
 
@@ -40,7 +41,7 @@ class Subset:
         return [entry for group in self.groups for entry in group.extra[name]]
 
     def values(self, over: str) -> list[list[float]]:
-        """[n] lists of step rewards, or of prefix values; empty for a solution that was not scored."""
+        """[n] lists of step values, as `head.step_values` reads them; empty for a solution that was not scored."""
         return [step_values(one, over) for some in self.scores for one in some]
 
     def windows(self, over: str) -> th.Windows:
@@ -72,7 +73,3 @@ def blind(one: Subset) -> dict[str, Verdict]:
         "no step is wrong": Verdict((~erroneous).astype(float)),
         "the last step is wrong": Verdict((labels == steps - 1).astype(float)),
     }
-
-
-def step_values(one: StepScores, over: str) -> list[float]:
-    return one.step_rewards if over == "step" else one.prefix_values or []

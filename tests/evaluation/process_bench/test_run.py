@@ -294,6 +294,18 @@ def test_another_threshold_or_reading_costs_no_forward_pass(tmp_path, tiny_folde
     _evaluate(tmp_path, {"pb": sandbox_rows}, threshold=-20.0, over="prefix", **options)
 
 
+def test_means_of_steps_are_a_reading_of_their_own(tmp_path, tiny_folder, sandbox_rows):
+    options = {"checkpoint": str(tiny_folder), "reference": "none", "beta": 1.0, "scores_column": None}
+    metrics = _evaluate(tmp_path, {"pb": sandbox_rows}, over="step_mean", **options)
+    assert metrics["values"] == "PRM, step means"
+    assert {"PRM, step scores", "PRM, step means", "PRM, prefix values"} < set(metrics["mean_f1"])
+    lines = [json.loads(line) for line in (tmp_path / "out/pb/predictions.jsonl").read_text().splitlines()]
+    rows = pq.read_table(tmp_path / "out/pb/scores.parquet").to_pylist()
+    for line, row in zip(lines, rows, strict=True):
+        means = [reward / tokens for reward, tokens in zip(row["step_rewards"], row["step_tokens"], strict=True)]
+        assert line["values"] == pytest.approx(means)
+
+
 def test_what_is_too_long_stops_the_run_or_counts_as_wrong(tmp_path, tiny_folder, sandbox_rows):
     rows = [{**sandbox_rows[0], "steps": ["1 + 1 = 2"] * 80, "label": -1}, *sandbox_rows[1:]]
     options = {"checkpoint": str(tiny_folder), "reference": "none", "beta": 1.0, "scores_column": None}
