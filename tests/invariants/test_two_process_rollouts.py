@@ -12,8 +12,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 # accelerate starts one process where it is told --cpu; --multi_gpu is its word for several, with or without GPUs.
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29573"]
-ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "29574"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
 
 
 def _command(tiny_folder, launch, output, *overrides):

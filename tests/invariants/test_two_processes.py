@@ -23,7 +23,7 @@ FSDP = {
 
 
 def _run(folder, command, processes=1, **environment):
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29571"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
     command = [sys.executable, *(launch if processes > 1 else []), *command]
     environment = {**os.environ, **environment}
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, env=environment)
