@@ -124,7 +124,7 @@ def lowest_step_figure(metrics: dict[str, Any]) -> Figure:
         shares = np.array(one["positions"]) * 100
         axes.bar(place + offset, shares, 0.36, color=colour, hatch=hatch, edgecolor="white", label=label)
         even = np.array(one["even"]) * 100
-        label = "if every step were it equally often" if name == "wrong" else ""  # once in the legend
+        label = "if every step were lowest equally often" if name == "wrong" else ""  # once in the legend
         axes.hlines(even, place + offset - 0.2, place + offset + 0.2, color="black", linewidth=1.2, label=label)
     axes.set_xticks([0, 4.5, 9], ["first step", "half way", "last step"])
     axes.set_ylabel("share of responses (%)")

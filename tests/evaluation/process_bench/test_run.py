@@ -11,7 +11,7 @@ from rich.console import Console
 
 from implicit_prm import ImplicitPRM
 from implicit_prm.config import ProcessBenchConfig
-from implicit_prm.evaluation.process_bench import report
+from implicit_prm.evaluation.process_bench import page, report
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.run import FOLDS, evaluate, fold_of_problem
 from implicit_prm.evaluation.statistics import clustered_ratio
@@ -64,6 +64,7 @@ def _evaluate(tmp_path, rows, figure=False, **options):
     with pytest.MonkeyPatch.context() as patch:
         if not figure:  # drawing takes longer than all the rest
             patch.setattr(report, "save_figure", lambda *_: None)
+            patch.setattr(page, "write", lambda *_: None)
         return evaluate(ProcessBenchConfig(subsets=files, **options), lambda *_: None)
 
 
@@ -103,6 +104,7 @@ def test_every_figure_by_hand(tmp_path):
     assert [line["prediction"] for line in lines] == [1, 0, 0, -1, -1, 1, -1]
     assert [line["label"] for line in lines] == [1, 1, 0, 2, -1, -1, -1]
     assert (tmp_path / "out/trade_off.png").stat().st_size > 10_000
+    assert (tmp_path / "out/report.html").stat().st_size > 10_000
     assert pq.read_table(tmp_path / "out/pb/scores.parquet").num_rows == 7
 
 
