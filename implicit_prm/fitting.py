@@ -17,7 +17,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from implicit_prm import backbone, card, checkpoints, publishing, starting
-from implicit_prm.config import ModelConfig, TextConfig, TrainConfig, convert, from_mapping
+from implicit_prm.config import BaselineConfig, ModelConfig, TextConfig, TrainConfig, convert, from_mapping
 from implicit_prm.data import training_set
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import fingerprint
@@ -106,7 +106,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
         callbacks=[JsonLog(str(Path(config.output_dir) / "log.jsonl"))],
     )
     if "wandb" in (arguments.report_to or ()):
-        _wandb_offline_without_a_key(say)
+        wandb_offline_without_a_key(say)
     result = trainer.train(resume_from_checkpoint=resume)
     metrics = dict(result.metrics)
     if dev:
@@ -129,7 +129,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
     return metrics
 
 
-def training_arguments(config: TrainConfig) -> TrainingArguments:
+def training_arguments(config: TrainConfig | BaselineConfig) -> TrainingArguments:
     """`trainer.*` as transformers' TrainingArguments, which name and check most options.
 
     Raises:
@@ -174,7 +174,7 @@ def step_line(arguments: TrainingArguments, processes: int, responses: float) ->
     )
 
 
-def _wandb_offline_without_a_key(say: Callable[[str], None]) -> None:
+def wandb_offline_without_a_key(say: Callable[[str], None]) -> None:
     """wandb asks for a login where there is no key, which an unattended run cannot answer."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:

@@ -285,18 +285,18 @@ def reference_model(policy: Any, reference: PreTrainedModel | None) -> Iterator[
         yield policy
 
 
-def settings_file(name: str, revision: str | None, token: str | None) -> Path | None:
-    """implicit_prm.json of a folder or a hub repository, None where there is none.
+def settings_file(name: str, revision: str | None, token: str | None, file: str = SETTINGS_FILE) -> Path | None:
+    """implicit_prm.json (or another file) of a folder or a hub repository, None where there is none.
 
     Raises ImplicitPRMError for what looks like a path and is not there.
     """
     folder = Path(backbone.locate(name))
     if folder.is_dir():
-        return folder / SETTINGS_FILE if (folder / SETTINGS_FILE).exists() else None
+        return folder / file if (folder / file).exists() else None
     if folder.is_absolute() or name.count("/") != 1 or name.startswith("."):
         raise ImplicitPRMError(f"checkpoint {name}: no such folder")
     try:
-        return Path(hf_hub_download(name, SETTINGS_FILE, revision=revision, token=token))
+        return Path(hf_hub_download(name, file, revision=revision, token=token))
     except (HfHubHTTPError, OSError, ValueError):  # no such file or repository, or no network: opening it will tell
         return None
 

@@ -7,7 +7,7 @@ from implicit_prm.config import PolicyConfig, SamplingConfig, TextConfig
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.processes import Processes
 from implicit_prm.records import Problem
-from implicit_prm.sampling import TransformersSampler, sample
+from implicit_prm.sampling import Prefix, TransformersSampler, complete, sample
 
 SHORT = Problem("short", "Modulo 50, left to right: 1 + 2", "3")
 LONG = Problem("long", "Modulo 50, left to right: 1 + 2 * 3 + 4 * 5", "15")
@@ -53,3 +53,45 @@ def test_a_prompt_that_leaves_no_room_is_refused_and_the_others_are_sampled(tiny
     assert "more than the 256 tokens of the model's context" in second.refused
     alone = list(sampler.sample([too_long], set(), Processes()))
     assert [samples.refused for samples in alone] == [second.refused]
+
+
+def _prefixes(encoder, problem, texts, seed=0):
+    prompt = encoder.prompt_ids(problem.text)
+    return [Prefix(prompt, encoder.response(text, finished=False).ids, seed + n) for n, text in enumerate(texts)]
+
+
+def test_a_response_that_is_begun_is_gone_on_with(tokenizer):
+    """The whole response comes back, prefix first, and what is drawn for it does not depend on the batch."""
+    model, encoder = tiny_model(tokenizer), Encoder(tokenizer, TextConfig())
+    options = SamplingConfig(n=3, max_new_tokens=8)
+    prefixes = _prefixes(encoder, SHORT, ["1 + 2", ""]) + _prefixes(encoder, LONG, ["1 + 2 = 3\n3"], seed=7)
+    together = complete(model, encoder, prefixes, options)
+    for begun, one in zip(["1 + 2", "", "1 + 2 = 3\n3"], together, strict=True):
+        assert len(one.texts) == 3
+        assert all(text.startswith(begun) for text in one.texts)
+        assert 3 <= one.tokens <= 24
+    assert together == [complete(model, encoder, [one], options)[0] for one in prefixes]
+    assert together[::-1] == complete(model, encoder, prefixes[::-1], options)
+    assert len(set(together[0].texts)) > 1
+
+
+def test_completions_come_from_the_models_own_distribution(tokenizer):
+    """Not from its generation defaults: of 4,000 tokens, shares are within five standard errors of probabilities."""
+    model, encoder = tiny_model(tokenizer), Encoder(tokenizer, TextConfig())
+    model.generation_config.top_k = 1
+    model.generation_config.repetition_penalty = 5.0
+    (prefix,) = _prefixes(encoder, SHORT, ["1 + 2 = "])
+    logits = model(torch.tensor([[*prefix.prompt_ids, *prefix.ids]])).logits[0, -1].double()
+    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.6)):
+        options = SamplingConfig(n=4000, max_new_tokens=1, temperature=temperature, top_p=top_p)
+        (found,) = complete(model, encoder, [prefix], options)
+        expected = (logits / temperature).softmax(-1)
+        order = expected.argsort(descending=True)
+        outside = expected[order].cumsum(-1) - expected[order] >= top_p  # what is ahead of it is the share already
+        expected[order[outside]] = 0
+        expected /= expected.sum()
+        visible = [n for n in range(len(tokenizer)) if n not in tokenizer.all_special_ids]
+        texts = [tokenizer.decode([*prefix.ids, n]) for n in visible]
+        shares = torch.tensor([found.texts.count(text) / 4000 for text in texts]).double()
+        errors = (expected[visible] * (1 - expected[visible]) / 4000).sqrt()
+        assert ((shares - expected[visible]).abs() <= 5 * errors + 1e-12).all()

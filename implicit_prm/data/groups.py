@@ -152,10 +152,12 @@ def _balanced_places(entries: list[tuple[Any, bool]], rng: random.Random) -> lis
     return [place for side in sides for place in rng.sample(side, size)]
 
 
-def fingerprint(groups: Sequence[Group]) -> str:
-    """Content hash of what training reads: prompts, responses, labels, and which were cut off."""
+def fingerprint(groups: Sequence[Group], step_labels: bool = False) -> str:
+    """Content hash of what training reads: prompts, responses, labels, which were cut off; step labels if it does."""
     digest = hashlib.sha256()
     for group in groups:
-        read = [group.prompt, group.completions, group.correctness, group.finished]
+        read: list[Any] = [group.prompt, group.completions, group.correctness, group.finished]
+        if step_labels:
+            read.append(group.step_labels)
         digest.update(json.dumps(read).encode())
     return digest.hexdigest()[:16]

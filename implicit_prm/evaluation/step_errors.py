@@ -9,28 +9,33 @@ from typing import Any
 import numpy as np
 
 from implicit_prm.evaluation.statistics import clustered_auroc, clustered_ratio
-from implicit_prm.records import Group, ImplicitPRMError, StepScores
+from implicit_prm.records import ESTIMATED, Group, ImplicitPRMError, StepScores
 
 
 def step_metrics(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]], seed: int = 0) -> dict[str, Any]:
     """AUROC of step rewards for first-wrong against right steps, and how often the lowest step is the first wrong one.
 
     Right steps are those before the first wrong one (all of them in a response without any); what follows a wrong step
-    is neither, as in ProcessBench (arXiv 2412.06559). Intervals resample problems. Empty where no step is labelled.
+    is neither, as in ProcessBench (arXiv 2412.06559). Intervals resample problems. Empty where no step is labelled, or
+    labels are estimates (`records.ESTIMATED`): agreement with a guess is no measure.
 
     Raises:
-        ImplicitPRMError: a response whose number of step labels is not its number of scored steps.
+        ImplicitPRMError: a response whose number of step labels is not its number of scored steps, or with a label that
+            is neither true nor false.
     """
     right: list[list[float]] = []
     wrong: list[list[float]] = []
     found, faulty = [], []
     for group, scored in zip(groups, scores, strict=True):
-        if group.step_labels is None:
+        if group.step_labels is None or group.step_label_source in ESTIMATED:
             continue
         kept: list[float] = []
         first: list[float] = []
         hits = 0
-        for place, (labels, one) in enumerate(zip(group.step_labels, scored, strict=True)):
+        for place, (told, one) in enumerate(zip(group.step_labels, scored, strict=True)):
+            if told is None:
+                continue
+            labels = _verdicts(told, f"problem {group.id}, response {place}")
             if len(labels) != len(one.step_rewards):
                 raise ImplicitPRMError(
                     f"problem {group.id}, response {place}: {len(labels)} step labels but "
@@ -54,3 +59,14 @@ def step_metrics(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]
         "right_steps": sum(map(len, right)),
         "first_wrong_steps": sum(faulty),
     }
+
+
+def _verdicts(labels: Sequence[float | None], where: str) -> list[bool]:
+    """The labels as true and false, which they must be to measure with."""
+    for label in labels:
+        if label not in (0, 1):
+            raise ImplicitPRMError(
+                f"{where}: the step label {label!r} is neither true nor false, so nothing can be measured with it; "
+                f"leave step_labels out, or name its source in step_label_source ({', '.join(sorted(ESTIMATED))})"
+            )
+    return [bool(label) for label in labels]

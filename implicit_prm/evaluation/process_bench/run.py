@@ -51,6 +51,11 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
     folder, main, say = Path(config.folder), is_first(), spoken_once(say)
     groups = {name: load_subset(config, source) for name, source in config.sources.items()}
     scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
+    if not scorer.by_step:
+        raise ImplicitPRMError(
+            f"task=processbench: {config.checkpoint} is an outcome reward model, whose one score says nothing of "
+            "single steps; take one of kind value_head or next_token"
+        )
     for name, some in groups.items():
         say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
         if scorer.prm is not None and config.too_long == "error":
