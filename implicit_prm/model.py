@@ -205,8 +205,14 @@ class ImplicitPRM:
         scores = self.score(problem, responses, **options)
         return sorted(scores, key=lambda one: head.aggregate(one, aggregate, over), reverse=True)
 
-    def lengths(self, problem: Prompt, responses: Sequence[str], finished: Sequence[bool]) -> list[int]:
-        """Tokens of every response with the prompt."""
+    def lengths(
+        self,
+        problem: Prompt,
+        responses: Sequence[str],
+        finished: Sequence[bool],
+        given_steps: Sequence[list[str]] | None = None,
+    ) -> list[int]:
+        """Tokens of every response with the prompt. `given_steps`, as for `score`, adds none."""
         prompt = len(self.encoder.prompt_ids(problem))
         return [prompt + self.encoder.length(text, done) for text, done in zip(responses, finished, strict=True)]
 

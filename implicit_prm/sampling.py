@@ -192,4 +192,4 @@ def _row(ids: list[int], ends: set[int]) -> _Row:
 
 
 def _text(encoder: Encoder, ids: list[int]) -> str:
-    return encoder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(encoder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -58,7 +58,13 @@ class ScoringModel(Protocol):
         """One `StepScores` per response, in the order given."""
         ...
 
-    def lengths(self, problem: Prompt, responses: Sequence[str], finished: Sequence[bool]) -> list[int]:
+    def lengths(
+        self,
+        problem: Prompt,
+        responses: Sequence[str],
+        finished: Sequence[bool],
+        given_steps: Sequence[list[str]] | None = None,
+    ) -> list[int]:
         """Tokens of every response with the prompt."""
         ...
 
@@ -74,7 +80,7 @@ def model_scorer(prm: ScoringModel, max_tokens: int | None = None, too_long: str
         given = group.steps if prm.encoder.text.steps == "given" else None
         fits = list(range(len(group)))
         if too_long == "lowest" and prm.limit_tokens is not None:
-            lengths = prm.lengths(group.prompt, group.completions, group.finished)
+            lengths = prm.lengths(group.prompt, group.completions, group.finished, given)
             fits = [place for place in fits if lengths[place] <= prm.limit_tokens]
         try:
             scored = prm.score(
@@ -95,7 +101,8 @@ def model_scorer(prm: ScoringModel, max_tokens: int | None = None, too_long: str
 def check_lengths(groups: Sequence[Group], prm: ScoringModel) -> None:
     """Refuse the first response over the context before anything is scored, not hours later."""
     for group in track(groups, "checking lengths"):
-        for place, length in enumerate(prm.lengths(group.prompt, group.completions, group.finished)):
+        given = group.steps if prm.encoder.text.steps == "given" else None
+        for place, length in enumerate(prm.lengths(group.prompt, group.completions, group.finished, given)):
             try:
                 prm.check_length(length, place)
             except ImplicitPRMError as error:

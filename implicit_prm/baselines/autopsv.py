@@ -51,9 +51,10 @@ class AutoPSV:
         score = model_scorer(self._verifier, self._config.max_tokens_per_batch)
         for group in waiting:
             confidences = [one.step_rewards for one in score(group)]
-            lengths = self._verifier.lengths(group.prompt, group.completions, group.finished)
-            prompt = len(self._verifier.encoder.prompt_ids(group.prompt))
-            tokens = TokenCounts(len(group), len(group), prompt * len(group), sum(lengths) - prompt * len(group))
+            given = group.steps if self._verifier.encoder.text.steps == "given" else None
+            lengths = self._verifier.lengths(group.prompt, group.completions, group.finished, given)
+            prompts = len(self._verifier.encoder.prompt_ids(group.prompt)) * len(group)
+            tokens = TokenCounts(len(group), len(group), prompts, sum(lengths) - prompts)
             labels = labels_of(confidences, self._config.threshold)
             yield Labelled(group, labels, tokens, {"step_confidences": confidences})
 

@@ -86,7 +86,7 @@ class Layout:
         Raises:
             ImplicitPRMError: a response that cannot be split, is empty and cut off, or has not one label for each step.
         """
-        responses = []
+        responses: list[ResponseIds] = []
         for place, text in enumerate(group.completions):
             try:
                 given = group.steps[place] if group.steps is not None and self.encoder.text.steps == "given" else None
@@ -160,4 +160,4 @@ def _single(encoder: Encoder, text: str) -> list[str]:
     """The entry of the vocabulary that is this text alone; none where it takes several, or is unknown."""
     ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
     known = len(ids) == 1 and ids[0] != encoder.tokenizer.unk_token_id and encoder.tokenizer.decode(ids) == text
-    return [encoder.tokenizer.convert_ids_to_tokens(ids[0])] if known else []
+    return [str(encoder.tokenizer.convert_ids_to_tokens(ids[0]))] if known else []

@@ -76,23 +76,23 @@ class MathShepherd:
         waiting: dict[tuple[int, bytes], _Open] = {}
         for place, group in enumerate(block):
             prompt_ids = self._encoder.prompt_ids(group.prompt)
-            for key, ids, ahead in (cut for response in range(len(group)) for cut in self._cut(group, response)):
-                named = f"{self._config.sampling.seed}\0{group.id}\0".encode() + key
-                seed = int.from_bytes(hashlib.sha256(named).digest(), "big")
-                waiting.setdefault((place, key), _Open(Prefix(prompt_ids, ids, seed), ahead))
+            for response in range(len(group)):
+                for key, ids, ahead in self._cut(group, response):
+                    named = f"{self._config.sampling.seed}\0{group.id}\0".encode() + key
+                    seed = int.from_bytes(hashlib.sha256(named).digest(), "big")
+                    waiting.setdefault((place, key), _Open(Prefix(prompt_ids, ids, seed), ahead))
         # Rows of a batch go on until the last has ended, so those that have as far to go are together.
-        order = sorted(waiting, key=lambda key: (waiting[key].ahead, len(waiting[key].prefix.ids)))
+        order = sorted(waiting, key=lambda name: (waiting[name].ahead, len(waiting[name].prefix.ids)))
         size = self._config.sampling.problems_per_batch
         found = {}
         for batch in (order[start : start + size] for start in range(0, len(order), size)):
-            prefixes = [waiting[key].prefix for key in batch]
-            for key, prefix, one in zip(
-                batch, prefixes, complete(model, self._encoder, prefixes, self._config.sampling), strict=True
-            ):
-                answer = str(block[key[0]].answer)
+            prefixes = [waiting[name].prefix for name in batch]
+            completed = complete(model, self._encoder, prefixes, self._config.sampling)
+            for name, prefix, one in zip(batch, prefixes, completed, strict=True):
+                answer = str(block[name[0]].answer)
                 correct = sum(grader.grade(text, answer).correct for text in one.texts)
                 begun = len(prefix.prompt_ids) + len(prefix.ids)
-                found[key] = _Completed(correct, TokenCounts(1, len(one.texts), begun, one.tokens))
+                found[name] = _Completed(correct, TokenCounts(1, len(one.texts), begun, one.tokens))
         return found
 
     def _labelled(self, group: Group, place: int, completed: dict[tuple[int, bytes], _Completed]) -> Labelled:

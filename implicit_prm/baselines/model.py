@@ -136,13 +136,20 @@ class RewardModel:
             for place, text in enumerate(responses)
         ]
 
-    def lengths(self, problem: Prompt, responses: Sequence[str], finished: Sequence[bool]) -> list[int]:
-        """Tokens of every response with the prompt, separators included."""
+    def lengths(
+        self,
+        problem: Prompt,
+        responses: Sequence[str],
+        finished: Sequence[bool],
+        given_steps: Sequence[list[str]] | None = None,
+    ) -> list[int]:
+        """Tokens of every response with the prompt, separators included; `given_steps` as for `score`."""
         prompt = len(self.encoder.prompt_ids(problem))
+        given: Sequence[list[str] | None] = given_steps or [None] * len(responses)
+        texts = zip(responses, finished, given, strict=True)
         if self.settings.tokens is None:
-            return [prompt + self.encoder.length(text, done) for text, done in zip(responses, finished, strict=True)]
-        laid_out = [self.layout.response(text, done) for text, done in zip(responses, finished, strict=True)]
-        return [prompt + len(one.ids) for one in laid_out]
+            return [prompt + self.encoder.length(text, done) for text, done, _ in texts]
+        return [prompt + len(self.layout.response(*one).ids) for one in texts]
 
     def check_length(self, length: int, place: int) -> None:
         """Refuse a response over the limit. `length` is in tokens, prompt included."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from rich.progress import track
 
@@ -13,7 +14,7 @@ from implicit_prm.config import DataConfig, LossConfig
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import balance, is_mixed, load_groups, take_responses
 from implicit_prm.data.report import Report
-from implicit_prm.data.tokens import EncodedGroup, Encoder
+from implicit_prm.data.tokens import EncodedGroup
 from implicit_prm.records import Group, ImplicitPRMError
 
 
@@ -25,6 +26,14 @@ class GradedSet:
     split: str
     groups: list[Group]
     report: Report
+
+
+class GroupEncoder(Protocol):
+    """An `Encoder`, or what lays its tokens out otherwise."""
+
+    def group(self, group: Group) -> EncodedGroup:
+        """A graded group's token ids."""
+        ...
 
 
 def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, GradedSet | None]:
@@ -70,7 +79,7 @@ def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, Grad
 
 def encode(
     graded: GradedSet,
-    encoder: Encoder,
+    encoder: GroupEncoder,
     limit: int | None,
     too_long: str,
     needs_pairs: bool = False,

@@ -32,6 +32,7 @@ def _rows(path):
 
 def test_the_last_label_is_the_outcome_and_the_others_are_shares_of_m(config):
     rows = _rows(labelling.label(config, quiet))
+    before, at = [], []  # right completions before, and at, the first wrong step
     for row, original in zip(rows, graded_rows(7, 3), strict=True):
         assert (row["step_label_source"], row["completions_per_step"]) == ("math_shepherd", 4)
         for counts, labels, text, correct in zip(
@@ -41,10 +42,11 @@ def test_the_last_label_is_the_outcome_and_the_others_are_shares_of_m(config):
             assert all(0 <= count <= 4 for count in counts)
             assert labels == [count / 4 for count in counts]
             assert counts[-1] == (4 if correct else 0)
-        # After a wrong result everything that follows from it is wrong: hardly a completion can be right.
         for truth, counts in zip(original["step_labels"], row["step_counts"], strict=True):
             if False in truth[:-1]:
-                assert sum(counts[truth.index(False) : -1]) <= 1
+                before += counts[: truth.index(False)]
+                at.append(counts[truth.index(False)])
+    assert sum(at) / len(at) < 0.4 < 0.8 < sum(before) / len(before)
 
 
 def test_every_different_prefix_is_completed_once_and_graded(config, monkeypatch):

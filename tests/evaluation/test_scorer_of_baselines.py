@@ -34,7 +34,11 @@ def test_best_of_n_by_any_kind(run, tmp_path):
     """Step measures where there are scores of steps; of an outcome score, every aggregate is the score."""
     kind, folder = run
     metrics = best_of_n.evaluate(_config(folder, output_dir=str(tmp_path)), quiet)
-    assert metrics["accuracy"]["PRM, min of steps"]["4"]["value"] >= metrics["accuracy"]["random pick"]["4"]["value"]
+    assert (
+        0
+        < metrics["accuracy"]["PRM, min of steps"]["4"]["value"]
+        <= metrics["accuracy"]["oracle (pass@N)"]["4"]["value"]
+    )
     assert "log-likelihood of reference" not in metrics["accuracy"]
     assert metrics["votes"]["weight"] == "score"
     assert (metrics["steps"] == {}) == (kind == "orm")

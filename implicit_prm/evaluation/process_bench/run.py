@@ -110,7 +110,8 @@ def score_subset(
     """Scores of a subset, kept in `folder`, and the resamples that all of its intervals use."""
     scores = scorer.score_all(groups, folder, scorer.key(groups))
     for group, some in zip(groups, scores, strict=True):
-        for place, (labels, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
+        for place, (told, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
+            labels = told or []
             if len(one.step_rewards) not in (0, len(labels)) or (scorer.prm is None and not one.step_rewards):
                 raise ImplicitPRMError(
                     f"{name}, solution {group.extra['ids'][place]}: {len(labels)} steps but {len(one.step_rewards)} "
