@@ -313,7 +313,7 @@ def token_budget(device: torch.device, separable: bool = False) -> int:
     """Tokens in one forward pass where nobody said: what keeps a GPU busy, or stays in a CPU's caches.
 
     separable: training with a loss that is a sum over responses. Smaller pieces then cost nothing, and they take half
-    of the memory; with other losses, a group that is cut is run twice.
+    of the memory; with other losses, all but the first piece of a group are run twice.
     """
     if device.type != "cpu":
         return 16_384

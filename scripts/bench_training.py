@@ -97,7 +97,10 @@ def variants(
     def own(how: ours.Ablation, checkpointing: bool = False) -> Variant:
         forward = shared if how.shared else decoder.unpadded([(len(p), len(r)) for p, r in rows])
         cost = forward.with_backward() + decoder.heads(ours.recomputed_tokens(models, work, LOSSES[loss]))
-        if checkpointing or ours.runs_twice(models, work, LOSSES[loss]):
+        for prompt, responses in ours.repeated(models, work, LOSSES[loss]):
+            alone = [(prompt, response) for response in responses]
+            cost += decoder.behind(prompt, responses) if how.shared else decoder.unpadded(alone)
+        if checkpointing:
             cost += forward
         step = ours.train(models, tokenizer, work, LOSSES[loss], folder, how)
         step = _checkpointed(models, step) if checkpointing else step

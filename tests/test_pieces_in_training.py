@@ -83,6 +83,21 @@ def test_pieces_and_rows_give_the_gradient_of_one_pass(loss, dataset, tokenizer,
         assert (its_gradient - gradient).norm() < 1e-4 * gradient.norm()
 
 
+def test_all_pieces_but_the_first_of_a_group_run_twice(dataset, tokenizer, tmp_path, monkeypatch):
+    forward, runs = ImplicitPRMTrainer._piece_rewards, []
+
+    def observed(trainer, prompt, rows, piece):
+        runs.append((torch.is_grad_enabled(), max(len(rows.ids[place]) for place in piece)))
+        return forward(trainer, prompt, rows, piece)
+
+    monkeypatch.setattr(ImplicitPRMTrainer, "_piece_rewards", observed)
+    built = dataset(DPOConfig())
+    _step(built, tokenizer, tmp_path, DPOConfig(), max_tokens=1)  # a piece is a response
+    groups = [sorted(len(ids) for ids in built[place].rows.ids) for place in range(len(built))]
+    assert sorted(length for grad, length in runs if grad) == sorted(n for lengths in groups for n in lengths)
+    assert sorted(length for grad, length in runs if not grad) == sorted(n for lengths in groups for n in lengths[:-1])
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=_name)
 def test_the_dev_loss_is_that_of_training(loss, dataset, tokenizer, tmp_path):
     """Evaluation and a training step agree on what the same policy's groups are worth, per unit."""

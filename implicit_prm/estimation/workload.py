@@ -83,7 +83,7 @@ class Workload:
         responses: of a prompt.
         trained: what passes forward and backward.
         repeated: what passes the policy without gradient too: for a group in several pieces whose loss looks at all of
-            it, and for KTO's baseline.
+            it, all but the first piece, and for KTO's baseline.
         asked: what the reference reads, once in a run.
         typical, longest: the middle and the largest of the prompts' largest pieces.
     """
@@ -125,8 +125,8 @@ class Way:
     def repeated(self, one: Lengths) -> Tokens:
         """What passes the policy without gradient before, or beside, the pass that has one."""
         total = Tokens()
-        if len(self.pieces(one)) > 1 and not self.loss.by_response:
-            total += sum((piece.tokens for piece in self.pieces(one)), Tokens())
+        if not self.loss.by_response:
+            total += sum((piece.tokens for piece in self.pieces(one)[1:]), Tokens())
         if self.loss.name == "kto":
             total += one.pass_through(self.max_tokens, self.shared)
         return total

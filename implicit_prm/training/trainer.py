@@ -199,21 +199,25 @@ class ImplicitPRMTrainer(Trainer):
 
         A loss that is a sum over responses has its gradient taken piece by piece. One that looks at a whole group has,
         if the group does not fit in one piece, its derivative by each reward computed first; then each response's
-        gradient is that of its reward, times the derivative. Both are exact.
+        gradient is that of its reward, times the derivative. Both are exact. All pieces but one are then run twice: the
+        first, which is the largest, is run last without being let go.
         """
         if not len(group.rows) and not isinstance(model, FSDPModule):
             return torch.zeros((), device=self.args.device)
         prompt, cut = self._open(model, group.prompt_ids, group.rows)
         labels = torch.tensor(group.labels, dtype=torch.bool)
         rewards, nats = torch.zeros(len(group.rows)), torch.zeros(len(group.rows))
-        value, derivative = torch.zeros(()), None
+        value, derivative, held = torch.zeros(()), None, None
         if len(cut) > 1 and not self.loss.by_response:
             with torch.no_grad():
-                for piece in cut:
+                for piece in cut[1:]:
                     rewards[piece] = self._piece_rewards(prompt, group.rows, piece)[0].sum(-1).cpu()
+            held = self._piece_rewards(prompt, group.rows, cut[0])
+            rewards[cut[0]] = held[0].detach().sum(-1).cpu()
             value, derivative = self._derivative(rewards, group)
         for piece in cut:
-            token_rewards, log_ratio = self._piece_rewards(prompt, group.rows, piece)
+            token_rewards, log_ratio = held or self._piece_rewards(prompt, group.rows, piece)
+            held = None
             outcome = head.outcome_rewards(token_rewards)
             if derivative is not None:
                 total = (outcome * derivative[piece].to(outcome.device)).sum()

@@ -81,8 +81,12 @@ class Decoder:
 
     def shared(self, prompt: int, responses: Sequence[int]) -> Cost:
         """The least work: the prompt once, every response against it, the head at response tokens only."""
-        body = self.rows([prompt], 0)
+        return self.rows([prompt], 0) + self.behind(prompt, responses)
+
+    def behind(self, prompt: int, responses: Sequence[int]) -> Cost:
+        """The responses' part of it: their tokens, which read the prompt's keys and values."""
+        total = Cost()
         for response in responses:
             attention = 4 * self.attention * prompt * response + 2 * self.attention * response * response
-            body += Cost(2 * (self.weights + self.head) * response + attention, response)
-        return body
+            total += Cost(2 * (self.weights + self.head) * response + attention, response)
+        return total

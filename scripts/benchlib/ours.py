@@ -90,9 +90,13 @@ def recomputed_tokens(models: Models, work: Work, loss: LossConfig) -> int:
     return sum(max(0, sum(piece) - chunk) for cut in _cut(models, work, loss) for piece in cut)
 
 
-def runs_twice(models: Models, work: Work, loss: LossConfig) -> bool:
-    """Does the loss look at whole groups, of which some do not fit in one piece?"""
-    return not loss.by_response and any(len(cut) > 1 for cut in _cut(models, work, loss))
+def repeated(models: Models, work: Work, loss: LossConfig) -> list[tuple[int, list[int]]]:
+    """Of every group, the tokens of its prompt and of the responses that run forward twice: those behind the first
+    piece, where the loss looks at whole groups."""
+    if loss.by_response:
+        return []
+    cut = zip(work.lengths, _cut(models, work, loss), strict=True)
+    return [(prompt, [length for piece in rest for length in piece]) for (prompt, _), (_, *rest) in cut]
 
 
 def _cut(models: Models, work: Work, loss: LossConfig) -> list[list[list[int]]]:

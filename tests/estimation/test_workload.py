@@ -32,13 +32,13 @@ def test_pieces_hold_similar_lengths():
     assert CUT.largest(GROUP) == cut[0]
 
 
-def test_only_a_loss_that_looks_at_whole_groups_runs_pieces_twice():
+def test_only_a_loss_that_looks_at_whole_groups_runs_pieces_twice_and_not_the_first():
     assert WHOLE.repeated(GROUP) == Tokens()
     assert replace(CUT, max_tokens=1000).repeated(GROUP) == Tokens()
     assert replace(CUT, loss=CEConfig()).repeated(GROUP) == Tokens()
-    assert CUT.repeated(GROUP).padded == 100 + 80 + 20  # the prompt's graph serves both
+    assert CUT.repeated(GROUP).padded == 80 + 20  # the first of 100 stays; the prompt's graph serves both
     assert replace(CUT, loss=KTOConfig()).repeated(GROUP) == GROUP.pass_through(90, shared=True)
-    assert replace(CUT, checkpointing=True, max_tokens=120).repeated(GROUP).padded == 2 * 41 + 2 * 51 - 51 + 111
+    assert replace(CUT, checkpointing=True, max_tokens=120).repeated(GROUP).padded == 2 * 41 + 2 * 51 - 51
 
 
 def test_under_deepspeed_a_group_is_one_piece_of_plain_rows():
