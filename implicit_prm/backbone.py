@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -30,6 +32,8 @@ from implicit_prm.loading import clear_load_errors
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward.logprobs import LogitTransform, token_logprobs
 from implicit_prm.sandbox import POLICY_PATH
+
+Head = Literal["causal_lm", "value", "new_value"]
 
 
 def locate(name: str) -> str:
@@ -92,12 +96,16 @@ def check_embeds(model: Any, encoder: Encoder) -> None:
         )
 
 
-def open_model(config: PolicyConfig, token: str | None = None, quantization: str | None = None) -> PreTrainedModel:
+def open_model(
+    config: PolicyConfig, token: str | None = None, quantization: str | None = None, head: Head = "causal_lm"
+) -> PreTrainedModel:
     """A causal LM by hub id or local path, in evaluation mode; a LoRA adapter is merged into its base in memory.
 
     Args:
         quantization: `4bit` for linear layers rounded by bitsandbytes, for QLoRA; `config.dtype` is then what they
             compute in.
+        head: `causal_lm`, or `value` for one number per token in the place of a vocabulary's logits (transformers'
+            token classification with one label); `new_value` makes that head where the model has none.
 
     Raises:
         ImplicitPRMError: it cannot be found or read, lacks weights, or is an encoder-decoder.
@@ -107,6 +115,8 @@ def open_model(config: PolicyConfig, token: str | None = None, quantization: str
     options["trust_remote_code"] = config.trust_remote_code
     adapter = adapters.find(name, config.revision, token)
     if adapter is not None:
+        if head != "causal_lm":
+            raise ImplicitPRMError(f"{config.name} is an adapter; a value head takes a plain model, so merge it first")
         if quantization is not None:
             raise ImplicitPRMError(f"{config.name} is an adapter, which cannot be merged and rounded to {quantization}")
         return adapters.merge(adapters.put_on(open_base(config, adapter, token), adapter, token))
@@ -117,7 +127,10 @@ def open_model(config: PolicyConfig, token: str | None = None, quantization: str
             raise ImplicitPRMError(
                 f"{config.name} is an encoder-decoder; an implicit PRM needs a causal language model"
             )
-        opened: Any = AutoModelForCausalLM.from_pretrained(
+        kind: Any = AutoModelForCausalLM
+        if head != "causal_lm":
+            kind, options["num_labels"] = AutoModelForTokenClassification, 1
+        opened: Any = kind.from_pretrained(
             name,
             dtype=config.dtype,
             attn_implementation=config.attn_implementation,
@@ -125,10 +138,13 @@ def open_model(config: PolicyConfig, token: str | None = None, quantization: str
             **options,
         )
     model, report = opened
-    if report["missing_keys"]:
+    missing = report["missing_keys"]
+    if head == "new_value":
+        missing = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
+    if missing:
         raise ImplicitPRMError(
-            f"cannot open the model {config.name!r}: its files have no weights for {min(report['missing_keys'])} "
-            f"({len(report['missing_keys'])} are missing), which would be random; is it another kind of model?"
+            f"cannot open the model {config.name!r}: its files have no weights for {min(missing)} "
+            f"({len(missing)} are missing), which would be random; is it another kind of model?"
         )
     return model.eval()
 
@@ -223,18 +239,59 @@ def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
 def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = None, **inputs: Any) -> tuple[Tensor, Any]:
     """log p(target | what is before it) at the wanted positions, without the logits of any other.
 
+    Args:
+        wanted: [B, T] bool, positions whose hidden state predicts a target. None wanted runs the body alone.
+        targets: [N] int64, the N predicted tokens, row by row.
+        model, core, inputs: as for `project_states`.
+
+    Returns:
+        [N] float32 in nats, and the model's output, whose logits are a stand-in of width 1.
+    """
+
+    def project(states: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
+        return token_logprobs(states, weight, targets, bias, transform)
+
+    return project_states(model, wanted, project, core, **inputs)
+
+
+def logit_differences(
+    model: Any, wanted: Any, tokens: tuple[int, int], core: Any = None, **inputs: Any
+) -> tuple[Tensor, Any]:
+    """The first token's logit less the second's at the wanted positions: of the two alone, the first has its sigmoid.
+
+    Returns:
+        [N] float32, and the model's output, whose logits are a stand-in of width 1.
+    """
+
+    def project(states: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
+        places = list(tokens)
+        logits = transform(F.linear(states, weight[places], None if bias is None else bias[places]).float())
+        return logits[:, 0] - logits[:, 1]
+
+    return project_states(model, wanted, project, core, **inputs)
+
+
+def project_states(
+    model: Any,
+    wanted: Any,
+    project: Callable[[Tensor, Tensor, Tensor | None, LogitTransform], Tensor],
+    core: Any = None,
+    **inputs: Any,
+) -> tuple[Tensor, Any]:
+    """What `project` makes of the hidden states at the wanted positions, and of the output head's weight and bias.
+
     The model's own forward runs, so that wrappers (FSDP, autocast) do their work, but its output head is swapped for
-    one that projects only wanted positions, a chunk at a time.
+    one that reads only wanted positions.
 
     Args:
         model: the model to call, perhaps wrapped.
-        wanted: [B, T] bool, positions whose hidden state predicts a target. None wanted runs the body alone.
-        targets: [N] int64, the N predicted tokens, row by row.
+        wanted: what a [B, T, width] tensor is indexed with: a [B, T] mask, or N rows and N columns.
+        project: takes [N, width] states, the head's weight and bias, and what the model does to its logits.
         core: the model inside the wrapper, where `model` is one.
         inputs: what the model's forward takes.
 
     Returns:
-        [N] float32 in nats, and the model's output, whose logits are a stand-in of width 1.
+        What `project` returns, and the model's output, whose logits are a stand-in of width 1.
 
     Raises:
         ImplicitPRMError: the output head is not one plain linear layer (a LoRA on it, say), or was not used.
@@ -254,7 +311,7 @@ def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = Non
         if torch.is_autocast_enabled(states.device.type):
             dtype = torch.get_autocast_dtype(states.device.type)
             states, weight = states.to(dtype), weight.to(dtype)
-        captured.append(token_logprobs(states.to(weight.dtype), weight, targets, head.bias, _transform(base)))
+        captured.append(project(states.to(weight.dtype), weight, head.bias, _transform(base)))
         return hidden[..., :1]
 
     head.forward = read
@@ -267,7 +324,7 @@ def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = Non
             f"{type(base).__name__} does not call its output head; this architecture is not supported"
         )
     # The stand-in takes part with weight zero: FSDP gathers a module's weights for the backward pass when a gradient
-    # reaches the module's output, and the log-probabilities left it by the side door.
+    # reaches the module's output, and what was projected left it by the side door.
     return captured[0] + 0.0 * output.logits.sum(), output
 
 

@@ -7,13 +7,14 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
-from implicit_prm.config import TrainConfig
+from implicit_prm.config import BaselineConfig, TrainConfig
 from implicit_prm.loading import damage
 from implicit_prm.records import ImplicitPRMError
-from implicit_prm.settings import SETTINGS_FILE, Settings
+from implicit_prm.settings import BASELINE_FILE, SETTINGS_FILE, Settings
 from implicit_prm.starting import START_FOLDER
 
 _STATE = "trainer_state.json"  # written last, so what lacks it was not saved whole
@@ -23,26 +24,34 @@ _SAME = (
 )
 
 
-def to_resume(config: TrainConfig, arguments: TrainingArguments, say: Callable[[str], None]) -> str | None:
+def to_resume(
+    config: TrainConfig | BaselineConfig,
+    arguments: TrainingArguments,
+    say: Callable[[str], None],
+    read: Callable[[Path], Any] = Settings.read,
+) -> str | None:
     """The checkpoint to go on from, None to start from the beginning.
 
     With `trainer.resume_from_checkpoint=true` it is the last whole one. Later ones, whose save was cut off or whose
     files are damaged, are passed over and named: the run writes them again.
+
+    Args:
+        read: reads a checkpoint's settings, and raises ImplicitPRMError where they are not of this kind of run.
 
     Raises:
         ImplicitPRMError: a model in the folder would be overwritten, or the checkpoint that is named is damaged.
     """
     wanted = str(arguments.resume_from_checkpoint or "").lower()
     folder = Path(config.output_dir)
-    finished, found = (folder / SETTINGS_FILE).exists(), _by_step(folder)
+    finished, found = any((folder / name).exists() for name in (SETTINGS_FILE, BASELINE_FILE)), _by_step(folder)
     if wanted in ("true", "auto") and (found or not finished):
         with arguments.main_process_first(desc="looking for the last whole checkpoint"):
-            return _last_whole(found, arguments, say)
+            return _last_whole(found, arguments, say, read)
     if wanted not in ("", "true", "auto", "false", "none"):
         named = Path(str(arguments.resume_from_checkpoint))
         if not named.is_dir():
             raise ImplicitPRMError(f"trainer.resume_from_checkpoint={named}: no such checkpoint")
-        wrong = flaw(named)
+        wrong = flaw(named, read)
         if wrong:
             raise ImplicitPRMError(f"trainer.resume_from_checkpoint={named}: {wrong}; name an earlier one")
         return str(named)
@@ -57,7 +66,7 @@ def to_resume(config: TrainConfig, arguments: TrainingArguments, say: Callable[[
     return None
 
 
-def flaw(checkpoint: Path) -> str | None:
+def flaw(checkpoint: Path, read: Callable[[Path], Any] = Settings.read) -> str | None:
     """Why a run cannot go on from this checkpoint, as a sentence; None if it is whole.
 
     Sizes and structure of all files are looked at, not their content: seconds for a checkpoint of any size.
@@ -66,7 +75,7 @@ def flaw(checkpoint: Path) -> str | None:
         return f"its save was cut off ({_STATE}, written last, is missing)"
     try:
         json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        Settings.read(checkpoint)
+        read(checkpoint)
     except (ValueError, ImplicitPRMError) as error:
         return str(error) if isinstance(error, ImplicitPRMError) else f"{_STATE} is damaged"
     states = [path for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth", ".bin") and path.is_file()]
@@ -104,9 +113,11 @@ def _by_step(folder: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name[11:]))
 
 
-def _last_whole(found: list[Path], arguments: TrainingArguments, say: Callable[[str], None]) -> str | None:
+def _last_whole(
+    found: list[Path], arguments: TrainingArguments, say: Callable[[str], None], read: Callable[[Path], Any]
+) -> str | None:
     for path in reversed(found):
-        wrong = flaw(path)
+        wrong = flaw(path, read)
         if wrong is None:
             say(f"going on from {path}")
             return str(path)
@@ -129,6 +140,7 @@ def _clear(folder: Path, arguments: TrainingArguments) -> None:
     with arguments.main_process_first(desc="clearing old checkpoints"):
         for old in (*folder.glob("checkpoint-*"), folder / START_FOLDER):
             shutil.rmtree(old, ignore_errors=True)
-        described = (folder / name for name in ("adapter_config.json", SETTINGS_FILE, "README.md", "run.json"))
+        named = ("adapter_config.json", SETTINGS_FILE, BASELINE_FILE, "README.md", "run.json")
+        described = (folder / name for name in named)
         for file in (*folder.glob("*.safetensors*"), *described):
             file.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import netrc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,7 +18,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from implicit_prm import backbone, card, checkpoints, publishing, starting
-from implicit_prm.config import ModelConfig, TextConfig, TrainConfig, convert, from_mapping
+from implicit_prm.config import BaselineConfig, ModelConfig, TextConfig, TrainConfig, convert, from_mapping
 from implicit_prm.data import training_set
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import fingerprint
@@ -74,11 +75,12 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
     mismatched = config.loss.name == "kto" and not config.loss.needs_pairs
     needs_pairs, main = config.loss.needs_pairs, arguments.process_index == 0
     step_labels, too_long = config.loss.needs_step_labels, config.data.too_long
-    encoded = training_set.encode(train, encoder, limit, too_long, needs_pairs, step_labels, progress=main)
+    encode_group = partial(encoder.group, step_labels=step_labels)
+    encoded = training_set.encode(train, encode_group, limit, too_long, needs_pairs, progress=main)
     settings = _settings(config, model, encoder, train.groups)
     if resume is not None:
         checkpoints.check_same_run(resume, settings, config.output_dir)
-    encoded_dev = training_set.encode(dev, encoder, limit, too_long, step_labels=step_labels) if dev else None
+    encoded_dev = training_set.encode(dev, encode_group, limit, too_long) if dev else None
     sets = {"train": train} | ({"dev": dev} if dev else {})
     for line in table({name: graded.report for name, graded in sets.items()}, needs_pairs):
         say(line)
@@ -107,8 +109,9 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
         callbacks=[JsonLog(str(Path(config.output_dir) / "log.jsonl"))],
     )
     if "wandb" in (arguments.report_to or ()):
-        _wandb_offline_without_a_key(say)
+        wandb_offline_without_a_key(say)
     result = trainer.train(resume_from_checkpoint=resume)
+    warn_of_warmup(arguments, trainer.state.global_step, say)
     metrics = dict(result.metrics)
     if dev:
         metrics |= trainer.evaluate()
@@ -130,7 +133,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
     return metrics
 
 
-def training_arguments(config: TrainConfig) -> TrainingArguments:
+def training_arguments(config: TrainConfig | BaselineConfig) -> TrainingArguments:
     """`trainer.*` as transformers' TrainingArguments, which name and check most options.
 
     Raises:
@@ -175,7 +178,16 @@ def step_line(arguments: TrainingArguments, processes: int, responses: float) ->
     )
 
 
-def _wandb_offline_without_a_key(say: Callable[[str], None]) -> None:
+def warn_of_warmup(arguments: TrainingArguments, steps: int, say: Callable[[str], None]) -> None:
+    """Say so if all of a run was warm-up, whose first step has a learning rate of 0: of one step nothing is learnt."""
+    if 0 < steps <= arguments.get_warmup_steps(steps):
+        what = "the only optimiser step had a learning rate of 0, so nothing was learnt"
+        if steps > 1:
+            what = f"all {steps} optimiser steps were warm-up, which starts at a learning rate of 0"
+        say(f"trainer.warmup_steps={arguments.warmup_steps:g}: {what}; set it to 0, or take more steps")
+
+
+def wandb_offline_without_a_key(say: Callable[[str], None]) -> None:
     """wandb asks for a login where there is no key, which an unattended run cannot answer."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:

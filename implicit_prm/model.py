@@ -210,8 +210,14 @@ class ImplicitPRM:
         scores = self.score(problem, responses, **options)
         return sorted(scores, key=lambda one: head.aggregate(one, aggregate, over), reverse=True)
 
-    def lengths(self, problem: Prompt, responses: Sequence[str], finished: Sequence[bool]) -> list[int]:
-        """Tokens of every response with the prompt."""
+    def lengths(
+        self,
+        problem: Prompt,
+        responses: Sequence[str],
+        finished: Sequence[bool],
+        given_steps: Sequence[list[str]] | None = None,
+    ) -> list[int]:
+        """Tokens of every response with the prompt. `given_steps`, as for `score`, adds none."""
         prompt = len(self.encoder.prompt_ids(problem))
         return [prompt + self.encoder.length(text, done) for text, done in zip(responses, finished, strict=True)]
 
@@ -310,18 +316,18 @@ def saved_settings(name: str, revision: str | None = None, token: str | None = N
     return settings
 
 
-def settings_file(name: str, revision: str | None, token: str | None) -> Path | None:
-    """implicit_prm.json of a folder or a hub repository, None where there is none.
+def settings_file(name: str, revision: str | None, token: str | None, file: str = SETTINGS_FILE) -> Path | None:
+    """implicit_prm.json (or another file) of a folder or a hub repository, None where there is none.
 
     Raises ImplicitPRMError for what looks like a path and is not there.
     """
     folder = Path(backbone.locate(name))
     if folder.is_dir():
-        return folder / SETTINGS_FILE if (folder / SETTINGS_FILE).exists() else None
+        return folder / file if (folder / file).exists() else None
     if folder.is_absolute() or name.count("/") != 1 or name.startswith("."):
         raise ImplicitPRMError(f"checkpoint {name}: no such folder")
     try:
-        return Path(hf_hub_download(name, SETTINGS_FILE, revision=revision, token=token))
+        return Path(hf_hub_download(name, file, revision=revision, token=token))
     except (HfHubHTTPError, OSError, ValueError):  # no such file or repository, or no network: opening it will tell
         return None
 

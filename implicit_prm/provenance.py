@@ -1,4 +1,4 @@
-"""How a file of rollouts was made, kept beside it as `<output>.meta.json`: what is fixed, and the data of each run."""
+"""How a file of rollouts or step labels was made, beside it in `<output>.meta.json`: what is fixed, and each run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_A_RUN = ("base_url", "api_key_env", "concurrency", "timeout_s", "retries")
 
 
 class Provenance:
-    """The record of a file of rollouts.
+    """The record of a file of rollouts, or of step labels.
 
     `settings` holds what every run must share: backend, model and its weights, sampling, prompt, problems' source.
     `runs` holds what may differ: the time, package versions, where the server was, how many problems.
@@ -41,7 +41,7 @@ class Provenance:
                 self._known = {"settings": dict(known["settings"]), "runs": list(known["runs"])}
             except (ValueError, KeyError, TypeError):
                 raise ImplicitPRMError(
-                    f"{self.path} is not a record of rollouts; restore it, or give another output"
+                    f"{self.path} is not a record of rollouts or labels; restore it, or give another output"
                 ) from None
 
     def check(self, settings: Mapping[str, Any]) -> None:
@@ -87,14 +87,21 @@ def settings_of(config: RolloutConfig) -> dict[str, Any]:
 def run_of(config: RolloutConfig, problems: Sequence[Problem], processes: int) -> dict[str, Any]:
     """What is noted of one run: when, with what, where, over which problems."""
     run: dict[str, Any] = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        **now(),
         "processes": processes,
         "problems": {"count": len(problems), "sha256": _fingerprint(problems)},
     }
     if isinstance(config.policy, ServerConfig):
         run["base_url"] = config.policy.base_url
     return run
+
+
+def now() -> dict[str, Any]:
+    """When, and with which versions."""
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+    }
 
 
 def _fingerprint(problems: Sequence[Problem]) -> str:

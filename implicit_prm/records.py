@@ -25,7 +25,9 @@ ANSWER = ("answer", "reference")
 IDENTIFIER = ("id", "unique_id", "problem_id")
 FINISHED = ("finished",)  # did the response end by itself (true), or was it cut off (false)?
 STEPS = ("steps",)  # the response's own split, a list of texts
-STEP_LABELS = ("step_labels",)  # is each step right? Used to measure, and to train with loss=steps alone
+STEP_LABELS = ("step_labels",)  # is each step right? Used to measure, and to train where that is asked for
+STEP_LABEL_SOURCE = ("step_label_source",)  # who says so, in the rows of ipr-label; baselines train on none without it
+ESTIMATED = frozenset({"math_shepherd", "autopsv"})  # sources whose labels are no truth to measure with
 COMPLETION, LABEL = ("completion",), ("label",)  # TRL, unpaired
 CHOSEN, REJECTED = ("chosen",), ("rejected",)  # TRL, paired
 
@@ -59,6 +61,24 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """What passed through a model: prompts, and the responses behind them that were read or sampled."""
+
+    prompts: int = 0
+    responses: int = 0
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+
+    def __add__(self, other: TokenCounts) -> TokenCounts:
+        return TokenCounts(
+            self.prompts + other.prompts,
+            self.responses + other.responses,
+            self.prompt_tokens + other.prompt_tokens,
+            self.response_tokens + other.response_tokens,
+        )
+
+
+@dataclass(frozen=True)
 class StepSpan:
     """A step as characters [start, end) of its response. The spans of a response cover it exactly, in order."""
 
@@ -71,7 +91,8 @@ class Group:
     """One prompt with all of its responses: the unit of training and of reranking.
 
     `completions`, `correctness`, `finished`, and where present `steps` and `step_labels`, are aligned.
-    `correctness` may hold None for responses that nobody has graded.
+    `correctness` may hold None for responses that nobody has graded. A step label is true or false, a number in [0, 1]
+    where it was estimated, or None where nobody said.
     """
 
     id: str
@@ -81,7 +102,8 @@ class Group:
     finished: list[bool]
     answer: str | None = None
     steps: list[list[str]] | None = None
-    step_labels: list[list[bool]] | None = None
+    step_labels: Sequence[Sequence[float | None] | None] | None = None
+    step_label_source: str | None = None
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:

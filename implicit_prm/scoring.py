@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +18,9 @@ from rich.progress import Progress, track
 from implicit_prm.backbone import locate, weights_of
 from implicit_prm.config import PolicyConfig
 from implicit_prm.data.files import atomic_write
-from implicit_prm.model import ImplicitPRM
+from implicit_prm.data.tokens import Encoder
 from implicit_prm.processes import processes
-from implicit_prm.records import Group, ImplicitPRMError, StepScores, StepSpan
+from implicit_prm.records import Group, ImplicitPRMError, Prompt, StepScores, StepSpan
 
 ScoreGroup = Callable[[Group], list[StepScores]]
 _KEY = b"implicit_prm.key"
@@ -41,14 +41,47 @@ _SCHEMA = pa.schema(
 )
 
 
-def implicit_scorer(prm: ImplicitPRM, max_tokens: int | None = None, too_long: str = "error") -> ScoreGroup:
-    """Score with an implicit PRM. With `too_long="lowest"` a response over the context has no steps: it never wins."""
+class ScoringModel(Protocol):
+    """A model that scores responses: an `ImplicitPRM`, or a baseline's `RewardModel`."""
+
+    encoder: Encoder
+    limit_tokens: int | None
+
+    def score(
+        self,
+        problem: Prompt,
+        responses: Sequence[str],
+        *,
+        finished: Sequence[bool] | None = None,
+        given_steps: Sequence[list[str]] | None = None,
+        max_tokens: int | None = None,
+    ) -> list[StepScores]:
+        """One `StepScores` per response, in the order given."""
+        ...
+
+    def lengths(
+        self,
+        problem: Prompt,
+        responses: Sequence[str],
+        finished: Sequence[bool],
+        given_steps: Sequence[list[str]] | None = None,
+    ) -> list[int]:
+        """Tokens of every response with the prompt."""
+        ...
+
+    def check_length(self, length: int, place: int) -> None:
+        """Refuse a response over the limit."""
+        ...
+
+
+def model_scorer(prm: ScoringModel, max_tokens: int | None = None, too_long: str = "error") -> ScoreGroup:
+    """Score with a model. With `too_long="lowest"` a response over the context has no steps: it never wins."""
 
     def score(group: Group) -> list[StepScores]:
-        given = group.steps if prm.settings.text.steps == "given" else None
+        given = group.steps if prm.encoder.text.steps == "given" else None
         fits = list(range(len(group)))
         if too_long == "lowest" and prm.limit_tokens is not None:
-            lengths = prm.lengths(group.prompt, group.completions, group.finished)
+            lengths = prm.lengths(group.prompt, group.completions, group.finished, given)
             fits = [place for place in fits if lengths[place] <= prm.limit_tokens]
         try:
             scored = prm.score(
@@ -68,10 +101,11 @@ def implicit_scorer(prm: ImplicitPRM, max_tokens: int | None = None, too_long: s
     return score
 
 
-def check_lengths(groups: Sequence[Group], prm: ImplicitPRM) -> None:
+def check_lengths(groups: Sequence[Group], prm: ScoringModel) -> None:
     """Refuse the first response over the context before anything is scored, not hours later."""
     for group in track(groups, "checking lengths"):
-        for place, length in enumerate(prm.lengths(group.prompt, group.completions, group.finished)):
+        given = group.steps if prm.encoder.text.steps == "given" else None
+        for place, length in enumerate(prm.lengths(group.prompt, group.completions, group.finished, given)):
             try:
                 prm.check_length(length, place)
             except ImplicitPRMError as error:

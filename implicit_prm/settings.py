@@ -13,6 +13,7 @@ from implicit_prm.data.files import write_json
 from implicit_prm.records import ImplicitPRMError
 
 SETTINGS_FILE = "implicit_prm.json"
+BASELINE_FILE = "baseline.json"  # the same of an explicit reward model, `baselines.settings`
 ADAPTER_OFF = "adapter_off"  # the reference is the policy with its LoRA adapter switched off
 NONE = "none"  # no reference: the score is beta x log pi_theta
 
@@ -41,14 +42,7 @@ class Settings:
     def read(cls, folder: Path) -> Settings:
         """The settings of a checkpoint; raises ImplicitPRMError if they are not there, damaged, or of another kind."""
         path = folder / SETTINGS_FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ImplicitPRMError(f"{path}: {error.strerror}; not a checkpoint of ipr-train") from None
-        except ValueError as error:  # no JSON, or no text at all
-            raise ImplicitPRMError(f"{path}: not JSON ({error}); the checkpoint is damaged") from None
-        if not isinstance(values, dict):
-            raise ImplicitPRMError(f"{path}: holds a {type(values).__name__}, not settings; the checkpoint is damaged")
+        values = read_settings(path)
         if isinstance(values.get("text"), dict) and "max_length" in values["text"]:  # where 0.1 kept it
             values["max_length"] = values["text"].pop("max_length")
         settings = from_mapping(cls, values, f"{path}: ")
@@ -72,3 +66,16 @@ class Settings:
                 relative = os.path.relpath(name, folder)
                 values[key] = relative if relative.startswith("..") else f"./{relative}"
         return values
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a checkpoint's settings file holds; raises ImplicitPRMError if it is not there or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ImplicitPRMError(f"{path}: {error.strerror}; not a checkpoint of ipr-train") from None
+    except ValueError as error:  # no JSON, or no text at all
+        raise ImplicitPRMError(f"{path}: not JSON ({error}); the checkpoint is damaged") from None
+    if not isinstance(values, dict):
+        raise ImplicitPRMError(f"{path}: holds a {type(values).__name__}, not settings; the checkpoint is damaged")
+    return values

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import tiny_model
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 
 from implicit_prm import backbone
@@ -62,6 +63,37 @@ def test_equals_the_logits_of_every_architecture(name):
         ours, theirs = backbone.completion_logprobs(model, **batch), _from_logits(model, batch)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert ours[batch["completion_mask"]].std() > 0.1  # the comparison is not of constants
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "gpt2"])
+def test_differences_of_two_logits_are_those_of_the_model(name):
+    """Of soft-capped and scaled logits too, at positions that are named one by one, in any order."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(SMALL | ARCHITECTURES[name]))).eval()
+    inputs = {key: value for key, value in _batch().items() if key != "completion_mask"}
+    wanted = torch.tensor([2, 0, 0, 1]), torch.tensor([5, 1, 7, 0])
+    logits = model(**inputs).logits[wanted]
+    found, _ = backbone.logit_differences(model, wanted, (7, 3), **inputs)
+    torch.testing.assert_close(found, logits[:, 7] - logits[:, 3], atol=1e-5, rtol=1e-5)
+    assert found.std() > 0.1
+
+
+def test_a_value_head_is_new_only_where_it_may_be(tokenizer, tmp_path):
+    tiny_model(tokenizer).save_pretrained(tmp_path / "causal")
+    policy = PolicyConfig(str(tmp_path / "causal"))
+    with pytest.raises(ImplicitPRMError, match=r"have no weights for score\.bias"):
+        backbone.open_model(policy, head="value")
+    model = backbone.open_model(policy, head="new_value")
+    assert type(model).__name__ == "LlamaForTokenClassification"
+    assert model(torch.tensor([[5, 6]])).logits.shape == (1, 2, 1)
+    model.save_pretrained(tmp_path / "value")
+    again = backbone.open_model(PolicyConfig(str(tmp_path / "value")), head="value")
+    torch.testing.assert_close(again.score.weight, model.score.weight)
+    weights = load_file(tmp_path / "value" / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "value" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ImplicitPRMError, match=r"no weights for model\.norm\.weight"):
+        backbone.open_model(PolicyConfig(str(tmp_path / "value")), head="new_value")
 
 
 def test_gradients_equal_those_through_the_logits(tokenizer):

@@ -3,11 +3,15 @@
 import pytest
 
 from implicit_prm.config import (
+    AutoPSVConfig,
+    BaselineConfig,
     BestOfNConfig,
     CEConfig,
     DataConfig,
     DPOConfig,
+    ExactConfig,
     KTOConfig,
+    MathShepherdConfig,
     NCAConfig,
     PolicyConfig,
     PrefixConfig,
@@ -354,3 +358,63 @@ def test_results_go_into_the_checkpoint_unless_told_otherwise():
 def test_text_options_are_checked_alone_and_inside_data():
     _refused(TextConfig, {"prompt_template": "{question}"}, "must contain {problem}")
     assert from_mapping(DataConfig, {"train": "x", "prompt_template": "raw:{problem}\n"}).prompt_template[:4] == "raw:"
+
+
+BASELINE = {"kind": "value_head", "model": {"name": "sandbox"}, "data": {"train": "l.jsonl"}, "output_dir": "outputs"}
+LABELS = {"input": "rows.jsonl", "output": "labels.jsonl"}
+SHEPHERD = LABELS | {"policy": {"name": "sandbox"}, "sampling": {"n": 8}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "prm"}, ["kind=prm", "orm, value_head, next_token"]),
+        ({"model__beta": 0.1}, ["model.beta", "has no log-ratio"]),
+        ({"model__reference": "initial"}, ["model.reference:", "has no log-ratio"]),
+        ({"model__reference_revision": "main"}, ["model.reference_revision"]),
+        ({"model__lora": {"r": 8}}, ["model.lora", "train all of their weights"]),
+        ({"model__quantization": "4bit"}, ["model.quantization", "train all of their weights"]),
+        ({"kind": "orm", "labels": "hard"}, ["labels=hard", "learns the outcome"]),
+        ({"labels": "mean"}, ["labels=mean", "outcome, hard, soft"]),
+        ({"tokens": {"separator": "s", "good": "+", "bad": "-"}}, ["tokens", "this is kind=value_head"]),
+        ({"kind": "next_token", "tokens": {"separator": "s", "good": "+", "bad": "+"}}, ["both '+'"]),
+        ({"kind": "next_token", "tokens": {"separator": "s", "good": "+"}}, ["tokens.bad: missing"]),
+        ({"max_tokens_per_batch": 0}, ["max_tokens_per_batch is 0"]),
+        ({"trainer": {"output_dir": "x"}}, ["not trainer.output_dir"]),
+        ({"trainer": {"eval_strategy": "steps"}}, ["trainer.eval_strategy=steps", "needs a dev set"]),
+        ({"loss": {"name": "ce"}}, ["loss: unknown option"]),
+    ],
+)
+def test_unsound_baselines_are_refused(changes, words):
+    _refused(BaselineConfig, _with(BASELINE, **changes), *words)
+
+
+def test_what_a_baseline_learns_by_default():
+    for kind, labels, expected in (
+        ("orm", None, "outcome"),
+        ("value_head", None, "hard"),
+        ("next_token", None, "hard"),
+        ("value_head", "outcome", "outcome"),
+        ("next_token", "soft", "soft"),
+    ):
+        assert from_mapping(BaselineConfig, _with(BASELINE, kind=kind, labels=labels)).targets == expected
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "words"),
+    [
+        (MathShepherdConfig, SHEPHERD | {"policy": SERVER}, ["policy.base_url", "a response that is begun"]),
+        (MathShepherdConfig, SHEPHERD | {"problems_at_once": 0}, ["problems_at_once is 0"]),
+        (MathShepherdConfig, SHEPHERD | {"prompt_template": "x"}, ["must contain {problem}"]),
+        (MathShepherdConfig, SHEPHERD | {"input": ""}, ["input is empty"]),
+        (MathShepherdConfig, SHEPHERD | {"verifier": "v"}, ["verifier: unknown option"]),
+        (AutoPSVConfig, LABELS, ["verifier: missing"]),
+        (AutoPSVConfig, LABELS | {"verifier": "v", "threshold": 0.5}, ["threshold is 0.5", "at most 0"]),
+        (AutoPSVConfig, LABELS | {"verifier": "v", "threshold": -1.0}, ["threshold is -1.0"]),
+        (AutoPSVConfig, LABELS | {"verifier": "v", "steps": "newline"}, ["steps: unknown option"]),
+        (ExactConfig, LABELS | {"max_prompts": 0}, ["max_prompts is 0"]),
+        (ExactConfig, {"input": "rows.jsonl"}, ["output: missing"]),
+    ],
+)
+def test_unsound_labelling_is_refused(cls, values, words):
+    _refused(cls, values, *words)

@@ -92,7 +92,7 @@ def test_scores_in_the_columns_of_an_older_version_are_computed_again(part, tmp_
 def test_token_counts_of_steps_are_kept(tmp_path, tiny_folder):
     prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="newline", device="cpu")
     group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3\n\\boxed{3}", ""], [True] * 2, [True] * 2)
-    first, empty = scoring.score_all([group], scoring.implicit_scorer(prm), tmp_path, "key")[0]
+    first, empty = scoring.score_all([group], scoring.model_scorer(prm), tmp_path, "key")[0]
     assert sum(first.step_tokens) == len(prm.encoder.response(group.completions[0]).ids)
     assert len(first.step_tokens) == 2
     assert empty.step_tokens == []
@@ -142,8 +142,8 @@ def test_a_response_over_the_context_is_named_or_scores_lowest(tiny_folder):
         "p7", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3", "1 + 1 = 2\n" * 99], [True, False], [True, True]
     )
     with pytest.raises(ImplicitPRMError, match="problem p7: response 1 is"):
-        scoring.implicit_scorer(prm, 4)(group)
-    fits, long = scoring.implicit_scorer(prm, 4, too_long="lowest")(group)
+        scoring.model_scorer(prm, 4)(group)
+    fits, long = scoring.model_scorer(prm, 4, too_long="lowest")(group)
     assert len(fits.step_rewards) == 1
     assert long.step_rewards == []
 
@@ -151,6 +151,6 @@ def test_a_response_over_the_context_is_named_or_scores_lowest(tiny_folder):
 def test_given_steps_are_used_with_the_rule_given(tiny_folder):
     prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="given", device="cpu")
     group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3"], [True], [True], steps=[["1 + 2", "= 3"]])
-    (score,) = scoring.implicit_scorer(prm, 4)(group)
+    (score,) = scoring.model_scorer(prm, 4)(group)
     assert score.steps == ["1 + 2 ", "= 3"]
     assert json.dumps(score.step_rewards)

@@ -93,6 +93,16 @@ def test_resume_true_goes_on_in_place_and_the_log_has_every_step_once(tmp_path, 
     assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_that_is_all_warm_up_says_so(tmp_path, tiny_folder, rollouts_file):
+    said = []
+    fit(config(tmp_path / "one", tiny_folder, rollouts_file, max_steps=1, warmup_steps=0.03), said.append)
+    assert any("the only optimiser step had a learning rate of 0, so nothing was learnt" in line for line in said)
+    assert all((weights(tmp_path / "one")[name] == value).all() for name, value in weights(tiny_folder).items())
+    said.clear()
+    fit(config(tmp_path / "more", tiny_folder, rollouts_file, max_steps=3, warmup_steps=1), said.append)
+    assert not any("warm" in line for line in said)
+
+
 def test_a_finished_folder_is_not_overwritten_by_accident(tmp_path, tiny_folder, rollouts_file):
     run = config(tmp_path / "run", tiny_folder, rollouts_file, save_strategy="steps", save_steps=1)
     fit(run, quiet)

@@ -4,6 +4,17 @@
 combinations that cannot work. Both happen before any model is loaded.
 """
 
+from implicit_prm.config.baselines import (
+    AutoPSVConfig,
+    BackboneConfig,
+    BaselineConfig,
+    BaselineKind,
+    ExactConfig,
+    LabelConfig,
+    LabelUse,
+    MathShepherdConfig,
+    StepTokens,
+)
 from implicit_prm.config.cache import CacheConfig
 from implicit_prm.config.estimation import EstimateConfig
 from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, ProcessBenchConfig, ScorerConfig
@@ -34,6 +45,10 @@ from implicit_prm.config.training import (
 __all__ = [
     "CROSS_FIT",
     "Aggregate",
+    "AutoPSVConfig",
+    "BackboneConfig",
+    "BaselineConfig",
+    "BaselineKind",
     "BestOfNConfig",
     "CEConfig",
     "CacheConfig",
@@ -41,9 +56,13 @@ __all__ = [
     "DataConfig",
     "Dtype",
     "EstimateConfig",
+    "ExactConfig",
     "KTOConfig",
+    "LabelConfig",
+    "LabelUse",
     "LoraConfig",
     "LossConfig",
+    "MathShepherdConfig",
     "MergeConfig",
     "ModelConfig",
     "NCAConfig",
@@ -57,6 +76,7 @@ __all__ = [
     "ScorerConfig",
     "ServerConfig",
     "StepRule",
+    "StepTokens",
     "StepsConfig",
     "TextConfig",
     "TrainConfig",

@@ -57,6 +57,10 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
         raise ImplicitPRMError(f"{where}: finished must be a list of true (ended by itself) and false (was cut off)")
     if steps is not None and not all(isinstance(s, list) and all(isinstance(t, str) for t in s) for s in steps):
         raise ImplicitPRMError(f"{where}: steps must be a list of texts for each response")
+    source = value(records.STEP_LABEL_SOURCE)
+    if source is not None and not isinstance(source, str):
+        raise ImplicitPRMError(f"{where}: step_label_source is {source!r}; it must be the name of who says so")
+    _check_step_labels(aligned["step_labels"], where)
     known = {name for names in vars(records).values() if isinstance(names, tuple) for name in names}
     answer, identifier = value(records.ANSWER), value(records.IDENTIFIER)
     prompt = checked_prompt(value(records.PROMPT), where)
@@ -69,8 +73,23 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
         answer=None if answer is None else str(answer),
         steps=steps,
         step_labels=aligned["step_labels"],
+        step_label_source=source,
         extra={name: row[name] for name in columns if name not in known},
     )
+
+
+def _check_step_labels(labels: list[Any] | None, where: str) -> None:
+    for place, some in enumerate(labels or []):
+        if some is not None and not isinstance(some, list):
+            raise ImplicitPRMError(
+                f"{where}: step_labels of response {place} must be a list with an entry for each step"
+            )
+        for label in some or []:
+            if label is not None and not (isinstance(label, bool | int | float) and 0 <= label <= 1):
+                raise ImplicitPRMError(
+                    f"{where}: the step label {_shown(label)} of response {place} must be true, false, a number from 0 "
+                    "to 1, or null where nobody said"
+                )
 
 
 def unpaired_row(row: dict[str, Any], columns: list[str], where: str) -> list[Graded]:

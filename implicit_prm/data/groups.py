@@ -108,7 +108,7 @@ def is_mixed(group: Group) -> bool:
 
 def labelled_responses(group: Group) -> list[int]:
     """Places of the responses that have a step label."""
-    labels: list[Any] = group.step_labels or []
+    labels = group.step_labels or []
     return [place for place, some in enumerate(labels) if some and any(label is not None for label in some)]
 
 

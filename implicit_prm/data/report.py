@@ -48,6 +48,7 @@ class Report:
     response_tokens: Lengths | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     used: dict[str, int] = field(default_factory=dict)
+    used_tokens: dict[str, int] = field(default_factory=dict)  # in all prompts, each once, and in all responses
 
     def describe(self, groups: Sequence[Group]) -> None:
         """Count what there is."""
@@ -79,6 +80,10 @@ class Report:
         labels = [(sum(group.labels), len(group.labels)) for group in encoded]
         pairs = sum(correct * (size - correct) for correct, size in labels)
         self.used = dict(zip(_USED, (len(labels), sum(size for _, size in labels), pairs), strict=True))
+        self.used_tokens = {
+            "prompts": sum(len(group.prompt_ids) for group in encoded),
+            "responses": sum(len(response.ids) for group in encoded for response in group.responses),
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

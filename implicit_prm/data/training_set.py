@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from implicit_prm.config import DataConfig, LossConfig
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import balance, is_mixed, labelled_responses, load_groups, subset, take_responses
 from implicit_prm.data.report import Report
-from implicit_prm.data.tokens import EncodedGroup, Encoder
+from implicit_prm.data.tokens import EncodedGroup
 from implicit_prm.records import Group, ImplicitPRMError
 
 
@@ -78,27 +78,26 @@ def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, Grad
 
 def encode(
     graded: GradedSet,
-    encoder: Encoder,
+    encode_group: Callable[[Group], EncodedGroup],
     limit: int | None,
     too_long: str,
     needs_pairs: bool = False,
-    step_labels: bool = False,
     progress: bool = False,
 ) -> list[EncodedGroup]:
     """Token ids of all groups; their lengths, and what is left out for its length, go into the report.
 
     Args:
+        encode_group: an `Encoder`'s, or of what lays its tokens out otherwise.
         limit: the longest prompt and response together, in tokens.
         too_long: with "error", a longer one stops the run; with "drop", it is left out.
         needs_pairs: leave out prompts that have lost all of their responses of one kind.
-        step_labels: keep those as well.
         progress: show a bar; a core encodes some 300,000 tokens a second.
 
     Raises:
         ImplicitPRMError: too long with `too_long="error"`, step labels that do not fit the steps, or nothing left.
     """
     report = graded.report
-    encoded = [encoder.group(group, step_labels) for group in track(graded.groups, "encoding", disable=not progress)]
+    encoded = [encode_group(group) for group in track(graded.groups, "encoding", disable=not progress)]
     report.measure(encoded)
     over = sum(size > limit for group in encoded for size in group.lengths) if limit is not None else 0
     if limit is not None and over:

@@ -164,7 +164,7 @@ def workload(config: TrainConfig, limit: int | None, way: Way, seed: int, say: C
     part = replace(train, groups=sample, report=Report())
     part.report.describe(sample)
     encoder = Encoder(tokenizer, config.data)
-    encoded = training_set.encode(part, encoder, limit, config.data.too_long, config.loss.needs_pairs)
+    encoded = training_set.encode(part, encoder.group, limit, config.data.too_long, config.loss.needs_pairs)
     for reason, count in part.report.dropped.items():
         if count:
             say(f"left out: {count} {reason}")

@@ -85,9 +85,9 @@ def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[
             )
             for name in AGGREGATES
         },
-        "steps": step_metrics(groups, scores, config.seed),
+        "steps": step_metrics(groups, scores, config.seed) if scorer.by_step else {},
         "reliability": reliability(candidates, chosen, *resampling),
-        "lowest_step": lowest_step_positions(candidates, scores, *resampling),
+        "lowest_step": lowest_step_positions(candidates, scores, *resampling) if scorer.by_step else {},
         "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": asdict(config),

@@ -7,20 +7,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from implicit_prm.baselines.model import RewardModel, saved_settings
 from implicit_prm.config import ScorerConfig, StepRule
 from implicit_prm.model import ImplicitPRM
-from implicit_prm.records import Group, StepScores
-from implicit_prm.scoring import ScoreGroup, cache_key, checkpoint_identity, column_scorer, implicit_scorer, score_all
+from implicit_prm.records import Group, ImplicitPRMError, StepScores
+from implicit_prm.scoring import (
+    ScoreGroup,
+    ScoringModel,
+    cache_key,
+    checkpoint_identity,
+    column_scorer,
+    model_scorer,
+    score_all,
+)
 
 
 @dataclass(frozen=True)
 class OpenScorer:
-    """A function that scores a group, and what names its scores. `prm` is None for scores from a column."""
+    """A function that scores a group, and what names its scores. `prm` is None for scores from a column.
+
+    `by_step` is false where a response has one score, which says nothing of its steps.
+    """
 
     score: ScoreGroup
     identity: dict[str, Any]
-    prm: ImplicitPRM | None = None
+    prm: ScoringModel | None = None
     column: str | None = None
+    by_step: bool = True
 
     def key(self, groups: Sequence[Group]) -> str:
         """Names the scores of these groups by this scorer: a change of either gives another key."""
@@ -32,7 +45,7 @@ class OpenScorer:
         try:
             return score_all(groups, self.score, folder, key)
         finally:  # what an interrupted run has computed of the reference is kept, too
-            if self.prm is not None and self.prm.reference_cache is not None:
+            if isinstance(self.prm, ImplicitPRM) and self.prm.reference_cache is not None:
                 self.prm.reference_cache.flush()
 
 
@@ -48,6 +61,9 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
         read = column_scorer(column, config.scores_kind)
         return OpenScorer(read, {"column": column, "kind": config.scores_kind}, column=column)
     assert config.checkpoint is not None  # ScorerConfig.validate
+    too_long = "lowest" if skip_too_long else "error"
+    if saved_settings(config.checkpoint, config.revision) is not None:
+        return _open_baseline(config, config.checkpoint, steps, too_long)
     prm = ImplicitPRM.from_pretrained(
         config.checkpoint,
         config.reference,
@@ -70,5 +86,31 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
     }
     if config.reference_cache is not None:
         prm.open_reference_cache(None if config.reference_cache == "default" else config.reference_cache)
-    score = implicit_scorer(prm, config.max_tokens_per_batch, "lowest" if skip_too_long else "error")
-    return OpenScorer(score, identity, prm)
+    return OpenScorer(model_scorer(prm, config.max_tokens_per_batch, too_long), identity, prm)
+
+
+def _open_baseline(config: ScorerConfig, checkpoint: str, steps: StepRule | None, too_long: str) -> OpenScorer:
+    """An explicit reward model, which has no log-ratio: what only concerns that is refused."""
+    for key in ("reference", "beta", "quantization"):
+        if getattr(config, key) is not None:
+            raise ImplicitPRMError(f"{key}: {checkpoint} is an explicit reward model, which has none; leave it out")
+    if config.over == "prefix":
+        raise ImplicitPRMError(
+            f"over=prefix: {checkpoint} gives probabilities, which have no prefix values; set over=step"
+        )
+    model = RewardModel.from_pretrained(
+        checkpoint,
+        steps=steps,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        prompt_template=config.prompt_template,
+        dtype=config.dtype,
+    )
+    identity = {
+        "baseline": asdict(model.settings),
+        "weights": checkpoint_identity(checkpoint, config.revision),
+        "checkpoint": checkpoint,
+        "dtype": config.dtype,
+    }
+    score = model_scorer(model, config.max_tokens_per_batch, too_long)
+    return OpenScorer(score, identity, model, by_step=model.settings.kind != "orm")

@@ -100,6 +100,17 @@ def clustered_auroc(
         resamples: bootstrap samples of P problems; those without positives or without negatives are left out.
         seed: of the resampling.
     """
+    value, resampled = auroc_resamples(positives, negatives, resamples, seed)
+    return percentile_interval(value, [resampled])
+
+
+def auroc_resamples(
+    positives: Sequence[ArrayLike], negatives: Sequence[ArrayLike], resamples: int = 1_000, seed: int = 0
+) -> tuple[float, NDArray[np.float64]]:
+    """`clustered_auroc`'s figure, and [resamples] that of each resample: NaN where one side has nothing.
+
+    Which problems are drawn depends on their number and the seed alone, so that two scorers' resamples are paired.
+    """
     if len(positives) != len(negatives) or not len(positives):
         raise ImplicitPRMError(
             f"positives are of {len(positives)} problems and negatives of {len(negatives)}; "
@@ -128,8 +139,8 @@ def clustered_auroc(
 
     once = np.ones((1, len(positives)), dtype=np.int64)
     cells = max(len(scores), len(positives))
-    drawn = resampled_counts(len(positives), resamples, seed, cells)
-    return percentile_interval(float(area(once)[0]), [area(counts) for counts in drawn])
+    drawn = [area(counts) for counts in resampled_counts(len(positives), resamples, seed, cells)]
+    return float(area(once)[0]), np.concatenate([*drawn, np.empty(0)])
 
 
 def resampled_counts(problems: int, resamples: int, seed: int, cells: int) -> Iterator[NDArray[np.int64]]:

@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from implicit_prm.evaluation.statistics import clustered_auroc, clustered_ratio
-from implicit_prm.records import Group, ImplicitPRMError, StepScores
+from implicit_prm.records import ESTIMATED, Group, ImplicitPRMError, StepScores
+
+
+@dataclass(frozen=True)
+class StepErrors:
+    """Of each problem: the scores of right steps and of first wrong ones; of the latter, how many were the lowest of
+    their response, and how many there are."""
+
+    right: list[list[float]]
+    wrong: list[list[float]]
+    found: list[int]
+    faulty: list[int]
 
 
 def step_metrics(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]], seed: int = 0) -> dict[str, Any]:
     """AUROC of step rewards for first-wrong against right steps, and how often the lowest step is the first wrong one.
 
+    Intervals resample problems. Empty where no wrong step is labelled; see `step_errors`.
+    """
+    errors = step_errors(groups, scores)
+    if not sum(errors.faulty):
+        return {}
+    found = clustered_ratio(np.array(errors.found), np.array(errors.faulty), seed=seed)
+    return {
+        "auroc": asdict(clustered_auroc(errors.right, errors.wrong, seed=seed)),
+        "first_error_found": asdict(found),
+        "resamples": {"auroc": 1_000, "first_error_found": 10_000},
+        "right_steps": sum(map(len, errors.right)),
+        "first_wrong_steps": sum(errors.faulty),
+    }
+
+
+def step_errors(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]) -> StepErrors:
+    """What step scores say of labelled steps, problem by problem.
+
     Right steps are those before the first wrong one (all of them in a response without any); what follows a wrong step
-    is neither, as in ProcessBench (arXiv 2412.06559). Intervals resample problems. Empty where no step is labelled.
+    is neither, as in ProcessBench (arXiv 2412.06559). Problems without labels are left out, and those whose labels are
+    estimates (`records.ESTIMATED`): agreement with a guess is no measure.
 
     Raises:
-        ImplicitPRMError: a response whose number of step labels is not its number of scored steps.
+        ImplicitPRMError: a response whose number of step labels is not its number of scored steps, or with a label that
+            is neither true nor false.
     """
-    right: list[list[float]] = []
-    wrong: list[list[float]] = []
-    found, faulty = [], []
+    errors = StepErrors([], [], [], [])
     for group, scored in zip(groups, scores, strict=True):
-        if group.step_labels is None:
+        if group.step_labels is None or group.step_label_source in ESTIMATED:
             continue
         kept: list[float] = []
         first: list[float] = []
         hits = 0
-        for place, (labels, one) in enumerate(zip(group.step_labels, scored, strict=True)):
+        for place, (told, one) in enumerate(zip(group.step_labels, scored, strict=True)):
+            if told is None:
+                continue
+            labels = _verdicts(told, f"problem {group.id}, response {place}")
             if len(labels) != len(one.step_rewards):
                 raise ImplicitPRMError(
                     f"problem {group.id}, response {place}: {len(labels)} step labels but "
@@ -41,16 +73,19 @@ def step_metrics(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]
             if error < len(labels):
                 first.append(one.step_rewards[error])
                 hits += one.lowest_step == error
-        right.append(kept)
-        wrong.append(first)
-        found.append(hits)
-        faulty.append(len(first))
-    if not sum(faulty):
-        return {}
-    return {
-        "auroc": asdict(clustered_auroc(right, wrong, seed=seed)),
-        "first_error_found": asdict(clustered_ratio(np.array(found), np.array(faulty), seed=seed)),
-        "resamples": {"auroc": 1_000, "first_error_found": 10_000},
-        "right_steps": sum(map(len, right)),
-        "first_wrong_steps": sum(faulty),
-    }
+        errors.right.append(kept)
+        errors.wrong.append(first)
+        errors.found.append(hits)
+        errors.faulty.append(len(first))
+    return errors
+
+
+def _verdicts(labels: Sequence[float | None], where: str) -> list[bool]:
+    """The labels as true and false, which they must be to measure with."""
+    for label in labels:
+        if label not in (0, 1):
+            raise ImplicitPRMError(
+                f"{where}: the step label {label!r} is neither true nor false, so nothing can be measured with it; "
+                f"leave step_labels out, or name its source in step_label_source ({', '.join(sorted(ESTIMATED))})"
+            )
+    return [bool(label) for label in labels]

@@ -13,10 +13,11 @@ from implicit_prm.reward.losses import pairs
 ABSENT = -100  # what transformers pads gathered arrays with
 
 
-def dev_metrics(prediction: EvalPrediction, beta: float | None = None) -> dict[str, float]:
+def dev_metrics(prediction: EvalPrediction, beta: float | None = None, outcome_name: str = "sum") -> dict[str, float]:
     """Loss per unit, reward accuracy and margins over pairs, KL, and best-of-N over each prompt's responses.
 
     `beta` turns rewards back into nats for the KL of the reference from the policy; None where there is no reference.
+    `outcome_name` is what best-of-N by the outcome reward is called: that reward's aggregate over steps.
     """
     values, sums = map(torch.as_tensor, prediction.predictions)
     labels = torch.as_tensor(prediction.label_ids)
@@ -35,7 +36,7 @@ def dev_metrics(prediction: EvalPrediction, beta: float | None = None) -> dict[s
     }
     if beta is not None:
         metrics["kl"] = -outcome[present].mean().item() / beta
-    for name, scores in (("min", lowest), ("sum", outcome)):
+    for name, scores in (("min", lowest), (outcome_name, outcome)):
         scores = scores.masked_fill(~present, -torch.inf)
         best = scores == scores.max(-1, keepdim=True).values  # equals share the pick
         metrics[f"best_of_n/{name}"] = ((best & correct).sum(-1) / best.sum(-1)).mean().item()

@@ -7,7 +7,6 @@ backward pass (`get_batch_samples`), so the gradient depends neither on accumula
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch.distributed as dist
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from implicit_prm.backbone import completion_logprobs, pad_rows, token_budget
@@ -30,18 +28,12 @@ from implicit_prm.records import ImplicitPRMError
 from implicit_prm.reward import head
 from implicit_prm.reward.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
 from implicit_prm.settings import NONE, Settings
-from implicit_prm.training.batches import (
-    GroupSampler,
-    Rows,
-    TrainingGroup,
-    collate,
-    loss_inputs,
-    padded_step_labels,
-)
+from implicit_prm.training.batches import Rows, TrainingGroup, loss_inputs, padded_step_labels
+from implicit_prm.training.group_trainer import GroupTrainer
 from implicit_prm.training.metrics import ABSENT, dev_metrics
 
 
-class ImplicitPRMTrainer(Trainer):
+class ImplicitPRMTrainer(GroupTrainer):
     """Fits r(y) = beta * log[pi_theta(y) / pi_ref(y)] to response labels with an outcome loss.
 
     Args:
@@ -64,63 +56,38 @@ class ImplicitPRMTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase,
         **options: Any,
     ) -> None:
-        if args.n_gpu > 1:
-            raise ImplicitPRMError(
-                f"{args.n_gpu} GPUs are visible to one process. Use `accelerate launch -m implicit_prm.cli.train ...` "
-                "for all of them, or CUDA_VISIBLE_DEVICES=0 for one"
-            )
-        args.remove_unused_columns = False  # the columns are our collator's, not the model's arguments
         beta = None if settings.reference == NONE else settings.beta
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=collate,
-            processing_class=processing_class,
-            compute_metrics=partial(dev_metrics, beta=beta),
-            **options,
-        )
-        if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
-            raise ImplicitPRMError("FSDP version 1 is not supported; set fsdp_version: 2 in the accelerate config")
+        metrics = partial(dev_metrics, beta=beta)
+        budget = max_tokens or token_budget(args.device, loss.by_response)
+        super().__init__(model, args, budget, metrics, processing_class=processing_class, **options)
         self.loss, self.settings = loss, settings
-        self.max_tokens = max_tokens or token_budget(args.device, loss.by_response)
-        # The loss is divided by the units of the whole optimiser step here; transformers must not divide again.
-        self.model_accepts_loss_kwargs = True
         self._kl: Tensor | None = None
-        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> GroupSampler:
-        dataset: Any = train_dataset or self.train_dataset
-        # One process leaves its last batch short; several must have as many batches as each other.
-        multiple = self.args.train_batch_size * self.args.world_size if self.args.world_size > 1 else 1
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return GroupSampler(len(dataset), multiple, seed, self.args.train_sampling_strategy == "random")
+    def units(self, group: TrainingGroup) -> float:
+        """Pairs, responses, groups or steps, as the loss has it; known from the labels alone."""
+        labels = torch.tensor(group.labels, dtype=torch.bool)
+        step_labels = padded_step_labels([group]) if self.loss.needs_step_labels else None
+        return unit_count(labels, torch.zeros(len(labels), dtype=torch.long), self.loss, step_labels)
+
+    def group_tokens(self, group: TrainingGroup) -> int:
+        """The prompt counts once."""
+        return len(group.prompt_ids) + sum(map(len, group.rows.ids))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of an optimiser step, and how many loss units they hold over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        units = sum(_units(group, self.loss) for batch in batches for group in batch["groups"])
+        """The micro-batches of an optimiser step and their loss units; what KTO subtracts is known from here on."""
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._kl = self._kl_baselines([group for batch in batches for group in batch["groups"]])
-        total = self.accelerator.reduce(torch.tensor(float(units), device=self.args.device), reduction="sum")
         return batches, total
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Gradients of a micro-batch, group by group; the loss over the optimiser step's units in all processes."""
-        model.train()
-        if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimisers
-            train()
-        # The mean over processes that is taken of gradients is undone, as the count is of all of them.
-        scale = self.args.world_size / max(float(num_items_in_batch), 1.0)
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:  # its engine wants one forward and backward
-            with self.compute_loss_context_manager():
-                loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-            self.accelerator.backward(loss, scale_wrt_gas=False)
-            return loss.detach()
-        loss = torch.zeros((), device=self.args.device)
-        for group in inputs["groups"]:
-            loss += self._group_gradients(model, group, scale)
-        if self.accelerator.sync_gradients and isinstance(model, DistributedDataParallel):
-            _mean_gradients(model)
-        return loss
+        """Gradients of a micro-batch; under DeepSpeed, whose engine wants one forward and backward, all at once."""
+        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
+            return super().training_step(model, inputs, num_items_in_batch)
+        self._to_training_mode(model)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        self.accelerator.backward(loss, scale_wrt_gas=False)
+        return loss.detach()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The same loss from one forward pass through the wrapper, a row for each response: for DeepSpeed."""
@@ -170,22 +137,6 @@ class ImplicitPRMTrainer(Trainer):
         loss = torch.tensor(total / max(units, 1.0), device=device)
         return loss, (values.to(device), sums.to(device)), labels.to(device)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what was counted since the last training log, over all processes."""
-        if "loss" in logs:
-            for name in self._counted():
-                total, count = self.accelerator.reduce(self._sums[name].to(self.args.device), reduction="sum").tolist()
-                if count:
-                    logs[name] = total / count
-            self._sums.clear()
-        super().log(logs, start_time)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """6 FLOPs per weight and token of the batch, each prompt counted once."""
-        groups: list[TrainingGroup] = inputs["groups"]
-        tokens = sum(len(group.prompt_ids) + sum(map(len, group.rows.ids)) for group in groups)
-        return 6 * tokens * sum(p.numel() for p in self.accelerator.unwrap_model(self.model).parameters())
-
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
@@ -194,7 +145,7 @@ class ImplicitPRMTrainer(Trainer):
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's form of a card, which nobody has filled in
             self.settings.write(folder)
 
-    def _group_gradients(self, model: nn.Module, group: TrainingGroup, scale: float) -> Tensor:
+    def group_gradients(self, model: nn.Module, group: TrainingGroup, scale: float) -> Tensor:
         """Adds the gradients of one group's loss, and returns its detached value; all times `scale`.
 
         A loss that is a sum over responses has its gradient taken piece by piece. One that looks at a whole group has,
@@ -229,10 +180,6 @@ class ImplicitPRMTrainer(Trainer):
         prompt.backward()
         self._count(LossInputs(rewards, labels, torch.zeros(len(labels), dtype=torch.long)), nats)
         return (value * scale).to(self.args.device)
-
-    def _backward(self, total: Tensor) -> None:
-        scaler = self.accelerator.scaler  # float16
-        (total if scaler is None else scaler.scale(total)).backward()
 
     def _derivative(self, rewards: Tensor, group: TrainingGroup) -> tuple[Tensor, Tensor]:
         """The group's loss at these rewards, and [K] its derivative by each."""
@@ -316,25 +263,4 @@ class ImplicitPRMTrainer(Trainer):
         if self._kl is not None:
             observed["kto/baseline"] = self._kl
         for name, values in observed.items():
-            self._sums[name] += torch.tensor([values.sum().item(), values.numel()], dtype=torch.float64)
-
-
-def _units(group: TrainingGroup, loss: LossConfig) -> float:
-    labels = torch.tensor(group.labels, dtype=torch.bool)
-    step_labels = padded_step_labels([group]) if loss.needs_step_labels else None
-    return unit_count(labels, torch.zeros(len(labels), dtype=torch.long), loss, step_labels)
-
-
-def _mean_gradients(model: nn.Module) -> None:
-    """Average gradients over processes, as DDP would: its own hooks wait for one forward and one backward pass."""
-    waiting = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            if parameter.grad is None:  # this process had no response
-                parameter.grad = torch.zeros_like(parameter)
-            waiting.append(dist.all_reduce(parameter.grad, async_op=True))
-    for work in waiting:
-        work.wait()
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad /= dist.get_world_size()
+            self.observe(name, values)

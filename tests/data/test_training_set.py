@@ -1,6 +1,7 @@
 """Options to encoded groups: what is read, held out and left out, and that all of it is accounted for."""
 
 import json
+from functools import partial
 
 import pytest
 from conftest import graded_rows, write_rows
@@ -76,7 +77,7 @@ def encoder(tokenizer):
 
 def test_long_responses_stop_the_run_or_are_left_out_and_counted(path, encoder):
     train, _ = read(DataConfig(train=path), CEConfig(), 0)
-    whole = encode(train, encoder, None, "error")
+    whole = encode(train, encoder.group, None, "error")
     assert train.report.used["responses"] == 48
     lengths = sorted(length for group in whole for length in group.lengths)
     limit = lengths[len(lengths) // 2]
@@ -85,21 +86,21 @@ def test_long_responses_stop_the_run_or_are_left_out_and_counted(path, encoder):
         rf"{over} of 48 responses are longer than {limit} tokens .* {lengths[-1]} tokens\). Set data.too_long=drop"
     )
     with pytest.raises(ImplicitPRMError, match=message):
-        encode(train, encoder, limit, "error")
-    kept = encode(train, encoder, limit, "drop")
+        encode(train, encoder.group, limit, "error")
+    kept = encode(train, encoder.group, limit, "drop")
     assert sorted(length for group in kept for length in group.lengths) == [n for n in lengths if n <= limit]
     assert train.report.dropped[f"responses over {limit} tokens with the prompt"] == over
     assert train.report.used["responses"] == 48 - over
     assert train.report.response_tokens.longest > limit - len(whole[0].prompt_ids), "lengths are of what was read"
     with pytest.raises(ImplicitPRMError, match="no response fits in 5 tokens"):
-        encode(train, encoder, 5, "drop")
+        encode(train, encoder.group, 5, "drop")
 
 
 def test_the_labels_stay_with_their_responses(path, encoder, tokenizer):
     train, _ = read(DataConfig(train=path), CEConfig(), 0)
     label_of = {(g.prompt, text): c for g in train.groups for text, c in zip(g.completions, g.correctness, strict=True)}
-    lengths = sorted(length for group in encode(train, encoder, None, "error") for length in group.lengths)
-    for group in encode(train, encoder, lengths[24], "drop"):
+    lengths = sorted(length for group in encode(train, encoder.group, None, "error") for length in group.lengths)
+    for group in encode(train, encoder.group, lengths[24], "drop"):
         (prompt,) = {g.prompt for g in train.groups if g.id == group.name}
         texts = [tokenizer.decode(response.ids[:-1]) for response in group.responses]
         assert [label_of[prompt, text] for text in texts] == group.labels
@@ -112,7 +113,7 @@ def test_pairs_that_were_too_long_are_counted(tmp_path, rows, encoder):
     rows[0]["completions"][1] += "\n1 + 1 = 2" * 30  # the only incorrect response of the first prompt
     rows[1]["completions"] = [text + "\n1 + 1 = 2" * 30 for text in rows[1]["completions"]]
     train, _ = read(DataConfig(train=str(write_rows(tmp_path / "long.jsonl", rows))), DPOConfig(), 0)
-    encode(train, encoder, 120, "drop", needs_pairs=True)
+    encode(train, encoder.group, 120, "drop", needs_pairs=True)
     assert train.report.dropped["prompts without a pair that fits"] == 1
     assert train.report.dropped["prompts without a response that fits"] == 1
     assert train.report.used == {"prompts": 2, "responses": 4, "pairs": 2}
@@ -136,9 +137,9 @@ def test_responses_without_a_step_label_are_left_out_and_counted(tmp_path, rows,
     assert (len(train.groups), sum(map(len, train.groups))) == (11, 12 * 4 - 2 - 4)
     assert train.report.dropped["responses without a step label"] == 6
     assert sum(map(len, dev.groups)) == 48  # measured all the same
-    encoded = encode(train, encoder, None, "error", step_labels=True)
+    encoded = encode(train, partial(encoder.group, step_labels=True), None, "error")
     assert all(len(r.step_labels) == max(r.step_of_token) + 1 for group in encoded for r in group.responses)
-    assert encode(train, encoder, None, "error")[0].responses[0].step_labels is None
+    assert encode(train, encoder.group, None, "error")[0].responses[0].step_labels is None
     assert len(read(DataConfig(train=path), CEConfig(), 0)[0].groups) == 12
 
 
@@ -149,7 +150,7 @@ def test_ce_held_against_a_groups_mean_needs_both_kinds(path):
 
 def test_the_report_is_written_with_where_the_data_is_from(path, encoder, tmp_path):
     train, dev = read(DataConfig(train=path, hold_out_prompts=2, max_prompts=5), CEConfig(), 0)
-    encode(train, encoder, 40, "drop")
+    encode(train, encoder.group, 40, "drop")
     assert train.report.dropped
     write_report(tmp_path / "report.json", {"train": train, "dev": dev})
     written = json.loads((tmp_path / "report.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,6 +183,20 @@ def test_step_measures_by_hand():
     assert metrics["first_error_found"]["value"] == 0.0  # -5 after the first error is lower; 0 before it is lower
     with pytest.raises(ImplicitPRMError, match="4 step labels but 1 steps"):
         step_metrics([group], [[_step_scores([1.0])] * 3])
+
+
+def test_estimated_step_labels_measure_nothing_and_unclear_ones_are_refused():
+    """A label of 0.25 is neither right nor wrong; read as "not false", it would count as right."""
+    scores = [[_step_scores([1.0, -1.0])]]
+    group = Group("p", "?", ["a"], [False], [True], step_labels=[[1.0, 0.0]])
+    assert step_metrics([group], scores)["first_wrong_steps"] == 1
+    assert step_metrics([replace(group, step_label_source="exact")], scores)["first_wrong_steps"] == 1
+    for source in ("math_shepherd", "autopsv"):
+        assert step_metrics([replace(group, step_label_source=source)], scores) == {}
+    assert step_metrics([replace(group, step_labels=[None])], scores) == {}
+    for label in (0.25, None):
+        with pytest.raises(ImplicitPRMError, match=f"problem p, response 0: the step label {label} is neither"):
+            step_metrics([replace(group, step_labels=[[label, 0.0]])], scores)
 
 
 @pytest.mark.shared

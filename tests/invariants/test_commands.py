@@ -29,7 +29,7 @@ class Result:
 
 def run(folder, module, *overrides, check=True):
     """The command's own `main` with these arguments, in this process: a new one would spend its time on imports."""
-    arguments = [f"ipr-{module}", *overrides, *(TRAIN if module == "train" else [])]
+    arguments = [f"ipr-{module}", *overrides, *(TRAIN if module in ("train", "baseline") else [])]
     out, err, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.chdir(folder)
@@ -132,6 +132,24 @@ def test_candidates_from_a_file_and_any_model_as_the_scorer(road, tiny_folder):
     assert "majority vote" in result.stdout
 
 
+def test_the_road_of_a_baseline(road):
+    """Step labels by completions and by a verifier, a model trained on them, reranking; no word says which it is."""
+    folder, _ = road
+    result = run(folder, "label", "sampling.n=2", "max_prompts=3")
+    assert "responses/s" in result.stdout
+    labels = "data.train=outputs/sandbox/math_shepherd.jsonl"
+    run(folder, "baseline", "kind=next_token", labels)
+    settings = json.loads((folder / "outputs/sandbox/next_token/baseline.json").read_text())
+    assert (settings["label_source"], settings["tokens"]["separator"]) == ("math_shepherd", "<|system|>")
+    run(folder, "baseline", "kind=value_head", "labels=outcome", "output_dir=outputs/sandbox/verifier")
+    run(folder, "label", "method=autopsv", "verifier=outputs/sandbox/verifier")
+    options = ["candidates=outputs/sandbox/ce/eval/candidates.jsonl", "max_problems=4"]
+    result = run(folder, "eval", "checkpoint=outputs/sandbox/next_token", *options)
+    assert "step AUROC" in result.stdout
+    result = run(folder, "baseline", "kind=value_head", check=False)
+    assert "do not say who made them" in result.stderr
+
+
 def test_processbench_on_the_trained_checkpoint(road):
     """The same checkpoint, asked for the first wrong step: another task, another set of options."""
     folder, _ = road
@@ -187,6 +205,13 @@ def test_processbench_on_the_trained_checkpoint(road):
         ("eval", ["task=bench"], "Could not find 'task/bench'"),
         ("eval", ["task=processbench", "checkpoint=c", "subsets=[good.jsonl]"], "good.jsonl: no column generator"),
         ("rollout", ["problems.split=validation"], "validation"),
+        ("label", ["method=exact", "input=missing.jsonl"], "missing.jsonl: no such file or folder"),
+        ("label", ["method=guess"], "Could not find 'method/guess'"),
+        ("label", ["method=autopsv", "input=good.jsonl"], "verifier"),
+        ("label", ["policy=server", "policy.name=m", "policy.base_url=http://h/v1"], "a response that is begun"),
+        ("baseline", ["kind=orm", "model.beta=0.1"], "model.beta: an explicit reward model has no log-ratio"),
+        ("baseline", ["kind=orm", "model.lora={r:8}"], "model.lora"),
+        ("baseline", ["kind=value_head", "data.train=good.jsonl"], "do not say who made them"),
         ("rollout", ["sampling.temperature=0"], "must be above 0"),
         ("rollout", ["policy=server", "policy.name=m"], "policy.base_url"),
         ("rollout", ["policy=server", "policy.name=m", "policy.base_url=http://h/v1"], "sampling=default"),
@@ -261,17 +286,26 @@ def test_every_yaml_composes_and_builds():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, RolloutConfig, TrainConfig, from_mapping
+    from implicit_prm.cli.label import METHODS
+    from implicit_prm.config import (
+        BaselineConfig,
+        BestOfNConfig,
+        ProcessBenchConfig,
+        RolloutConfig,
+        TrainConfig,
+        from_mapping,
+    )
 
     given = {"model.name": "m", "policy.name": "m", "problems.name": "p", "data.train": "f"}
     groups = {
         "train": ["loss", "model", "data", "trainer", "experiment", "estimate"],
         "rollout": ["policy", "problems", "sampling"],
         "eval": ["task"],
+        "label": ["method"],
     }
     classes = {"train": TrainConfig, "rollout": RolloutConfig, "best_of_n": BestOfNConfig}
-    classes["processbench"] = ProcessBenchConfig
-    more = {"server": ["policy.base_url=http://localhost:8000/v1", "sampling=default"]}
+    classes |= {"processbench": ProcessBenchConfig, **METHODS}
+    more = {"server": ["policy.base_url=http://localhost:8000/v1", "sampling=default"], "autopsv": ["verifier=v"]}
     composed = 0
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for command, names in groups.items():
@@ -280,13 +314,17 @@ def test_every_yaml_composes_and_builds():
                     overrides = [f"{key}={value}" for key, value in given.items() if key.split(".")[0] in names]
                     overrides += more.get(file.stem, [])
                     tree = compose(command, [f"{group}={file.stem}", *overrides, *_standalone(command)])
-                    options = classes[file.stem if group == "task" else command]
+                    options = classes[file.stem if group in ("task", "method") else command]
                     from_mapping(options, OmegaConf.to_container(tree, resolve=True))
                     composed += 1
         rates = {
             loss: compose("train", [f"loss={loss}", "output_dir=o"]).trainer.learning_rate for loss in ("ce", "dpo")
         }
         assert rates["dpo"] < rates["ce"]  # configs/tuned is found by model and loss
+        for model in ("sandbox", "hub"):  # what only implicit PRMs have is taken out of the groups they share
+            more_given = ["model.name=m"] if model == "hub" else []
+            tree = compose("baseline", [f"model={model}", *more_given, "output_dir=o"])
+            from_mapping(BaselineConfig, OmegaConf.to_container(tree, resolve=True))
         tree = compose("eval", ["checkpoint=c"])  # the default task
         from_mapping(BestOfNConfig, OmegaConf.to_container(tree, resolve=True))
     elsewhere = ("configs", "tuned", "accelerate")  # accelerate's own files are no Hydra groups
@@ -297,7 +335,7 @@ def test_every_yaml_composes_and_builds():
 def _standalone(command):
     """Outside a run there is no `hydra:` resolver to name the output after the chosen group."""
     train = ["output_dir=o", "trainer.eval_strategy=no"]
-    return {"train": train, "rollout": ["output=o"], "eval": ["checkpoint=c"]}[command]
+    return {"train": train, "rollout": ["output=o"], "eval": ["checkpoint=c"], "label": ["output=o"]}[command]
 
 
 def test_every_option_in_a_yaml_has_a_comment_before_its_block():

@@ -92,7 +92,7 @@ def write(
         bases=list(dict.fromkeys(name.rpartition(" - ")[2] for name in metrics["difference"])),
         accuracy=accuracy_figure(metrics),
         reliability=reliability_figure(metrics) if metrics["reliability"]["bins"] else None,
-        lowest_step=lowest_step_figure(metrics),
+        lowest_step=lowest_step_figure(metrics) if metrics["lowest_step"] else None,
         scale=scale,
         remark=f"{len(shown.problems)} of {len(groups)} problems: {shown.tags.get(WRONG_PICK, 0)} of the {wrong} whose "
         f"pick is wrong though a right response exists, then others. Left out: {len(groups) - len(shown.problems)}.",
@@ -124,7 +124,7 @@ def _shown(
 def _marks(group: Group, place: int, one: StepScores) -> list[list[str]]:
     """What is known of each step: is it right, by the data's own label, and is it the lowest?"""
     marks: list[list[str]] = [[] for _ in one.step_rewards]
-    labels = group.step_labels[place] if group.step_labels is not None else []
+    labels = (group.step_labels[place] if group.step_labels is not None else None) or []
     if len(labels) == len(marks):
         first = labels.index(False) if False in labels else len(labels)
         for step, label in enumerate(labels):

@@ -51,6 +51,11 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
     folder, main, say = Path(config.folder), is_first(), spoken_once(say)
     groups = {name: load_subset(config, source) for name, source in config.sources.items()}
     scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
+    if not scorer.by_step:
+        raise ImplicitPRMError(
+            f"task=processbench: {config.checkpoint} is an outcome reward model, whose one score says nothing of "
+            "single steps; take one of kind value_head or next_token"
+        )
     for name, some in groups.items():
         say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
         if scorer.prm is not None and config.too_long == "error":
@@ -108,7 +113,8 @@ def score_subset(
     """Scores of a subset, kept in `folder`, and the resamples that all of its intervals use."""
     scores = scorer.score_all(groups, folder, scorer.key(groups))
     for group, some in zip(groups, scores, strict=True):
-        for place, (labels, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
+        for place, (told, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
+            labels = told or []
             if len(one.step_rewards) not in (0, len(labels)) or (scorer.prm is None and not one.step_rewards):
                 raise ImplicitPRMError(
                     f"{name}, solution {group.extra['ids'][place]}: {len(labels)} steps but {len(one.step_rewards)} "

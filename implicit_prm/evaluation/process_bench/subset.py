@@ -28,7 +28,7 @@ class Subset:
     @property
     def labels(self) -> NDArray[np.int64]:
         """[n] index of the first wrong step, -1 for none."""
-        flat = [labels for group in self.groups for labels in group.step_labels or []]
+        flat = [labels or [] for group in self.groups for labels in group.step_labels or []]
         return np.array([labels.index(False) if False in labels else -1 for labels in flat])
 
     @property
@@ -65,7 +65,7 @@ def blind(one: Subset) -> dict[str, Verdict]:
     (1 - p) m, with m the mean of 1/S over erroneous solutions; p is chosen for it, where its F1 is highest.
     """
     labels, erroneous = one.labels, one.labels != -1
-    steps = np.array([len(labels) for group in one.groups for labels in group.step_labels or []])
+    steps = np.array([len(labels or []) for group in one.groups for labels in group.step_labels or []])
     root = math.sqrt(np.mean(1 / steps[erroneous])) if erroneous.any() else math.inf
     rate = 1.0 if math.isinf(root) else root / (1 + root)
     return {

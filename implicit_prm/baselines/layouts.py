@@ -1,0 +1,163 @@
+"""What an explicit reward model reads: a response's tokens, and the positions at which it says something.
+
+There is one rule for all kinds, in training and in scoring: a model is read at the last token of every step. The kinds
+differ in what a step is there.
+
+    orm           the whole response is one step
+    value_head    steps as the step rule has them
+    next_token    the same, each with a separator behind it as its last token
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from implicit_prm.config import BaselineKind, LabelUse, StepTokens
+from implicit_prm.data.tokens import EncodedGroup, EncodedResponse, Encoder, ResponseIds
+from implicit_prm.records import Group, ImplicitPRMError, Prompt, StepSpan
+
+_RESERVED = re.compile(r"reserved|unused|control_|extra_id|dummy|placeholder", re.IGNORECASE)
+# What says good and bad, the usual first. They are only ever predicted, so they may stand in the text as well.
+_VERDICTS = (("+", "-"), ("Yes", "No"), ("yes", "no"), ("1", "0"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledIds(ResponseIds):
+    """A response as it is read, with what is to be learnt at the end of each step; NaN where nothing is."""
+
+    targets: array[float]
+
+
+def read_positions(step_of_token: Sequence[int], steps: int) -> list[int]:
+    """The last token of each step; a step that owns no token is read where the one before it is."""
+    return [bisect_right(step_of_token, step) - 1 for step in range(steps)]
+
+
+class Layout:
+    """Responses as one kind of model reads them.
+
+    Args:
+        encoder: the same tokenisation that implicit PRMs have.
+        kind: of the model.
+        tokens: with `next_token`, the separator (good and bad are read, not written).
+        labels: what is learnt at each step: the response's outcome, or its step labels, hard or soft.
+    """
+
+    def __init__(
+        self, encoder: Encoder, kind: BaselineKind, tokens: StepTokens | None = None, labels: LabelUse = "outcome"
+    ) -> None:
+        self.encoder, self.kind, self.labels = encoder, kind, labels
+        self.separator = None if tokens is None else token_id(encoder.tokenizer, tokens.separator)
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of the prompt, as for implicit PRMs."""
+        return self.encoder.prompt_ids(prompt)
+
+    def response(self, text: str, finished: bool = True, given: list[str] | None = None) -> EncodedResponse:
+        """Token ids and steps of a response as the model reads them. `spans` are those of what is scored."""
+        encoded = self.encoder.response(text, finished, given)
+        if self.kind == "orm":
+            whole = [StepSpan(0, len(text))] if encoded.spans else []
+            return replace(encoded, step_of_token=[0] * len(encoded.ids), spans=whole)
+        if self.separator is None:
+            return encoded
+        ids: list[int] = []
+        steps: list[int] = []
+        characters: list[StepSpan] = []
+        start = 0
+        for step, end in enumerate(read_positions(encoded.step_of_token, len(encoded.spans))):
+            own = slice(start, end + 1)
+            behind = encoded.token_spans[end].end if end >= 0 else 0
+            ids += [*encoded.ids[own], self.separator]
+            steps += [step] * (len(ids) - len(steps))
+            characters += [*encoded.token_spans[own], StepSpan(behind, behind)]
+            start = end + 1
+        return EncodedResponse(ids, steps, characters, encoded.spans)
+
+    def group(self, group: Group) -> EncodedGroup:
+        """A graded group's token ids and targets.
+
+        Raises:
+            ImplicitPRMError: a response that cannot be split, is empty and cut off, or has not one label for each step.
+        """
+        responses: list[ResponseIds] = []
+        for place, text in enumerate(group.completions):
+            try:
+                given = group.steps[place] if group.steps is not None and self.encoder.text.steps == "given" else None
+                one = self.response(text, group.finished[place], given)
+                if not one.ids:
+                    raise ImplicitPRMError("the response is empty and was cut off; remove it")
+                targets = self._targets(group, place, len(one.spans))
+            except ImplicitPRMError as error:
+                raise ImplicitPRMError(f"{group.id}, response {place}: {error}") from None
+            responses.append(
+                LabelledIds(ids=array("i", one.ids), step_of_token=array("i", one.step_of_token), targets=targets)
+            )
+        labels = [bool(label) for label in group.correctness]
+        return EncodedGroup(group.id, array("i", self.prompt_ids(group.prompt)), responses, labels)
+
+    def _targets(self, group: Group, place: int, steps: int) -> array[float]:
+        if self.labels == "outcome":
+            return array("f", [float(bool(group.correctness[place]))] * steps)
+        found = group.step_labels[place] if group.step_labels is not None else None
+        if found is None:
+            raise ImplicitPRMError("there are no step labels; `ipr-label` makes them")
+        if len(found) != steps:
+            raise ImplicitPRMError(
+                f"{len(found)} step labels but {steps} steps; set data.steps to the rule that the labels were made for"
+            )
+        nan = float("nan")
+        if self.labels == "hard":  # some completion of the prefix was right (arXiv 2312.08935, Equation 3)
+            return array("f", [nan if label is None else float(label > 0) for label in found])
+        return array("f", [nan if label is None else float(label) for label in found])
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of an entry of the vocabulary; raises ImplicitPRMError if there is none of that name."""
+    found = tokenizer.get_vocab().get(token)
+    if found is None:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise ImplicitPRMError(f"{name}: no token {token!r}; name entries of the vocabulary as it spells them")
+    return found
+
+
+def choose_tokens(encoder: Encoder, embedded: int) -> StepTokens:
+    """A separator, and tokens for good and bad, from a vocabulary as it is: nothing is added, nothing resized.
+
+    The separator is a reserved token where there is one; else a special token that means nothing where a response
+    stands (no end of text or turn, no padding, none of the prompt's); else the newline. Of several, the lowest id.
+
+    Args:
+        embedded: how many tokens the model has embeddings for.
+
+    Raises:
+        ImplicitPRMError: nothing is left to choose; `tokens` then has to say.
+    """
+    tokenizer = encoder.tokenizer
+    special = sorted((number, str(token)) for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    meant = {encoder.end_of_turn, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+    taken = meant | {tokenizer.unk_token_id, *encoder.prompt_ids("probe")}
+    free = [token for number, token in special if number not in taken and number < embedded]
+    separators = [token for token in free if _RESERVED.search(token)] + free + _single(encoder, "\n")
+    verdicts = [(good, bad) for good, bad in _VERDICTS if _single(encoder, good) and _single(encoder, bad)]
+    if not separators or not verdicts:
+        lacking = "after a step" if not separators else "for good and bad (+ and -, Yes and No, 1 and 0)"
+        raise ImplicitPRMError(
+            f"{tokenizer.name_or_path}: the vocabulary has no token to use {lacking}; name some, for example "
+            '\'tokens={separator: "<|step|>", good: "+", bad: "-"}\''
+        )
+    good, bad = verdicts[0]
+    return StepTokens(separators[0], _single(encoder, good)[0], _single(encoder, bad)[0])
+
+
+def _single(encoder: Encoder, text: str) -> list[str]:
+    """The entry of the vocabulary that is this text alone; none where it takes several, or is unknown."""
+    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    known = len(ids) == 1 and ids[0] != encoder.tokenizer.unk_token_id and encoder.tokenizer.decode(ids) == text
+    return [str(encoder.tokenizer.convert_ids_to_tokens(ids[0]))] if known else []
