@@ -32,7 +32,7 @@ def write_page(path: Path, template: str, **content: Any) -> None:
     # The browser runs this script alone and fetches nothing, whatever a response might smuggle in.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    filled = {name: _embedded(value) if isinstance(value, Figure) else value for name, value in content.items()}
+    filled = {name: embedded(value) if isinstance(value, Figure) else value for name, value in content.items()}
     page = _ENVIRONMENT.get_template(template).render(
         policy=policy, script=Markup(script), style=Markup(style), **filled
     )
@@ -40,5 +40,6 @@ def write_page(path: Path, template: str, **content: Any) -> None:
         stream.write(page.encode("utf-8", errors="replace"))  # half a surrogate pair is no reason to have no page
 
 
-def _embedded(figure: Figure) -> str:
+def embedded(figure: Figure) -> str:
+    """The figure as what an `img` tag may have for its source."""
     return f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"

@@ -1,0 +1,128 @@
+"""The paper's study as one command: baselines, every claim, with intervals, into docs/study.md.
+
+    python scripts/study.py                                   # the sandbox, 5 training seeds, 90 minutes at most
+    python scripts/study.py --quick                           # one seed, fewer problems: 15 minutes at most
+    python scripts/study.py --model Qwen/Qwen2.5-0.5B-Instruct --out outputs/study-qwen --report docs/study-qwen.md
+
+All models are compared on the same responses, labels, reference log-probabilities and candidates (`studylib/cells.py`
+has the grid). What is done is kept in --out: after an interruption, or with more seeds, the same command goes on. What
+follows `--` is an override for everything that is trained:
+
+    python scripts/study.py --quick -- trainer.num_train_epochs=1
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from benchlib.report import machine
+from studylib.cells import Grid, World, grid
+from studylib.claims import CLAIMS
+from studylib.costs import costs
+from studylib.measures import Measure, read
+from studylib.report import method, sections, seeds, write_html, write_markdown
+from studylib.tasks import run
+
+from implicit_prm import ImplicitPRMError
+
+# What a reader of the sandbox's figures must know.
+NOTES = (
+    "A sandbox is no proof of anything about large models, least of all of how far one way is ahead of another. "
+    "Its policy errs on single facts, which it believes in two versions; an implicit PRM has both before it, as "
+    "probabilities of the same token, and only has to learn which to trust, while a value head must learn the "
+    "fact itself from a label at the end of the step. Explicit models therefore get three times the epochs "
+    "(`configs/tuned/sandbox_explicit.yaml`), and more data would help them further. All steps but the last have "
+    "the same number of tokens.",
+)
+QUICK = {"problems": 200, "test_problems": 100, "seeds": 1}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sandbox", help="sandbox, a hub id, or a local folder")
+    parser.add_argument("--quick", action="store_true", help="one seed and fewer problems")
+    parser.add_argument("--seeds", type=int, default=5, help="training seeds (default: 5)")
+    parser.add_argument("--problems", type=int, default=World.problems, help="to train on (default: %(default)s)")
+    parser.add_argument("--test-problems", type=int, default=World.test_problems, help="(default: %(default)s)")
+    parser.add_argument("--test-responses", type=int, default=World.test_responses, help="(default: %(default)s)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CELL", help="some of the cells (default: all)")
+    parser.add_argument("--completions", type=int, default=World.completions, help="of a prefix, for Math-Shepherd")
+    parser.add_argument("--jobs", type=int, help="processes (default: one for each core, one with a GPU)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/study"))
+    parser.add_argument("--report", type=Path, default=Path("docs/study.md"))
+    parser.add_argument("--images", type=Path, help="folder for the figures (default: images, beside the report)")
+    parser.add_argument("overrides", nargs="*", help="for everything that is trained")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        parser.set_defaults(**QUICK)
+        chosen = parser.parse_args()
+    for name in ("seeds", "problems", "test_problems", "completions"):
+        if getattr(chosen, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if chosen.test_responses < 4:
+        parser.error("--test-responses must be at least 4, the smallest N of best-of-N")
+    chosen.images = chosen.images or chosen.report.parent / "images"
+    chosen.jobs = chosen.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    return chosen
+
+
+def main() -> None:
+    chosen = parse()
+    world = World(
+        chosen.model,
+        chosen.problems,
+        test_problems=chosen.test_problems,
+        test_responses=chosen.test_responses,
+        completions=chosen.completions,
+        overrides=tuple(chosen.overrides),
+    )
+    folder = chosen.out.resolve()
+    try:
+        study = grid(world, tuple(range(chosen.seeds)), chosen.only)
+        seconds = run(study.tasks(), folder, chosen.jobs)
+    except ImplicitPRMError as error:
+        sys.exit(f"study: error: {error}\nWhat was done is kept; the same command goes on from there.")
+    except KeyboardInterrupt:
+        print("\nstudy: interrupted; what was done is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+    @functools.cache
+    def figures(name: str) -> Mapping[str, Measure] | None:
+        return read([folder / task for task in study.measured(study[name])]) if name in study else None
+
+    made = sections(study, figures, costs(study, CLAIMS[0].rows, folder))
+    introduction = describe(study, sum(seconds.values()), chosen)
+    write_markdown(chosen.report, chosen.images, introduction, made)
+    write_html(chosen.out / "report.html", introduction, made)
+    print(f"report: {chosen.report}\npage:   {chosen.out / 'report.html'}")
+
+
+def describe(study: Grid, seconds: float, chosen: argparse.Namespace) -> list[str]:
+    """Title and introduction."""
+    world = study.world
+    where = "the sandbox" if world.exact else world.name
+    command = "python scripts/study.py" + (" --quick" if chosen.quick else "")
+    command += "" if world.exact else f" --model {world.name}"
+    return [
+        f"# The paper's study on {where}",
+        "What Yuan et al. ([arXiv 2412.01981](https://arxiv.org/abs/2412.01981)) claim, each with what was seen "
+        f"here. All models start from the same policy and learn from the same {world.problems} problems x "
+        f"{world.responses} responses, with the same trainer; they rerank the same {world.test_problems} x "
+        f"{world.test_responses}. With {seeds(study)}, which decides the order of the data, which responses are "
+        "taken where not all are, and how value heads start.",
+        *(NOTES if world.exact else ()),
+        method(study),
+        f"Made by `{command}` in {seconds / chosen.jobs / 60:.0f} minutes of {chosen.jobs} processes "
+        f"({machine()['cpu']}, {machine()['cores']} cores, torch {torch.__version__}). This page is written by "
+        "that command, verdicts included.",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What a worker process does with a task: compose the command's options as its users would, and call its function.
+
+The commands themselves would spend more time on starting than on the sandbox's models, so their functions are called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from implicit_prm.baselines import fitting as baseline_fitting
+from implicit_prm.baselines.labelling import label
+from implicit_prm.cli.command import configs
+from implicit_prm.cli.label import METHODS
+from implicit_prm.config import BaselineConfig, BestOfNConfig, RolloutConfig, TrainConfig, from_mapping
+from implicit_prm.fitting import fit
+from implicit_prm.records import ImplicitPRMError
+from implicit_prm.rollouts import rollout
+from studylib.measures import measure, measure_candidates, score
+
+LOG = "output.log"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the package: its program, its YAML file, where its result goes, and the function behind it."""
+
+    program: str
+    config: str
+    options: type | None
+    function: Callable[..., Any]
+    output: str = "output_dir"
+    file: str = ""
+    trains: bool = False
+
+
+COMMANDS = {
+    "rollout": Command("ipr-rollout", "rollout", RolloutConfig, rollout, "output", "/rows.jsonl"),
+    "label": Command("ipr-label", "label", None, label, "output", "/rows.jsonl"),
+    "train": Command("ipr-train", "train", TrainConfig, fit, trains=True),
+    "baseline": Command("ipr-baseline", "baseline", BaselineConfig, baseline_fitting.fit, trains=True),
+    "score": Command("ipr-eval", "eval", BestOfNConfig, score),
+    "measure": Command("ipr-eval", "eval", BestOfNConfig, measure),
+    "candidates": Command("ipr-eval", "eval", BestOfNConfig, measure_candidates),
+}
+
+
+def do(name: str, overrides: Sequence[str], folder: Path) -> None:
+    """Run a command; all that it says goes to `output.log` in its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = COMMANDS[name]
+    with _output_to(folder / LOG):
+        try:
+            config = options(command, overrides)
+            if command.trains:
+                command.function(config, command=shlex.join([command.program, *overrides]))
+            else:
+                command.function(config)
+        except Exception as error:
+            traceback.print_exc()
+            if isinstance(error, ImplicitPRMError):
+                raise
+            raise ImplicitPRMError(f"{type(error).__name__}: {error}") from None  # not every exception can be sent on
+
+
+def options(command: Command, overrides: Sequence[str]) -> Any:
+    """The dataclass that the command would make of these overrides."""
+    with initialize_config_dir(configs(), version_base="1.3"):
+        tree = compose(command.config, overrides=list(overrides))
+    values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    return from_mapping(command.options or METHODS[tree.method], values)
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Both streams of this process to a file, below Python too."""
+    kept = os.dup(1), os.dup(2)
+    with path.open("w", encoding="utf-8") as stream:
+        try:
+            for descriptor in (1, 2):
+                os.dup2(stream.fileno(), descriptor)
+            yield
+        finally:
+            for descriptor, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, descriptor)
+                os.close(old)
