@@ -222,6 +222,26 @@ def disable_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 
+def compile_blocks(model: Any, mode: str | None = None, backend: str = "inductor") -> None:
+    """torch.compile for what every block does to its tokens one by one: MLPs and norms, in place.
+
+    One graph serves all blocks and lengths. Attention is left out: it reads a prompt's keys and values by the number of
+    its layer, so every layer would be a graph of its own. The output head is read from outside.
+
+    Raises:
+        ImplicitPRMError: an architecture that does not say what its blocks are.
+    """
+    base = base_model(model)
+    names = set(base._no_split_modules or ())
+    blocks = [module for module in base.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise ImplicitPRMError(f"{type(base).__name__} does not name its blocks; leave trainer.torch_compile out")
+    for block in blocks:
+        for name, part in block.named_children():
+            if "attn" not in name and "attention" not in name:
+                part.compile(dynamic=True, mode=mode, backend=backend)
+
+
 def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> dict[str, Tensor]:
     """(prompt ids, response ids) rows to right-padded [B, T] tensors: input_ids, attention_mask, completion_mask."""
     width = max(len(prompt) + len(response) for prompt, response in rows)

@@ -45,6 +45,11 @@ _REFUSED = {
 }
 
 
+# torch.compile is for blocks here (`backbone.compile_blocks`); transformers would wrap the whole model, whose output
+# head and cache are read from outside.
+_COMPILE = ("torch_compile", "torch_compile_mode", "torch_compile_backend")
+
+
 def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | None = None) -> dict[str, float]:
     """Train as configured and leave the checkpoint in `config.output_dir`.
 
@@ -97,6 +102,7 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
     dev_set = GroupDataset(encoded_dev, mismatched, limit, step_labels) if encoded_dev else None
     if settings.reference != NONE:
         ask_reference(config, model, arguments, policy, encoder, [train_set, dev_set] if dev_set else [train_set])
+    compile_blocks(config, policy)
     trainer = ImplicitPRMTrainer(
         model=policy,
         args=arguments,
@@ -159,13 +165,24 @@ def training_arguments(config: TrainConfig | BaselineConfig) -> TrainingArgument
         "ddp_find_unused_parameters": False,
         "use_cpu": not torch.accelerator.is_available(),  # or several processes on a CPU would not find each other
     }
-    options = defaults | config.trainer
+    options = defaults | {key: value for key, value in config.trainer.items() if key not in _COMPILE}
+    for key in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # as transformers called it before 5.23
+        renamed = key.replace("gradient", "activation")
+        if renamed in known and key in options:
+            options.setdefault(renamed, options.pop(key))
     # Every process asks the reference for a share of the data, so each needs the weights before FSDP shards them.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     try:
         return TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ImplicitPRMError(f"trainer: {str(error).strip()}") from error
+
+
+def compile_blocks(config: TrainConfig | BaselineConfig, model: Any) -> None:
+    """torch.compile, where `trainer.torch_compile` or one of its options asks for it."""
+    asked, mode, backend = (config.trainer.get(key) for key in _COMPILE)
+    if asked or mode or backend:
+        backbone.compile_blocks(model, mode, backend or "inductor")
 
 
 def step_line(arguments: TrainingArguments, processes: int, responses: float) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -27,7 +28,7 @@ from benchlib.run import compare, main
 from benchlib.work import Work
 from rich.console import Console
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from implicit_prm import ImplicitPRMError
 from implicit_prm.config import CEConfig, DPOConfig
@@ -78,7 +79,8 @@ def variants(
         cost = padded(encoded, batch).with_backward() + padded(encoded, batch)
         if checkpointing:
             cost += padded(encoded, batch, "none")
-        return variant(_checkpointed(models, step) if checkpointing else step, cost, reference=True)
+        step = _within(official.checkpointing, models, step) if checkpointing else step
+        return variant(step, cost, reference=True)
 
     def trl_step(precomputed: bool) -> Variant:
         size = rivals.divisor(len(pairs), chosen.rival_pairs)
@@ -94,7 +96,7 @@ def variants(
         step = rivals.liger_dpo(models, rows, pairs, size)
         return variant(step, forward.with_backward() + forward, reference=True)
 
-    def own(how: ours.Ablation, checkpointing: bool = False) -> Variant:
+    def own(how: ours.Ablation, checkpointing: bool = False, compiled: bool = False) -> Variant:
         forward = shared if how.shared else decoder.unpadded([(len(p), len(r)) for p, r in rows])
         cost = forward.with_backward() + decoder.heads(ours.recomputed_tokens(models, work, LOSSES[loss]))
         for prompt, responses in ours.repeated(models, work, LOSSES[loss]):
@@ -103,7 +105,8 @@ def variants(
         if checkpointing:
             cost += forward
         step = ours.train(models, tokenizer, work, LOSSES[loss], folder, how)
-        step = _checkpointed(models, step) if checkpointing else step
+        step = _within(official.checkpointing, models, step) if checkpointing else step
+        step = _within(ours.compiled, models, step) if compiled else step
         return variant(step, cost if how.cached else cost + forward, not how.cached)
 
     found = {"official": partial(official_step, False)}
@@ -114,7 +117,9 @@ def variants(
     found |= {name: partial(own, how) for name, how in OURS.items()}
     if chosen.gradient_checkpointing:
         found["official, gradient checkpointing"] = partial(official_step, True)
-        found["ours, gradient checkpointing"] = partial(own, OURS["ours"], True)
+        found["ours, gradient checkpointing"] = partial(own, OURS["ours"], checkpointing=True)
+    if chosen.torch_compile:
+        found["ours, torch.compile"] = partial(own, OURS["ours"], compiled=True)
     return found
 
 
@@ -122,9 +127,13 @@ def _pairs_only() -> Variant:
     raise rivals.UnavailableError("it trains on pairs, or with a KL term, and has no cross-entropy on log-ratios")
 
 
-def _checkpointed(models: Models, step: Callable[[], float]) -> Callable[[], float]:
+def _within(
+    context: Callable[[PreTrainedModel], AbstractContextManager[None]], models: Models, step: Callable[[], float]
+) -> Callable[[], float]:
+    """The step with the policy in another state, which ends with it: variants take turns on the same model."""
+
     def run() -> float:
-        with official.checkpointing(models.policy):
+        with context(models.policy):
             return step()
 
     return run
@@ -227,6 +236,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add the official way and ours with gradient checkpointing",
     )
+    made.add_argument("--torch-compile", action="store_true", help="add ours with torch.compile")
     made.add_argument("--second-run", action="store_true", help="add what a filled reference cache costs to read")
     return made
 

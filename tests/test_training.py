@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import graded_rows, tiny_model, write_rows
 from runs import LOSSES, config, log, quiet, weights
+from torch._dynamo.utils import counters
 from transformers import TrainingArguments
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
@@ -165,6 +166,20 @@ def test_bfloat16_mixed_precision_stays_close(tmp_path, tiny_folder, rollouts_fi
     half, full = ([row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("half", "full"))
     assert half[0] == pytest.approx(math.log(2), abs=1e-4)  # same noise in policy and reference: the ratio is still 0
     assert half == pytest.approx(full, abs=0.05)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_torch_compile_changes_nothing(lora, tmp_path, tiny_folder, rollouts_file):
+    """With the eager backend, which traces and guards as inductor does but generates no code."""
+    torch.compiler.reset()
+    counters.clear()
+    losses = []
+    for name, more in (("plain", {}), ("compiled", {"torch_compile_backend": "eager"})):
+        fit(config(tmp_path / name, tiny_folder, rollouts_file, model_options={"lora": lora}, **more), quiet)
+        losses.append([row["loss"] for row in log(tmp_path / name) if "loss" in row])
+        assert (counters["stats"]["unique_graphs"] > 0) == (name == "compiled")
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert not counters["graph_break"]
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path, tiny_folder, rollouts_file):

@@ -23,7 +23,13 @@ from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.report import table
 from implicit_prm.data.tokens import EncodedGroup, Encoder, context_length
 from implicit_prm.data.training_set import GradedSet
-from implicit_prm.fitting import step_line, training_arguments, wandb_offline_without_a_key, warn_of_warmup
+from implicit_prm.fitting import (
+    compile_blocks,
+    step_line,
+    training_arguments,
+    wandb_offline_without_a_key,
+    warn_of_warmup,
+)
 from implicit_prm.processes import spoken_once
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.settings import BASELINE_FILE
@@ -80,6 +86,7 @@ def fit(config: BaselineConfig, say: Callable[[str], None] = print, command: str
     if main:
         training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 
+    compile_blocks(config, model)
     trainer = RewardModelTrainer(
         model=model,
         args=arguments,

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from unittest import mock
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from benchlib.official import Models
 from benchlib.rivals import UnavailableError
 from benchlib.work import TEXT, Work
 from implicit_prm import ImplicitPRM, ImplicitPRMTrainer, group_logprobs
-from implicit_prm.backbone import token_budget
+from implicit_prm.backbone import compile_blocks, token_budget
 from implicit_prm.config import LossConfig
 from implicit_prm.data.reference_cache import ReferenceCache
 from implicit_prm.group_logprobs import SharedPrompt, pieces
@@ -82,6 +82,17 @@ def train(
             return sum(trainer.training_step(trainer.model, batch, units).item() for batch in batches)
 
     return run
+
+
+@contextlib.contextmanager
+def compiled(model: PreTrainedModel) -> Iterator[None]:
+    """Compiled blocks for the length of a step; what was compiled before is found again."""
+    compile_blocks(model)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module._compiled_call_impl = None
 
 
 def recomputed_tokens(models: Models, work: Work, loss: LossConfig) -> int:

@@ -114,10 +114,9 @@ def _scorers(grid: Grid, read: Read, costs: Mapping[str, Cost]) -> Section:
     world = grid.world
     text = (
         f"All on the same {world.test_problems} held-out problems x {world.test_responses} responses, in per "
-        f"cent, means over {seeds(grid)}. Process reward "
-        "models pick by their lowest step, the outcome reward model by its one score, the likelihood by its sum. "
-        f"{unit}: 1e{len(str(int(scale))) - 1} floating-point operations of sampling, labelling and training together. An outcome "
-        "reward model says nothing of steps."
+        f"cent, means over {seeds(grid)}. Process reward models pick by their lowest step, the outcome reward model by "
+        f"its one score, the likelihood by its sum. {unit}: 1e{len(str(int(scale))) - 1} floating-point operations of "
+        "sampling, labelling and training together. An outcome reward model says nothing of steps."
     )
     return Section("Scorers side by side", [text], [Table(columns, rows)])
 
