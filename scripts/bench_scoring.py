@@ -3,6 +3,7 @@
     python scripts/bench_scoring.py                                    # 8 responses, about 200 + 200 tokens, on the CPU
     python scripts/bench_scoring.py --responses 64                     # three quarters of an hour on two cores
     python scripts/bench_scoring.py --lengths 150 2000 --responses 4   # long responses, little to share
+    python scripts/bench_scoring.py --exact --responses 4              # how far each way is from float64
     python scripts/bench_scoring.py --data rollouts.jsonl --responses 8 --device cuda --dtype bfloat16
 
 All variants score the same token ids with the same two models. Their log-ratios are compared first, and a difference
@@ -12,7 +13,9 @@ over the tolerance stops the run; then they take turns, in a new order each roun
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from benchlib import official, options, ours, rivals
@@ -63,20 +66,32 @@ def variants(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work) -> 
     }
 
 
-def agreement(dtype: str, expected: list[float]) -> Callable[[str, Variant], dict[str, float]]:
-    """Compares log-ratios with `expected`, which the first variant fills."""
+def agreement(
+    dtype: str, expected: list[float], exact: Sequence[float] = ()
+) -> Callable[[str, Variant], dict[str, float]]:
+    """Compares log-ratios with `expected`, which the first variant fills, and with `exact` ones where there are any."""
+
+    def furthest(found: Sequence[float], others: Sequence[float]) -> float:
+        return max(abs(one - other) for one, other in zip(found, others, strict=True))
 
     def check(name: str, variant: Variant) -> dict[str, float]:
         found = variant.work()
+        told = {"nats off float64": furthest(found, exact)} if exact else {}
         if not expected:
             expected.extend(found)
-            return {}
-        worst = max(abs(one - other) for one, other in zip(found, expected, strict=True))
+            return told
+        worst = furthest(found, expected)
         if not worst <= TOLERANCE.get(dtype, float("inf")):
             raise ImplicitPRMError(f"{name}: a log-ratio is {worst:.1e} nats off the official way's; nothing was timed")
-        return {"nats off": worst}
+        return {"nats off": worst} | told
 
     return check
+
+
+def in_float64(models: Models, work: Work) -> list[float]:
+    """The log-ratios as they are but for rounding: the official way in float64, on copies of the models."""
+    policy, reference = (copy.deepcopy(model).double() for model in (models.policy, models.reference))
+    return official.score(replace(models, policy=policy, reference=reference), work.rows)
 
 
 def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
@@ -85,11 +100,18 @@ def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
     work = options.read_work(chosen, tokenizer)
     title = options.title(chosen, f"Scoring {chosen.responses} responses a prompt")
     ratios: list[float] = []
-    made = compare(title, variants(models, tokenizer, work), agreement(chosen.dtype, ratios), work, chosen, console)
+    check = agreement(chosen.dtype, ratios, in_float64(models, work) if chosen.exact else ())
+    made = compare(title, variants(models, tokenizer, work), check, work, chosen, console)
     size = (sum(ratio**2 for ratio in ratios) / len(ratios)) ** 0.5
     made.extra["log-ratio of a response"] = f"{size:.2f} nats (root mean square)"
     yield made
 
 
+def parser() -> argparse.ArgumentParser:
+    made = options.parser(__doc__, responses=8, rounds=5)
+    made.add_argument("--exact", action="store_true", help="compare all with float64 too, which takes its time")
+    return made
+
+
 if __name__ == "__main__":
-    main(cases, options.parse(options.parser(__doc__, responses=8, rounds=5)))
+    main(cases, options.parse(parser()))

@@ -27,7 +27,7 @@ OURS = "ours, neither cached nor shared"
 
 
 def scoring(*arguments):
-    return options.parse(options.parser(None, responses=2, rounds=1), arguments)
+    return options.parse(bench_scoring.parser(), ["--responses", "2", "--rounds", "1", *arguments])
 
 
 def training(*arguments):
@@ -137,6 +137,13 @@ def test_an_unknown_variant_is_named_with_those_that_exist(console):
     chosen = scoring(*SMALL, "--variants", "our")
     with pytest.raises(SystemExit, match="no variant our; there are: official, "):
         list(bench_scoring.cases(chosen, Console(file=console)))
+
+
+def test_float64_says_whose_rounding_it_is(console):
+    (made,) = bench_scoring.cases(scoring(*SMALL, "--exact", "--variants", OURS), Console(file=console))
+    errors = {row.name: row.agreement["nats off float64"] for row in made.rows}
+    assert set(errors) == {"official", OURS}
+    assert all(0 < error < 1e-4 for error in errors.values())
 
 
 def test_growth_is_drawn_and_can_be_drawn_again(tmp_path, monkeypatch, console):
