@@ -1,7 +1,7 @@
 """Tasks with what they need before them, run by a few processes at once. What is done is not done again.
 
-A task is one command of this package with its overrides, in a folder of its own. It is done when its folder holds
-`task.json` with its identity, which is written last: a hash of the command and of all that it needs.
+A task is one command of this package with its overrides, in a folder of its own, where `task.json` names it by a hash
+of the command and of all that it needs. What another one has left there is removed; one that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -51,7 +53,7 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
         ImplicitPRMError: a task failed. Those that were running have ended, and the same call goes on from there.
     """
     identities = _identities(tasks)
-    seconds = {task.name: _done(folder / task.name, identities[task.name]) for task in tasks}
+    seconds = {task.name: _seconds(folder / task.name, identities[task.name]) for task in tasks}
     waiting = [task for task in tasks if seconds[task.name] is None]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, _pool(jobs) as pool:
@@ -63,17 +65,18 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
                     if len(running) == jobs:
                         break
                     waiting.remove(task)
-                    running[pool.submit(work.do, task.command, _overrides(task, folder), folder / task.name)] = (
-                        task,
-                        time.perf_counter(),
+                    _begin(
+                        folder / task.name, {"identity": identities[task.name], "command": command_line(task, folder)}
                     )
+                    future = pool.submit(work.do, task.command, _overrides(task, folder), folder / task.name)
+                    running[future] = task, time.perf_counter()
                 progress.update(bar, description=", ".join(task.name for task, _ in running.values()))
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task, started = running.pop(future)
                     _check(future, task, folder)
                     seconds[task.name] = time.perf_counter() - started
-                    record = {"identity": identities[task.name], "seconds": seconds[task.name]}
-                    write_json(folder / task.name / RECORD, record | {"command": command_line(task, folder)})
+                    record = _record(folder / task.name) | {"seconds": seconds[task.name]}
+                    write_json(folder / task.name / RECORD, record)
                     progress.advance(bar)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -123,13 +126,30 @@ def _identities(tasks: Sequence[Task]) -> dict[str, str]:
     return found
 
 
-def _done(folder: Path, identity: str) -> float | None:
-    """Seconds that it took; None if it is to be done."""
+def _record(folder: Path) -> dict[str, Any]:
+    """What is known of the task in a folder; nothing if none has begun there."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return record["seconds"] if record.get("identity") == identity else None
+        return {}
+
+
+def _seconds(folder: Path, identity: str) -> float | None:
+    """How long the task took; None if it is to be done."""
+    record = _record(folder)
+    return record.get("seconds") if record.get("identity") == identity else None
+
+
+def _begin(folder: Path, record: dict[str, Any]) -> None:
+    """Name the task in its folder, without what another has left there. Tasks in folders below have their own say."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if _record(folder).get("identity") != record["identity"]:
+        for left in folder.iterdir():
+            if not left.is_dir():
+                left.unlink()
+            elif not (left / RECORD).exists():
+                shutil.rmtree(left)
+    write_json(folder / RECORD, record)
 
 
 def _check(future: Future[None], task: Task, folder: Path) -> None:

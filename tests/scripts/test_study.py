@@ -17,7 +17,7 @@ from studylib import work
 from studylib.cells import World, grid
 from studylib.claims import CLAIMS, VARIANTS, Comparison, overall
 from studylib.measures import Measure
-from studylib.tasks import Task, _identities, _overrides
+from studylib.tasks import Task, _begin, _identities, _overrides, _seconds
 
 STUDY = Path(__file__).resolve().parents[2] / "scripts" / "study.py"
 SMALLEST = ["--problems", "6", "--test-problems", "4", "--test-responses", "4", "--completions", "2", "--jobs", "2"]
@@ -60,6 +60,22 @@ def test_a_change_of_what_is_needed_changes_what_needs_it():
     assert before["ce/0"] != after["ce/0"]
     assert before["ce/0/eval"] != after["ce/0/eval"]
     assert before["sampled"] == after["sampled"]
+
+
+def test_what_another_study_left_is_removed_and_what_was_interrupted_stays(tmp_path):
+    mine, below = {"identity": "a", "command": "c"}, {"identity": "b", "seconds": 2.0}
+    for folder, record in ((tmp_path, mine), (tmp_path / "eval", below)):
+        folder.mkdir(exist_ok=True)
+        (folder / "task.json").write_text(json.dumps(record))
+        (folder / "rows.jsonl").write_text("{}")
+    (tmp_path / "checkpoint-1").mkdir()
+    assert (_seconds(tmp_path, "a"), _seconds(tmp_path / "eval", "b")) == (None, 2.0)
+    _begin(tmp_path, mine)  # once more, after an interruption
+    assert (tmp_path / "rows.jsonl").exists()
+    _begin(tmp_path, mine | {"identity": "other"})
+    assert not (tmp_path / "rows.jsonl").exists()
+    assert not (tmp_path / "checkpoint-1").exists()
+    assert _seconds(tmp_path / "eval", "b") == 2.0, "a task of its own"
 
 
 def _measure(values, spread=0.0):
@@ -111,6 +127,7 @@ def test_a_claim_holds_if_all_of_its_differences_do():
 
 
 def _study(folder, *options, overrides=("trainer.max_steps=1",)):
+    """Later options win."""
     command = [sys.executable, str(STUDY), *SMALLEST, "--out", "out", "--report", "docs/study.md"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -144,7 +161,7 @@ def test_some_cells_end_to_end_and_nothing_is_done_twice(tmp_path):
     assert json.loads(record.read_text())["command"].startswith("ipr-train model=sandbox")
     before = record.stat().st_mtime_ns
 
-    # A second seed shares what is there; a damaged figure is named, not read as something else.
+    # A second seed shares what is there.
     again = _study(tmp_path, "--seeds", "2", "--only", "ce", "ms_hard")
     assert again.returncode == 0, again.stderr[-3000:]
     assert record.stat().st_mtime_ns == before
