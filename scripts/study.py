@@ -1,8 +1,10 @@
-"""The paper's study as one command: baselines, every claim, with intervals, into docs/study.md.
+"""The paper's study as one command: baselines, every claim, with intervals, in a report of Markdown and one of HTML.
 
     python scripts/study.py                                   # the sandbox, 5 training seeds, 90 minutes at most
     python scripts/study.py --quick                           # one seed, fewer problems: 15 minutes at most
-    python scripts/study.py --model Qwen/Qwen2.5-0.5B-Instruct --out outputs/study-qwen --report docs/study-qwen.md
+    python scripts/study.py --model Qwen/Qwen2.5-0.5B-Instruct --out outputs/study-qwen
+
+The first writes docs/study.md; the others study.md in --out.
 
 All models are compared on the same responses, labels, reference log-probabilities and candidates (`studylib/cells.py`
 has the grid). What is done is kept in --out: after an interruption, or with more seeds, the same command goes on. What
@@ -54,8 +56,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="CELL", help="some of the cells (default: all)")
     parser.add_argument("--completions", type=int, default=World.completions, help="of a prefix, for Math-Shepherd")
     parser.add_argument("--jobs", type=int, help="processes (default: one for each core, one with a GPU)")
-    parser.add_argument("--out", type=Path, default=Path("outputs/study"))
-    parser.add_argument("--report", type=Path, default=Path("docs/study.md"))
+    parser.add_argument("--out", type=Path, help="(default: outputs/study, with --quick outputs/study-quick)")
+    parser.add_argument("--report", type=Path, help="of Markdown (default: as above)")
     parser.add_argument("--images", type=Path, help="folder for the figures (default: images, beside the report)")
     parser.add_argument("overrides", nargs="*", help="for everything that is trained")
     chosen = parser.parse_args()
@@ -67,6 +69,9 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if chosen.test_responses < 4:
         parser.error("--test-responses must be at least 4, the smallest N of best-of-N")
+    chosen.out = chosen.out or Path("outputs/study-quick" if chosen.quick else "outputs/study")
+    whole = chosen.model == "sandbox" and not chosen.quick and not chosen.only
+    chosen.report = chosen.report or (Path("docs") if whole else chosen.out) / "study.md"
     chosen.images = chosen.images or chosen.report.parent / "images"
     chosen.jobs = chosen.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     return chosen

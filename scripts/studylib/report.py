@@ -74,8 +74,10 @@ def write_markdown(path: Path, images: Path, introduction: Sequence[str], made: 
             lines += [f"![{section.title}]({_relative(file, path.parent)})", ""]
         for table in section.tables:
             lines += [*_markdown(table), ""]
+    text = "\n".join(lines).rstrip() + "\n"
+    variants = _relative(Path(__file__).resolve().parents[2] / "docs" / "variants.md", path.parent)
     with atomic_write(path) as stream:
-        stream.write(("\n".join(lines).rstrip() + "\n").encode())
+        stream.write(text.replace("](variants.md)", f"]({variants})").encode())
 
 
 def write_html(path: Path, introduction: Sequence[str], made: Sequence[Section]) -> None:
