@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from implicit_prm import ImplicitPRMError
@@ -114,7 +113,7 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
     # side by side are faster than one after the other on both.
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,))
+    return ProcessPoolExecutor(jobs, context, initializer=work.start, initargs=(threads,))
 
 
 def _identities(tasks: Sequence[Task]) -> dict[str, str]:

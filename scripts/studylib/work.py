@@ -6,14 +6,17 @@ The commands themselves would spend more time on starting than on the sandbox's 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shlex
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -52,6 +55,14 @@ COMMANDS = {
     "measure": Command("ipr-eval", "eval", BestOfNConfig, measure),
     "candidates": Command("ipr-eval", "eval", BestOfNConfig, measure_candidates),
 }
+
+
+def start(threads: int) -> None:
+    """Of a worker: so many threads; and it ends when the study has been killed, which it would not notice by itself."""
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def do(name: str, overrides: Sequence[str], folder: Path) -> None:
