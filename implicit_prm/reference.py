@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
 
 from implicit_prm.backbone import base_model, locate, weights_identity
 from implicit_prm.data.reference_cache import ReferenceCache, key_of
 from implicit_prm.group_logprobs import Ids, response_logprobs
+from implicit_prm.progress import tracked
 
 Request = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
 _FLUSH_GROUPS = 256
@@ -90,12 +90,10 @@ def fill(
     ]
     mine = [request for request in mine if request[1]]
     try:
-        with Progress(disable=not mine or process > 0) as progress:
-            task = progress.add_task("reference log-probabilities", total=len(mine))
-            for number, (prompt, responses) in enumerate(mine, 1):
-                reference_logprobs(model, prompt, responses, max_tokens, cache)
-                if number % _FLUSH_GROUPS == 0:
-                    cache.flush()
-                progress.advance(task)
+        asked = tracked(mine, "reference log-probabilities", process == 0)
+        for number, (prompt, responses) in enumerate(asked, 1):
+            reference_logprobs(model, prompt, responses, max_tokens, cache)
+            if number % _FLUSH_GROUPS == 0:
+                cache.flush()
     finally:
         cache.flush()

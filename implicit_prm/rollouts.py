@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.progress import Progress
-
 from implicit_prm.config import RolloutConfig, ServerConfig, TextConfig, from_mapping
 from implicit_prm.data.files import JsonLines
 from implicit_prm.data.grading import Grader
 from implicit_prm.data.problems import load_problems, step_checker
 from implicit_prm.data.tokens import ask
 from implicit_prm.processes import Processes, processes, spoken_once
+from implicit_prm.progress import progress
 from implicit_prm.provenance import Provenance, run_of, settings_of
 from implicit_prm.records import ImplicitPRMError, Problem, Samples
 from implicit_prm.sampling import TransformersSampler
@@ -97,17 +96,14 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     tokens, started = 0, time.perf_counter()
     checker = step_checker(config.problems.name)
     share = -(-sum(problem.id not in done for problem in problems) // team.size)
-    # Streams are left alone: in a notebook, rich and ipykernel would flush what a loading model writes to each other.
-    bars = Progress(disable=not team.first, redirect_stdout=False, redirect_stderr=False)
-    with Grader() as grader, bars as progress:
-        bar = progress.add_task("sampling", total=share)
+    with Grader() as grader, progress("sampling", share, team.first) as advance:
         for samples in sampler.sample(problems, done, team):
             if samples.refused:
                 refused.append(samples)
             else:
                 part.append(_row(samples, text, grader, checker))
                 tokens += samples.tokens
-            progress.advance(bar)
+            advance(1)
     seconds = time.perf_counter() - started
 
     shares = team.gather((tokens, seconds, refused))

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.progress import Progress, track
 
 from implicit_prm.backbone import locate, weights_of
 from implicit_prm.config import PolicyConfig
 from implicit_prm.data.files import atomic_write
 from implicit_prm.data.tokens import Encoder
 from implicit_prm.processes import processes
+from implicit_prm.progress import progress, tracked
 from implicit_prm.records import Group, ImplicitPRMError, Prompt, StepScores, StepSpan
 
 ScoreGroup = Callable[[Group], list[StepScores]]
@@ -103,7 +103,7 @@ def model_scorer(prm: ScoringModel, max_tokens: int | None = None, too_long: str
 
 def check_lengths(groups: Sequence[Group], prm: ScoringModel) -> None:
     """Refuse the first response over the context before anything is scored, not hours later."""
-    for group in track(groups, "checking lengths"):
+    for group in tracked(groups, "checking lengths"):
         given = group.steps if prm.encoder.text.steps == "given" else None
         for place, length in enumerate(prm.lengths(group.prompt, group.completions, group.finished, given)):
             try:
@@ -159,13 +159,12 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
             return _from_table(pq.read_table(final), groups)
         # Not a contiguous share: neighbours in a file are often of one difficulty, hence of one length.
         mine = range(state.rank, len(groups), state.size)
-        with Progress(disable=not state.first) as progress:
-            task = progress.add_task("scoring", total=sum(len(groups[number]) for number in mine))
+        with progress("scoring", sum(len(groups[number]) for number in mine), state.first) as advance:
             for number in mine:
                 part = _part(parts, number)
                 if not _is_current(part, key):
                     _write(part, _to_table([groups[number]], [score(groups[number])]), key)
-                progress.advance(task, len(groups[number]))
+                advance(len(groups[number]))
         state.gather(None)
         if state.first:
             _write(final, pa.concat_tables(pq.read_table(_part(parts, n)) for n in range(len(groups))), key)

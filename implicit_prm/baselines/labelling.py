@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.progress import Progress
-
 from implicit_prm.config import AutoPSVConfig, ExactConfig, LabelConfig, MathShepherdConfig, from_mapping
 from implicit_prm.data.files import JsonLines
 from implicit_prm.data.groups import fingerprint, load_groups
+from implicit_prm.progress import progress
 from implicit_prm.provenance import Provenance, now
 from implicit_prm.records import Group, ImplicitPRMError, Problem, TokenCounts
 from implicit_prm.reward.steps import split_steps
@@ -79,12 +78,11 @@ def label(config: LabelConfig, say: Say = print) -> Path:
             record.check(settings)
         record.begin(settings, now() | {"input": config.input}, not rows)
         started, total = time.perf_counter(), TokenCounts()
-        with Progress() as progress:
-            bar = progress.add_task("labelling", total=len(groups) - len(done))
+        with progress("labelling", len(groups) - len(done)) as advance:
             for labelled in labeller.label(groups, done):
                 output.append(_row(labelled, settings["method"]))
                 total += labelled.tokens
-                progress.advance(bar)
+                advance(1)
         for line in _speed(total, time.perf_counter() - started):
             say(line)
         rows = output.rows()

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.progress import track
-
 from implicit_prm.config import DataConfig, LossConfig
 from implicit_prm.data.files import write_json
 from implicit_prm.data.groups import balance, is_mixed, labelled_responses, load_groups, subset, take_responses
 from implicit_prm.data.report import Report
 from implicit_prm.data.tokens import EncodedGroup
+from implicit_prm.progress import tracked
 from implicit_prm.records import Group, ImplicitPRMError
 
 
@@ -97,7 +96,7 @@ def encode(
         ImplicitPRMError: too long with `too_long="error"`, step labels that do not fit the steps, or nothing left.
     """
     report = graded.report
-    encoded = [encode_group(group) for group in track(graded.groups, "encoding", disable=not progress)]
+    encoded = [encode_group(group) for group in tracked(graded.groups, "encoding", progress)]
     report.measure(encoded)
     over = sum(size > limit for group in encoded for size in group.lengths) if limit is not None else 0
     if limit is not None and over:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from implicit_prm.config import BestOfNConfig, from_mapping
 from implicit_prm.data.answers import extract_answer
@@ -25,6 +24,7 @@ from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.processes import is_first, spoken_once
+from implicit_prm.progress import tracked
 from implicit_prm.records import Group, ImplicitPRMError, StepScores
 from implicit_prm.reward.head import AGGREGATES, aggregate, sigmoid
 from implicit_prm.rollouts import rollout
@@ -52,10 +52,9 @@ def evaluate(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[
     main = is_first()
     groups, scorer, key = prepare(config, folder, spoken_once(say))
     with Grader() as grader:
-        groups = [graded(group, grader) for group in track(groups, "grading", disable=not main)]
+        groups = [graded(group, grader) for group in tracked(groups, "grading", main)]
         candidates = [
-            as_candidates(group, grader, config.unanswered)
-            for group in track(groups, "grouping answers", disable=not main)
+            as_candidates(group, grader, config.unanswered) for group in tracked(groups, "grouping answers", main)
         ]
     scores = scorer.score_all(groups, folder, key)
 
