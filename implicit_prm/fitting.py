@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 import torch
 from transformers import TrainingArguments, set_seed
 
-from implicit_prm import backbone, card, checkpoints, publishing, starting
+from implicit_prm import backbone, card, checkpoints, opening, publishing, starting
 from implicit_prm.config import BaselineConfig, ModelConfig, TextConfig, TrainConfig, convert, from_mapping
 from implicit_prm.data import training_set
 from implicit_prm.data.files import write_json
@@ -72,10 +72,10 @@ def fit(config: TrainConfig, say: Callable[[str], None] = print, command: str | 
 
     train, dev = training_set.read(config.data, config.loss, arguments.seed)
     model = starting.resolve(config.model, config.output_dir, arguments, resume is not None, say)
-    tokenizer = backbone.open_tokenizer(model)
+    tokenizer = opening.open_tokenizer(model)
     encoder = Encoder(tokenizer, config.data)
     policy = starting.open_policy(model, arguments)
-    backbone.check_embeds(policy, encoder)
+    opening.check_embeds(policy, encoder)
     limit = context_length(policy.config, config.data.max_length)
     mismatched = config.loss.name == "kto" and not config.loss.needs_pairs
     needs_pairs, main = config.loss.needs_pairs, arguments.process_index == 0
@@ -234,7 +234,7 @@ def ask_reference(
         name, revision = model.reference, model.reference_revision
     named = starting.open_reference(model, encoder.tokenizer)
     if named is not None:
-        backbone.check_embeds(named, encoder)
+        opening.check_embeds(named, encoder)
     if model.quantization is None:  # bitsandbytes has put its weights there
         (policy if named is None else named).to(device)
     folder = None if config.reference_cache == "default" else config.reference_cache

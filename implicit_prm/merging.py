@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from implicit_prm import adapters, backbone, card
+from implicit_prm import adapters, card, opening
 from implicit_prm.config import MergeConfig, PolicyConfig, from_mapping
 from implicit_prm.data.files import atomic_folder
 from implicit_prm.model import open_policy, settings_file
@@ -33,7 +33,7 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
     found = settings_file(name, config.revision, None)
     if found is None:
         raise ImplicitPRMError(f"{name} has no implicit_prm.json; only what ipr-train wrote can be merged")
-    adapter = adapters.find(backbone.locate(name), config.revision)
+    adapter = adapters.find(opening.locate(name), config.revision)
     if adapter is None:
         raise ImplicitPRMError(f"{name} is not a LoRA adapter but a whole model; there is nothing to merge")
     with atomic_folder(output) as unfinished:
@@ -48,7 +48,7 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
         if hasattr(policy, "merge_and_unload"):
             policy = adapters.merge(policy)
         policy.to(getattr(torch, config.dtype)).save_pretrained(unfinished)
-        backbone.open_tokenizer(opened).save_pretrained(unfinished)
+        opening.open_tokenizer(opened).save_pretrained(unfinished)
         base, revision = settings.base or adapter.base, settings.base_revision or adapter.base_revision
         merged = replace(settings, base=None, base_revision=None, quantization=None)
         if settings.reference == ADAPTER_OFF:

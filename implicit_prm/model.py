@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from implicit_prm import adapters, backbone
+from implicit_prm import adapters, backbone, opening
 from implicit_prm.config import Dtype, PolicyConfig, Quantization, TextConfig, from_mapping
 from implicit_prm.data.reference_cache import ReferenceCache
 from implicit_prm.data.tokens import EncodedResponse, Encoder, context_length
@@ -56,7 +56,7 @@ class ImplicitPRM:
         self.encoder = Encoder(tokenizer, settings.text)
         for model in (policy, reference):
             if model is not None:
-                backbone.check_embeds(model, self.encoder)
+                opening.check_embeds(model, self.encoder)
         self.limit_tokens = context_length(policy.config, max_length)
         self.reference_cache: ReferenceCache | None = None
         self._noise_known = False
@@ -136,11 +136,11 @@ class ImplicitPRM:
             settings.quantization = None if quantization == "none" else quantization
         opened = PolicyConfig(name, revision, dtype, trust_remote_code=trust_remote_code)
         policy = open_policy(opened, settings, token)
-        tokenizer = backbone.open_tokenizer(opened, token)
+        tokenizer = opening.open_tokenizer(opened, token)
         second = None
         if settings.reference not in (NONE, ADAPTER_OFF):
-            backbone.check_same_tokens(tokenizer, settings.reference, settings.reference_revision, token)
-            second = backbone.open_model(
+            opening.check_same_tokens(tokenizer, settings.reference, settings.reference_revision, token)
+            second = opening.open_model(
                 replace(opened, name=settings.reference, revision=settings.reference_revision),
                 token,
                 settings.quantization,
@@ -321,7 +321,7 @@ def settings_file(name: str, revision: str | None, token: str | None, file: str 
 
     Raises ImplicitPRMError for what looks like a path and is not there.
     """
-    folder = Path(backbone.locate(name))
+    folder = Path(opening.locate(name))
     if folder.is_dir():
         return folder / file if (folder / file).exists() else None
     if folder.is_absolute() or name.count("/") != 1 or name.startswith("."):
@@ -350,17 +350,17 @@ def open_policy(config: PolicyConfig, settings: Settings, token: str | None = No
     Raises:
         ImplicitPRMError: it cannot be opened, or is rounded (`settings.quantization`) without being an adapter.
     """
-    adapter = adapters.find(backbone.locate(config.name), config.revision, token)
+    adapter = adapters.find(opening.locate(config.name), config.revision, token)
     if adapter is None:
         if settings.quantization is not None:
             raise ImplicitPRMError(
                 f"quantization={settings.quantization}: {config.name} is no adapter. Rounding a whole policy would be "
                 "read as reward, since its reference rounds otherwise"
             )
-        return backbone.open_model(config, token)
+        return opening.open_model(config, token)
     if settings.base is not None:
         adapter = replace(adapter, base=settings.base, base_revision=settings.base_revision)
-    base = backbone.open_base(config, adapter, token, settings.quantization)
+    base = opening.open_base(config, adapter, token, settings.quantization)
     policy = adapters.put_on(base, adapter, token)
     if settings.quantization is None and not adapters.has_plain_head(policy.get_base_model()):
         policy = adapters.merge(policy)

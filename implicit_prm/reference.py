@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from implicit_prm.backbone import base_model, locate, weights_identity
+from implicit_prm.backbone import base_model
 from implicit_prm.data.reference_cache import ReferenceCache, key_of
 from implicit_prm.group_logprobs import Ids, response_logprobs
+from implicit_prm.opening import locate, weights_identity
 from implicit_prm.progress import tracked
 
 Request = tuple[Ids, Sequence[Ids]]  # a prompt and its responses

@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from implicit_prm import backbone
+from implicit_prm import backbone, opening
 from implicit_prm.config import PolicyConfig, SamplingConfig, TextConfig
 from implicit_prm.data.tokens import Encoder, context_length
 from implicit_prm.processes import Processes
@@ -36,16 +36,16 @@ class TransformersSampler:
 
     def __init__(self, policy: PolicyConfig, sampling: SamplingConfig, text: TextConfig) -> None:
         self._policy, self._sampling = policy, sampling
-        self._encoder = Encoder(backbone.open_tokenizer(policy), text)
+        self._encoder = Encoder(opening.open_tokenizer(policy), text)
         template = None if self._encoder.raw else str(self._encoder.tokenizer.chat_template)
         self.identity: dict[str, Any] = {
-            "model": backbone.weights_of(policy),
+            "model": opening.weights_of(policy),
             "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest()[:16],
         }
 
     def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
         """Responses to this process' share of the problems that are not `done`, in the order of the problems."""
-        model: Any = backbone.open_model(self._policy).to(backbone.best_device())  # type: ignore[arg-type]
+        model: Any = opening.open_model(self._policy).to(backbone.best_device())  # type: ignore[arg-type]
         context = context_length(model.config, None)
         size = self._sampling.problems_per_batch
         # Where a batch starts is its seed, so batches are cut before any is left out.

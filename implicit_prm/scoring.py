@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from implicit_prm.backbone import locate, weights_of
 from implicit_prm.config import PolicyConfig
 from implicit_prm.data.files import atomic_write
 from implicit_prm.data.tokens import Encoder
+from implicit_prm.opening import locate, weights_of
 from implicit_prm.processes import processes
 from implicit_prm.progress import progress, tracked
 from implicit_prm.records import Group, ImplicitPRMError, Prompt, StepScores, StepSpan

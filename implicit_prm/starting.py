@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.integrations import deepspeed
 
-from implicit_prm import adapters, backbone
+from implicit_prm import adapters, backbone, opening
 from implicit_prm.config import LoraConfig, ModelConfig
 from implicit_prm.data.files import atomic_folder
 from implicit_prm.model import open_policy as open_prm_policy
@@ -35,7 +35,7 @@ def resolve(
         ImplicitPRMError: the start is an adapter or an implicit PRM and `model.reference` leaves open what its
             reference is; there is no reward to go on with, or it has another beta.
     """
-    adapter = adapters.find(backbone.locate(model.name), model.revision)
+    adapter = adapters.find(opening.locate(model.name), model.revision)
     prm = _implicit_prm(model)
     if model.reference == "initial" and (adapter is not None or prm is not None):
         raise ImplicitPRMError(_choices(model, adapter, prm))
@@ -48,7 +48,7 @@ def resolve(
     with arguments.main_process_first(desc="merging the adapter that training starts from"):
         if arguments.local_process_index == 0 and not (resumed and folder.is_dir()):
             say(f"model.name: merging the adapter {model.name} into {adapter.base}, kept in {folder}")
-            merged, tokenizer = _merged(model, prm), backbone.open_tokenizer(model)
+            merged, tokenizer = _merged(model, prm), opening.open_tokenizer(model)
             with atomic_folder(folder, replace_old=True) as unfinished:
                 merged.save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
@@ -101,7 +101,7 @@ def _going_on(model: ModelConfig, adapter: adapters.Adapter | None, prm: Setting
 def _merged(model: ModelConfig, prm: Settings | None) -> Any:
     """An adapter in its base. An implicit PRM's settings know best where that is: its folder may have been moved."""
     if prm is None:
-        return backbone.open_model(model)
+        return opening.open_model(model)
     policy = open_prm_policy(model, replace(prm, quantization=None))
     return adapters.merge(policy) if hasattr(policy, "merge_and_unload") else policy
 
@@ -112,7 +112,7 @@ def open_policy(model: ModelConfig, arguments: TrainingArguments) -> Any:
     Raises:
         ImplicitPRMError: it cannot be opened, or `model.lora` does not fit it.
     """
-    policy = backbone.open_model(model, quantization=model.quantization)
+    policy = opening.open_model(model, quantization=model.quantization)
     backbone.disable_dropout(policy)
     if model.lora is None:
         return policy
@@ -123,7 +123,7 @@ def open_policy(model: ModelConfig, arguments: TrainingArguments) -> Any:
             policy, arguments.gradient_checkpointing, arguments.gradient_checkpointing_kwargs
         )
     # What adapter_config.json will call the base: a path that holds from anywhere.
-    policy.name_or_path = absolute(backbone.locate(model.name))
+    policy.name_or_path = absolute(opening.locate(model.name))
     return with_lora(policy, model.lora, model.revision)
 
 
@@ -155,10 +155,10 @@ def open_reference(model: ModelConfig, tokenizer: Any) -> Any:
         return None
     named = model
     if model.reference != "initial":
-        backbone.check_same_tokens(tokenizer, model.reference, model.reference_revision)
+        opening.check_same_tokens(tokenizer, model.reference, model.reference_revision)
         named = replace(model, name=model.reference, revision=model.reference_revision)
     with _whole_weights():
-        reference = backbone.open_model(named, quantization=model.quantization)
+        reference = opening.open_model(named, quantization=model.quantization)
     backbone.disable_dropout(reference)
     return reference
 

@@ -254,8 +254,8 @@ def tokens(path: Path, tokenizer: Any, generates: bool) -> int:
 
 def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
     """The page: stages with their cost, then what the checkpoints are worth."""
-    from implicit_prm.backbone import open_tokenizer  # behind the check of the options, which then fail at once
     from implicit_prm.config import PolicyConfig
+    from implicit_prm.opening import open_tokenizer  # behind the check of the options, which then fail at once
 
     tokenizer = open_tokenizer(PolicyConfig(options.model))
     name = gpu(options.device) or "CPU"

@@ -9,8 +9,8 @@ from runs import PROBLEM, RESPONSES, adapter, config, loglikelihood, quiet, scor
 from transformers import AutoModelForCausalLM
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, adapters, fit
-from implicit_prm.backbone import open_model
 from implicit_prm.config import PolicyConfig
+from implicit_prm.opening import open_model
 
 # Adapters that reach an embedding or the output head; on a tied model those are one matrix.
 SHAPES = {

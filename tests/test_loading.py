@@ -8,9 +8,9 @@ from conftest import tiny_model
 from transformers import LlamaForSequenceClassification
 
 from implicit_prm import ImplicitPRMError
-from implicit_prm.backbone import open_model, open_tokenizer
 from implicit_prm.config import PolicyConfig
 from implicit_prm.loading import damage
+from implicit_prm.opening import open_model, open_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
 

@@ -4,8 +4,8 @@ from conftest import tiny_model
 from runs import adapter, config, quiet
 
 from implicit_prm import ImplicitPRM, fit, rollouts
-from implicit_prm.backbone import open_model, weights_identity, weights_of
 from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm.opening import open_model, weights_identity, weights_of
 from implicit_prm.reference import open_cache
 from implicit_prm.scoring import checkpoint_identity
 

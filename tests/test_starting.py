@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations import deepspeed
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit, starting
-from implicit_prm.backbone import open_model
 from implicit_prm.config import ModelConfig, PolicyConfig
+from implicit_prm.opening import open_model
 from implicit_prm.reward.head import sigmoid
 
 LORA = {"lora": {"r": 2, "alpha": 4}}
@@ -231,7 +231,7 @@ def test_under_zero3_the_reference_is_opened_whole(tiny_folder, monkeypatch):
         seen.append(deepspeed.is_deepspeed_zero3_enabled())
         return open_model(*args, **options)
 
-    monkeypatch.setattr(starting.backbone, "open_model", opening)
+    monkeypatch.setattr(starting.opening, "open_model", opening)
     model, tokenizer = ModelConfig(str(tiny_folder)), AutoTokenizer.from_pretrained(tiny_folder)
     assert starting.open_reference(model, tokenizer) is None  # the policy can be asked itself
     stage3 = _Stage3()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
-from implicit_prm import backbone
+from implicit_prm import opening
 from implicit_prm.baselines.labelling import Labelled
 from implicit_prm.baselines.model import RewardModel
 from implicit_prm.config import AutoPSVConfig
@@ -40,9 +40,7 @@ class AutoPSV:
                 f"verifier={config.verifier} is of kind={settings.kind} with labels={settings.labels}; AutoPSV takes "
                 "one that learnt the outcome at every step: ipr-baseline kind=value_head labels=outcome"
             )
-        self.identity: dict[str, Any] = {
-            "weights": backbone.weights_identity(config.verifier, config.verifier_revision)
-        }
+        self.identity: dict[str, Any] = {"weights": opening.weights_identity(config.verifier, config.verifier_revision)}
 
     def label(self, groups: Sequence[Group], done: Container[str]) -> Iterator[Labelled]:
         """The labels of the groups that are not `done`, in order."""

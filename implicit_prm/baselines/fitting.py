@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from implicit_prm import backbone, checkpoints, starting
+from implicit_prm import backbone, checkpoints, opening, starting
 from implicit_prm.baselines.layouts import Layout, choose_tokens
 from implicit_prm.baselines.settings import BaselineSettings
 from implicit_prm.baselines.trainer import LabelledGroups, RewardModelTrainer
@@ -60,12 +60,12 @@ def fit(config: BaselineConfig, say: Callable[[str], None] = print, command: str
     train, dev = training_set.read(config.data, _ALL_GROUPS, arguments.seed)
     sets = {"train": train} | ({"dev": dev} if dev else {})
     source = None if config.targets == "outcome" else label_source(sets.values())
-    tokenizer = backbone.open_tokenizer(config.model)
+    tokenizer = opening.open_tokenizer(config.model)
     encoder = Encoder(tokenizer, config.data)
-    head: backbone.Head = "causal_lm" if config.kind == "next_token" else "new_value"
-    model: Any = backbone.open_model(config.model, head=head)
+    head: opening.Head = "causal_lm" if config.kind == "next_token" else "new_value"
+    model: Any = opening.open_model(config.model, head=head)
     backbone.disable_dropout(model)
-    backbone.check_embeds(model, encoder)
+    opening.check_embeds(model, encoder)
     settings = _settings(config, encoder, train, source, model.config.get_text_config().vocab_size)
     if resume is not None:
         settings.check_same_run(resume)

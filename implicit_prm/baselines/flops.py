@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from implicit_prm import backbone
+from implicit_prm import opening
 from implicit_prm.baselines.layouts import Layout
 from implicit_prm.baselines.settings import BaselineSettings
 from implicit_prm.card import RUN_FILE
@@ -71,7 +71,7 @@ class Ledger:
         policy = PolicyConfig(name, settings["policy"].get("revision") if tokenizer is None else None)
         prompt = settings["prompt"]
         text = TextConfig(prompt_template=prompt["template"], system_prompt=prompt["system_prompt"])
-        encoder = Encoder(backbone.open_tokenizer(policy), text)
+        encoder = Encoder(opening.open_tokenizer(policy), text)
         counts = count(load_groups(str(path), graded=False), encoder)
         self._add("rollouts", f"sampling {path}", counts, sampling_flops(_shape(policy), counts))
 
@@ -126,14 +126,14 @@ class Ledger:
         what = f"{candidates} by {checkpoint}"
         if (folder / BASELINE_FILE).exists():
             baseline = BaselineSettings.read(folder)
-            encoder = Encoder(backbone.open_tokenizer(PolicyConfig(str(folder))), baseline.text)
+            encoder = Encoder(opening.open_tokenizer(PolicyConfig(str(folder))), baseline.text)
             counts = with_each_response(count(groups, Layout(encoder, baseline.kind, baseline.tokens)))
             flops = sum(forward_flops(_shape(PolicyConfig(str(folder))), tokens_of(counts, read=False)))
             self._add("scoring", what, counts, flops)
             return
         settings = Settings.read(folder)
         shape, name = _shape(PolicyConfig(str(folder)), settings), settings.base or str(folder)
-        counts = count(groups, Encoder(backbone.open_tokenizer(PolicyConfig(name)), settings.text))
+        counts = count(groups, Encoder(opening.open_tokenizer(PolicyConfig(name)), settings.text))
         passes = 1 if settings.reference == NONE else 2
         once = sum(forward_flops(shape, tokens_of(counts)))
         self._add("scoring", what, counts, passes * once, passes)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from implicit_prm import backbone
+from implicit_prm import backbone, opening
 from implicit_prm.baselines.labelling import Labelled
 from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.config import MathShepherdConfig, PolicyConfig
@@ -53,12 +53,12 @@ class MathShepherd:
     def __init__(self, config: MathShepherdConfig) -> None:
         assert isinstance(config.policy, PolicyConfig)  # MathShepherdConfig.validate
         self._config = config
-        self._encoder = Encoder(backbone.open_tokenizer(config.policy), config.text)
-        self.identity: dict[str, Any] = {"weights": backbone.weights_of(config.policy)}
+        self._encoder = Encoder(opening.open_tokenizer(config.policy), config.text)
+        self.identity: dict[str, Any] = {"weights": opening.weights_of(config.policy)}
 
     def label(self, groups: Sequence[Group], done: Container[str]) -> Iterator[Labelled]:
         """The labels of the groups that are not `done`, in order."""
-        model: Any = backbone.open_model(self._config.policy).to(backbone.best_device())  # type: ignore[arg-type]
+        model: Any = opening.open_model(self._config.policy).to(backbone.best_device())  # type: ignore[arg-type]
         self._check(groups, context_length(model.config, None))
         size = self._config.problems_at_once
         with Grader() as grader:

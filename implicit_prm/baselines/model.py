@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from implicit_prm import backbone
+from implicit_prm import backbone, opening
 from implicit_prm.baselines.layouts import Layout, read_positions, token_id
 from implicit_prm.baselines.settings import BaselineSettings
 from implicit_prm.config import Dtype, PolicyConfig, TextConfig, from_mapping
@@ -49,7 +49,7 @@ class RewardModel:
     ) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.encoder = Encoder(tokenizer, settings.text)
-        backbone.check_embeds(model, self.encoder)
+        opening.check_embeds(model, self.encoder)
         self.layout = Layout(self.encoder, settings.kind, settings.tokens)
         self.reader = Reader(settings, tokenizer)
         self.limit_tokens = context_length(model.config, max_length)
@@ -88,9 +88,9 @@ class RewardModel:
         changed = {key: value for key, value in given.items() if value is not None}
         settings.text = from_mapping(TextConfig, {**asdict(settings.text), **changed})
         opened = PolicyConfig(name, revision, dtype, trust_remote_code=trust_remote_code)
-        model = backbone.open_model(opened, token, head="causal_lm" if settings.kind == "next_token" else "value")
+        model = opening.open_model(opened, token, head="causal_lm" if settings.kind == "next_token" else "value")
         model = model.to(device or backbone.best_device())  # type: ignore[arg-type]
-        return cls(model, backbone.open_tokenizer(opened, token), settings, max_length)
+        return cls(model, opening.open_tokenizer(opened, token), settings, max_length)
 
     @torch.no_grad()
     def score(

@@ -18,9 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from implicit_prm import adapters
-from implicit_prm.backbone import base_model, locate
+from implicit_prm.backbone import base_model
 from implicit_prm.config import ModelConfig
 from implicit_prm.estimation.workload import Piece
+from implicit_prm.opening import locate
 from implicit_prm.records import ImplicitPRMError
 from implicit_prm.starting import with_lora
 

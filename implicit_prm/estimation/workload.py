@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from implicit_prm import backbone
+from implicit_prm import opening
 from implicit_prm.config import EstimateConfig, LossConfig, TrainConfig
 from implicit_prm.data import training_set
 from implicit_prm.data.report import Report
@@ -154,7 +154,7 @@ def workload(config: TrainConfig, limit: int | None, way: Way, seed: int, say: C
         say(f"data.train={config.data.train} is not a local file or folder: lengths are as estimate.* states them")
         return stated(config.estimate, limit, way)
     try:
-        tokenizer = backbone.open_tokenizer(config.model)
+        tokenizer = opening.open_tokenizer(config.model)
     except ImplicitPRMError as error:
         say(f"{error}; without the tokenizer, lengths are as estimate.* states them")
         return stated(config.estimate, limit, way)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from implicit_prm import Group, ImplicitPRMError, backbone, load_groups
+from implicit_prm import Group, ImplicitPRMError, backbone, load_groups, opening
 from implicit_prm.config import PolicyConfig, TextConfig
 from implicit_prm.data.groups import is_mixed, take_responses
 from implicit_prm.data.tokens import EncodedGroup, Encoder
@@ -74,8 +74,8 @@ def open_models(
         name: hub id or folder, or `random`.
         noise: standard deviation of what is added to a weight, relative to that of its tensor.
     """
-    tokenizer = backbone.open_tokenizer(PolicyConfig("sandbox" if name == RANDOM else name))
-    reference = random_model(tokenizer, seed=seed) if name == RANDOM else backbone.open_model(PolicyConfig(name))
+    tokenizer = opening.open_tokenizer(PolicyConfig("sandbox" if name == RANDOM else name))
+    reference = random_model(tokenizer, seed=seed) if name == RANDOM else opening.open_model(PolicyConfig(name))
     policy = copy.deepcopy(reference)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
