@@ -25,7 +25,7 @@ SMALLEST = ["--problems", "6", "--test-problems", "4", "--test-responses", "4", 
 
 @pytest.mark.parametrize("model", ["sandbox", "org/model"])
 def test_every_task_is_a_command_with_options_that_hold(model, tmp_path):
-    tasks = grid(World(model), (0, 1)).tasks()
+    tasks = grid(World(model), (0,)).tasks()
     names = [task.name for task in tasks]
     assert len(set(names)) == len(names)
     for place, task in enumerate(tasks):
@@ -188,6 +188,21 @@ def test_the_smallest_grid_end_to_end(tmp_path):
         assert (tmp_path / "docs" / "images" / f"study-{name}.png").stat().st_size > 10_000
     tasks = grid(World(), (0,)).tasks()
     assert all((tmp_path / "out" / task.name / "task.json").exists() for task in tasks)
+
+
+@pytest.mark.slow
+def test_the_same_seed_twice_gives_the_same_table(tmp_path):
+    """Two folders, two processes at work in each, and all tables equal; only the minutes differ."""
+    pages = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        options = ("--seeds", "1", "--only", "ce", "dpo_k2", "ms_hard", "autopsv")
+        result = _study(tmp_path / name, *options, overrides=["trainer.max_steps=10"])
+        assert result.returncode == 0, result.stderr[-3000:]
+        page = _check_report(tmp_path / name).splitlines()
+        pages.append([line for line in page if not line.startswith("Made by")])
+        assert len(pages[-1]) == len(page) - 1
+    assert pages[0] == pages[1]
 
 
 def test_a_task_is_told_what_it_writes(tmp_path):
