@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/sandbox
 # Tests at a time, each on one thread.
 JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: demo demo-losses test test-all check setup clean
 
@@ -27,17 +28,17 @@ demo-losses: setup
 	$(BIN)/python scripts/compare_losses.py
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 clean:
 	rm -rf $(VENV) outputs

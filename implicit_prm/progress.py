@@ -54,7 +54,7 @@ class _Lines:
         self.done += done
         now = time.monotonic()
         finished = self.done >= self.total
-        if not finished and now - self.said < _SECONDS:
+        if not finished and (not self.done or now - self.said < _SECONDS):
             return
         self.said = now
         passed = now - self.started

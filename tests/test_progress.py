@@ -26,13 +26,23 @@ def test_a_log_gets_a_line_every_half_minute_and_one_at_the_end(clock, capsys):
     ]
 
 
+def test_nothing_done_yet_is_no_rate(clock, capsys):
+    with progress("scoring", 8) as advance:
+        clock[0] += 40
+        advance(0)
+        advance(4)
+    assert capsys.readouterr().out.splitlines() == ["scoring: 4 of 8, 0:00:40, 0:00:40 to go"]
+
+
 def test_items_come_in_order_and_count_once_each(clock, capsys):
     assert list(tracked(["a", "b", "c"], "grading")) == ["a", "b", "c"]
     assert capsys.readouterr().out == "grading: 3 of 3, 0:00:00\n"
 
 
+@pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize(("total", "shown"), [(3, False), (0, True)])
-def test_nothing_is_said_where_nothing_is_shown_or_done(total, shown, capsys):
+def test_nothing_is_said_where_nothing_is_shown_or_done(total, shown, terminal, monkeypatch, capsys):
+    monkeypatch.setattr(module, "Console", lambda: Console(force_terminal=terminal))
     assert list(tracked(range(total), "grading", shown)) == list(range(total))
     assert capsys.readouterr().out == ""
 

@@ -90,7 +90,7 @@ def encode(
         limit: the longest prompt and response together, in tokens.
         too_long: with "error", a longer one stops the run; with "drop", it is left out.
         needs_pairs: leave out prompts that have lost all of their responses of one kind.
-        progress: show a bar; a core encodes some 300,000 tokens a second.
+        progress: show it; a core encodes some 300,000 tokens a second.
 
     Raises:
         ImplicitPRMError: too long with `too_long="error"`, step labels that do not fit the steps, or nothing left.

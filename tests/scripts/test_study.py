@@ -25,13 +25,15 @@ SMALLEST = ["--problems", "6", "--test-problems", "4", "--test-responses", "4", 
 
 @pytest.mark.parametrize("model", ["sandbox", "org/model"])
 def test_every_task_is_a_command_with_options_that_hold(model, tmp_path):
-    tasks = grid(World(model), (0,)).tasks()
+    tasks = grid(World(model), (0, 1)).tasks()
     names = [task.name for task in tasks]
     assert len(set(names)) == len(names)
     for place, task in enumerate(tasks):
         assert set(task.needs) <= set(names[:place]), f"{task.name} comes before what it needs"
         overrides = _overrides(task, tmp_path)
         assert "{" not in " ".join(overrides).replace("{problem}", "")
+        if "/1" in task.name:
+            continue  # composing takes a while, and the options of a second seed differ in it alone
         work.options(work.COMMANDS[task.command], overrides)
 
 
