@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from implicit_prm.data.groups import load_groups
-    from implicit_prm.evaluation.best_of_n import evaluate
-    from implicit_prm.fitting import fit
-    from implicit_prm.model import ImplicitPRM
-    from implicit_prm.records import Group, ImplicitPRMError, Scorer, StepScores
-    from implicit_prm.reward.head import aggregate
+    from implicit_prm.evaluation.best_of_n.run import evaluate
+    from implicit_prm.models.implicit_prm import ImplicitPRM
+    from implicit_prm.rewards.implicit_reward import aggregate
     from implicit_prm.training import ImplicitPRMTrainer
+    from implicit_prm.training.run import fit
+    from implicit_prm.types import Group, ImplicitPRMError, Scorer, StepScores
 
 # Imported on first use, so that `import implicit_prm` is quick and pulls in no torch.
 _HOMES = {
-    "ImplicitPRM": "implicit_prm.model",
-    "ImplicitPRMError": "implicit_prm.records",
+    "ImplicitPRM": "implicit_prm.models.implicit_prm",
+    "ImplicitPRMError": "implicit_prm.types",
     "ImplicitPRMTrainer": "implicit_prm.training",
-    "Group": "implicit_prm.records",
-    "Scorer": "implicit_prm.records",
-    "StepScores": "implicit_prm.records",
-    "aggregate": "implicit_prm.reward.head",
-    "evaluate": "implicit_prm.evaluation.best_of_n",
-    "fit": "implicit_prm.fitting",
+    "Group": "implicit_prm.types",
+    "Scorer": "implicit_prm.types",
+    "StepScores": "implicit_prm.types",
+    "aggregate": "implicit_prm.rewards.implicit_reward",
+    "evaluate": "implicit_prm.evaluation.best_of_n.run",
+    "fit": "implicit_prm.training.run",
     "load_groups": "implicit_prm.data.groups",
 }
 

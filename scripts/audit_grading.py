@@ -28,12 +28,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from implicit_prm.data.files import atomic_write
-from implicit_prm.data.grading import Grader, Usage, Verdict
 from implicit_prm.data.groups import load_groups
-from implicit_prm.data.prose import last_sentence
 from implicit_prm.evaluation.statistics import clustered_ratio
-from implicit_prm.records import Group, ImplicitPRMError
+from implicit_prm.grading.grader import Grader, Usage, Verdict
+from implicit_prm.grading.prose import last_sentence
+from implicit_prm.types import Group, ImplicitPRMError
+from implicit_prm.utils.io import atomic_write
 
 STATUSES = ("equal", "different", "no_answer", "timeout", "unparsable")
 

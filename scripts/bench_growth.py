@@ -30,9 +30,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from implicit_prm import opening
 from implicit_prm.config import PolicyConfig
-from implicit_prm.data.files import atomic_write, write_json
+from implicit_prm.models import loading
+from implicit_prm.utils.io import atomic_write, write_json
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def measure_at(
 
 def sweep(axes: Mapping[str, Sequence[int]], rounds: int, console: Console) -> Iterator[list[Point]]:
     """Every value of every axis, the other three as in the base case."""
-    tokenizer = opening.open_tokenizer(PolicyConfig("sandbox"))
+    tokenizer = loading.open_tokenizer(PolicyConfig("sandbox"))
     sizes = [(axis, replace(Size(), **{axis: value})) for axis, values in axes.items() for value in values]
     made: dict[int, Models] = {}
     with progress(console) as say:

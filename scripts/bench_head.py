@@ -24,7 +24,7 @@ from rich.console import Console
 from torch import Tensor
 
 from implicit_prm import ImplicitPRMError
-from implicit_prm.reward.logprobs import CHUNK_BYTES, naive_token_logprobs, token_logprobs
+from implicit_prm.rewards.chunked_logprobs import CHUNK_BYTES, naive_token_logprobs, token_logprobs
 
 LogProbs = Callable[[Tensor, Tensor, Tensor], Tensor]  # hidden [T, D], weight [V, D], targets [T] -> [T] nats
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}

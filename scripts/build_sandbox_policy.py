@@ -34,7 +34,6 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from implicit_prm.records import Problem
 from implicit_prm.sandbox import POLICY_PATH, check_steps, problems
 from implicit_prm.sandbox.world import (
     MODULUS,
@@ -45,6 +44,7 @@ from implicit_prm.sandbox.world import (
     misconceptions,
     solution,
 )
+from implicit_prm.types import Problem
 
 SPECIAL = ["<pad>", "<unk>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 WORDS = [PREAMBLE, "\\boxed{", " + ", " * ", " = ", "\n", "}", *map(str, range(MODULUS))]

@@ -40,9 +40,9 @@ def measure(overrides: list[str]) -> dict[str, float]:
 
     from implicit_prm.cli.command import configs
     from implicit_prm.config import TrainConfig, from_mapping
-    from implicit_prm.estimation.report import estimate, measured_tflops
-    from implicit_prm.fitting import fit
+    from implicit_prm.costs.estimates import estimate, measured_tflops
     from implicit_prm.training import ImplicitPRMTrainer
+    from implicit_prm.training.run import fit
 
     with initialize_config_dir(configs(), version_base="1.3"):
         tree = compose("train", [*FIXED, *overrides])

@@ -28,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from implicit_prm.data.files import atomic_write, write_json
+from implicit_prm.utils.io import atomic_write, write_json
 
 LOSSES = ("ce", "dpo")
 BENCH = ["gsm8k", "math"]
@@ -255,7 +255,7 @@ def tokens(path: Path, tokenizer: Any, generates: bool) -> int:
 def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
     """The page: stages with their cost, then what the checkpoints are worth."""
     from implicit_prm.config import PolicyConfig
-    from implicit_prm.opening import open_tokenizer  # behind the check of the options, which then fail at once
+    from implicit_prm.models.loading import open_tokenizer  # behind the check of the options, which then fail at once
 
     tokenizer = open_tokenizer(PolicyConfig(options.model))
     name = gpu(options.device) or "CPU"

@@ -4,6 +4,6 @@
 scores with it, and `flops.Ledger` says what all of that cost.
 """
 
-from implicit_prm.baselines.model import RewardModel
+from implicit_prm.baselines.reward_model import RewardModel
 
 __all__ = ["RewardModel"]

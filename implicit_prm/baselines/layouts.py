@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.config import BaselineKind, LabelUse, StepTokens
-from implicit_prm.data.tokens import EncodedGroup, EncodedResponse, Encoder, ResponseIds
-from implicit_prm.records import Group, ImplicitPRMError, Prompt, StepSpan
+from implicit_prm.data.tokenization import EncodedGroup, EncodedResponse, Encoder, ResponseIds
+from implicit_prm.types import Group, ImplicitPRMError, Prompt, StepSpan
 
 _RESERVED = re.compile(r"reserved|unused|control_|extra_id|dummy|placeholder", re.IGNORECASE)
 # What says good and bad, the usual first. They are only ever predicted, so they may stand in the text as well.

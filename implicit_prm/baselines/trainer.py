@@ -15,14 +15,14 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import LabelledIds, read_positions
-from implicit_prm.baselines.model import Reader, Row
-from implicit_prm.baselines.settings import BaselineSettings
-from implicit_prm.data.tokens import EncodedGroup
-from implicit_prm.group_logprobs import pieces
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.baselines.reward_model import Reader, Row
+from implicit_prm.data.tokenization import EncodedGroup
+from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training import GroupTrainer, dev_metrics
 from implicit_prm.training.metrics import ABSENT
+from implicit_prm.types import ImplicitPRMError
 
 # What a process holds that got fewer prompts than the others.
 _NOTHING = EncodedGroup("", [0, 0], [], [])  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from implicit_prm.config import BaselineConfig
 
 
 def _baseline(config: BaselineConfig) -> None:
-    from implicit_prm.baselines.fitting import fit  # behind the check of the options, which then fail at once
+    from implicit_prm.baselines.run import fit  # behind the check of the options, which then fail at once
 
     fit(config, command=shlex.join(["ipr-baseline", *sys.argv[1:]]))
     print(f"checkpoint: {config.output_dir}")

@@ -12,7 +12,7 @@ from implicit_prm.config import CacheConfig
 
 
 def _cache(config: CacheConfig) -> None:
-    from implicit_prm.data.reference_cache import default_folder, prune, stored
+    from implicit_prm.models.reference_cache import default_folder, prune, stored
 
     folder = config.reference_cache if config.reference_cache != "default" else str(default_folder())
     caches = stored(folder)

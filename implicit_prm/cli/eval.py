@@ -13,9 +13,9 @@ from implicit_prm.config import BestOfNConfig, ProcessBenchConfig
 
 
 def _best_of_n(config: BestOfNConfig) -> None:
-    from implicit_prm.evaluation.best_of_n import evaluate
-    from implicit_prm.evaluation.report import print_metrics
-    from implicit_prm.processes import is_first
+    from implicit_prm.evaluation.best_of_n.report import print_metrics
+    from implicit_prm.evaluation.best_of_n.run import evaluate
+    from implicit_prm.utils.distributed import is_first
 
     metrics = evaluate(config)
     if not is_first():
@@ -30,7 +30,7 @@ def _best_of_n(config: BestOfNConfig) -> None:
 def _process_bench(config: ProcessBenchConfig) -> None:
     from implicit_prm.evaluation.process_bench.report import print_metrics
     from implicit_prm.evaluation.process_bench.run import evaluate
-    from implicit_prm.processes import is_first
+    from implicit_prm.utils.distributed import is_first
 
     metrics = evaluate(config)
     if not is_first():

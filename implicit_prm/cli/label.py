@@ -17,7 +17,7 @@ METHODS: dict[str, type[LabelConfig]] = {
 
 
 def _label(config: LabelConfig) -> None:
-    from implicit_prm.baselines.labelling import label
+    from implicit_prm.baselines.labels.run import label
 
     label(config)
 

@@ -10,7 +10,7 @@ from implicit_prm.config import MergeConfig
 
 
 def _merge(config: MergeConfig) -> None:
-    from implicit_prm.merging import merge
+    from implicit_prm.training.merge import merge
 
     print(f"merged: {merge(config)}")
 

@@ -10,7 +10,7 @@ from implicit_prm.config import RolloutConfig
 
 
 def _rollout(config: RolloutConfig) -> None:
-    from implicit_prm.rollouts import rollout
+    from implicit_prm.rollouts.run import rollout
 
     rollout(config)
 

@@ -14,11 +14,11 @@ from implicit_prm.config import TrainConfig
 
 def _train(config: TrainConfig) -> None:
     if config.estimate is not None:
-        from implicit_prm.estimation.report import estimate
+        from implicit_prm.costs.estimates import estimate
 
         estimate(config)
         return
-    from implicit_prm.fitting import fit  # behind the check of the options, which then fail at once
+    from implicit_prm.training.run import fit  # behind the check of the options, which then fail at once
 
     fit(config, command=shlex.join(["ipr-train", *sys.argv[1:]]))
     print(f"checkpoint: {config.output_dir}")

@@ -9,7 +9,7 @@ from implicit_prm.config.mapping import at_least
 from implicit_prm.config.models import PolicyConfig, StepRule, TextConfig
 from implicit_prm.config.rollouts import SamplingConfig, ServerConfig
 from implicit_prm.config.training import DataConfig
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 BaselineKind = Literal["orm", "value_head", "next_token"]
 LabelUse = Literal["outcome", "hard", "soft"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from implicit_prm.config.mapping import at_least
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 
 @dataclass

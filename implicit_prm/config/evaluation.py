@@ -10,7 +10,7 @@ from typing import Literal
 from implicit_prm.config.mapping import at_least
 from implicit_prm.config.models import Dtype, Quantization, StepRule
 from implicit_prm.config.rollouts import RolloutConfig
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 Aggregate = Literal["min", "max", "last", "mean", "sum", "product"]
 CROSS_FIT = "cross_fit"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from implicit_prm.config.mapping import at_least
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 StepRule = Literal["blank_line", "newline", "step_marker", "given"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from implicit_prm.config.mapping import at_least
 from implicit_prm.config.models import PolicyConfig
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from implicit_prm.config.estimation import EstimateConfig
 from implicit_prm.config.mapping import at_least
 from implicit_prm.config.models import ModelConfig, TextConfig
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 
 @dataclass

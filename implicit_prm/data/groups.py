@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from implicit_prm import records
-from implicit_prm.data.forms import FORMS, TRL, column, fingerprint_of, grouped_row
-from implicit_prm.data.rows import Rows, read_rows
-from implicit_prm.records import Group, ImplicitPRMError, Prompt
+from implicit_prm.data.columns import COMPLETIONS, CORRECTNESS, IDENTIFIER, PROMPT
+from implicit_prm.data.readers import Rows, read_rows
+from implicit_prm.data.row_formats import FORMS, TRL, column, fingerprint_of, grouped_row
+from implicit_prm.types import Group, ImplicitPRMError, Prompt
 
 
 def load_groups(
@@ -53,13 +53,13 @@ def load_groups(
 
 
 def _is_grouped(columns: list[str], graded: bool) -> bool:
-    needed = [records.PROMPT, records.COMPLETIONS] + ([records.CORRECTNESS] if graded else [])
+    needed = [PROMPT, COMPLETIONS] + ([CORRECTNESS] if graded else [])
     return all(column(columns, names) for names in needed)
 
 
 def _grouped(rows: Rows, graded: bool) -> Iterable[Group]:
     columns = rows.column_names
-    required = (records.PROMPT, records.COMPLETIONS, records.CORRECTNESS)
+    required = (PROMPT, COMPLETIONS, CORRECTNESS)
     rows.require(filter(None, (column(columns, names) for names in required)))
     for place, row in zip(rows.places, rows, strict=True):
         yield grouped_row(row, columns, place, graded)
@@ -67,7 +67,7 @@ def _grouped(rows: Rows, graded: bool) -> Iterable[Group]:
 
 def _unique(groups: list[Group], rows: Rows) -> list[Group]:
     """Refuse an id that two rows give; the same prompt may stand in several rows without one."""
-    name = column(rows.column_names, records.IDENTIFIER)
+    name = column(rows.column_names, IDENTIFIER)
     first: dict[str, str] = {}
     for group, place, row in zip(groups, rows.places, rows, strict=True):
         if name and row[name] is not None and first.setdefault(group.id, place) != place:
@@ -82,9 +82,9 @@ def _gather(rows: Rows, source: str, dropped: Counter[str]) -> list[Group]:
     """TRL rows to groups. The same response twice in a prompt counts once (a paired set repeats its chosen ones)."""
     columns = rows.column_names
     form = next((form for form in TRL.values() if set(form[0]) <= set(columns)), None)
-    if form is None or (column(columns, records.PROMPT) is None and "chosen" not in form[0]):
+    if form is None or (column(columns, PROMPT) is None and "chosen" not in form[0]):
         raise ImplicitPRMError(f"{source}: has columns {', '.join(sorted(columns))}; expected {FORMS}")
-    rows.require([*form[0], *filter(None, [column(columns, records.PROMPT)])])
+    rows.require([*form[0], *filter(None, [column(columns, PROMPT)])])
     prompts: dict[str, Prompt] = {}
     found: dict[str, dict[tuple[str, bool], None]] = {}
     for place, row in zip(rows.places, rows, strict=True):

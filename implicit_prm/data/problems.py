@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from implicit_prm import records, sandbox
+from implicit_prm import sandbox
 from implicit_prm.config import ProblemsConfig
-from implicit_prm.data.answers import extract_answer
-from implicit_prm.data.forms import column
-from implicit_prm.data.rows import Rows, read_rows
-from implicit_prm.records import ImplicitPRMError, Problem
+from implicit_prm.data.columns import ANSWER, IDENTIFIER, PROMPT
+from implicit_prm.data.readers import Rows, read_rows
+from implicit_prm.data.row_formats import column
+from implicit_prm.grading.extraction import extract_answer
+from implicit_prm.types import ImplicitPRMError, Problem
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,17 @@ def load_problems(config: ProblemsConfig, say: Callable[[str], None] = print) ->
         return sandbox.problems(config.split, config.limit)
     where, rows = _rows(config)
     columns = rows.column_names
-    text = column(columns, records.PROMPT)
+    text = column(columns, PROMPT)
     known = SOURCES.get(config.name)
-    answer = column(columns, (known.answer_column,) if known else (*records.ANSWER, "solution"))
+    answer = column(columns, (known.answer_column,) if known else (*ANSWER, "solution"))
     if text is None or answer is None:
         wanted = known.answer_column if known else "answer, or a solution that ends in one"
         raise ImplicitPRMError(
-            f"{where}: has columns {', '.join(columns)}; expected a problem ({', '.join(records.PROMPT)}) and its "
+            f"{where}: has columns {', '.join(columns)}; expected a problem ({', '.join(PROMPT)}) and its "
             f"answer ({wanted})"
         )
     rows.require([text, answer])
-    identifier = column(columns, records.IDENTIFIER)
+    identifier = column(columns, IDENTIFIER)
     problems: list[Problem] = []
     without: list[str] = []
     for number, (place, row) in enumerate(zip(rows.places, rows, strict=True)):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from implicit_prm.config.evaluation import is_file
-from implicit_prm.data.rows import read_rows
-from implicit_prm.records import Group, ImplicitPRMError
+from implicit_prm.data.readers import read_rows
+from implicit_prm.types import Group, ImplicitPRMError
 
 # The official columns, and nothing less: what is reported by generator or by final answer needs them all.
 COLUMNS = ("id", "generator", "problem", "steps", "final_answer_correct", "label")

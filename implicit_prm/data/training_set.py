@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from implicit_prm.config import DataConfig, LossConfig
-from implicit_prm.data.files import write_json
+from implicit_prm.data.data_report import Report
 from implicit_prm.data.groups import balance, is_mixed, labelled_responses, load_groups, subset, take_responses
-from implicit_prm.data.report import Report
-from implicit_prm.data.tokens import EncodedGroup
-from implicit_prm.progress import tracked
-from implicit_prm.records import Group, ImplicitPRMError
+from implicit_prm.data.tokenization import EncodedGroup
+from implicit_prm.types import Group, ImplicitPRMError
+from implicit_prm.utils.io import write_json
+from implicit_prm.utils.progress import tracked
 
 
 @dataclass

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from implicit_prm.baselines.model import RewardModel, saved_settings
+from implicit_prm.baselines.reward_model import RewardModel, saved_settings
 from implicit_prm.config import ScorerConfig, StepRule
-from implicit_prm.model import ImplicitPRM
-from implicit_prm.records import Group, ImplicitPRMError, StepScores
-from implicit_prm.scoring import (
+from implicit_prm.models.implicit_prm import ImplicitPRM
+from implicit_prm.scoring.store import (
     ScoreGroup,
     ScoringModel,
     cache_key,
@@ -20,6 +19,7 @@ from implicit_prm.scoring import (
     model_scorer,
     score_all,
 )
+from implicit_prm.types import Group, ImplicitPRMError, StepScores
 
 
 @dataclass(frozen=True)

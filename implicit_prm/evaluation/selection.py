@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 VOTE_TOLERANCE = 1e-9  # relative: sums of the same weights in another order are tied
 _CHUNK_CELLS = 2_000_000  # elements of the largest array that one chunk of draws may take

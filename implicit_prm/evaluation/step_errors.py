@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from implicit_prm.data.columns import ESTIMATED
 from implicit_prm.evaluation.statistics import clustered_auroc, clustered_ratio
-from implicit_prm.records import ESTIMATED, Group, ImplicitPRMError, StepScores
+from implicit_prm.types import Group, ImplicitPRMError, StepScores
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def step_errors(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]])
 
     Right steps are those before the first wrong one (all of them in a response without any); what follows a wrong step
     is neither, as in ProcessBench (arXiv 2412.06559). Problems without labels are left out, and those whose labels are
-    estimates (`records.ESTIMATED`): agreement with a guess is no measure.
+    estimates (`ESTIMATED`): agreement with a guess is no measure.
 
     Raises:
         ImplicitPRMError: a response whose number of step labels is not its number of scored steps, or with a label that

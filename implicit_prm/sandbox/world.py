@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from implicit_prm.records import ImplicitPRMError, Problem
+from implicit_prm.types import ImplicitPRMError, Problem
 
 MODULUS = 50
 OPERANDS = range(2, 10)

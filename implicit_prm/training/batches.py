@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
-from implicit_prm.data.reference_cache import ReferenceCache, key_of
-from implicit_prm.data.tokens import EncodedGroup
-from implicit_prm.group_logprobs import Ids
-from implicit_prm.records import ImplicitPRMError
-from implicit_prm.reward.losses import LossInputs
+from implicit_prm.data.tokenization import EncodedGroup
+from implicit_prm.models.reference_cache import ReferenceCache, key_of
+from implicit_prm.models.shared_prompt import Ids
+from implicit_prm.rewards.losses import LossInputs
+from implicit_prm.types import ImplicitPRMError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from implicit_prm.backbone import token_budget
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.models.forward import token_budget
 from implicit_prm.training.batches import GroupSampler, collate
+from implicit_prm.types import ImplicitPRMError
 
 
 class GroupTrainer(Trainer):

@@ -7,8 +7,8 @@ import json
 import torch
 from transformers import EvalPrediction, TrainerCallback
 
-from implicit_prm.data.files import JsonLines, atomic_write
-from implicit_prm.reward.losses import pairs
+from implicit_prm.rewards.losses import pairs
+from implicit_prm.utils.io import JsonLines, atomic_write
 
 ABSENT = -100  # what transformers pads gathered arrays with
 

@@ -21,16 +21,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from implicit_prm.backbone import completion_logprobs, pad_rows, token_budget
 from implicit_prm.config import LossConfig
-from implicit_prm.group_logprobs import Ids, PlainRows, SharedPrompt, open_prompt, pieces
-from implicit_prm.records import ImplicitPRMError
-from implicit_prm.reward import head
-from implicit_prm.reward.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
-from implicit_prm.settings import NONE, Settings
+from implicit_prm.models.checkpoint import NONE, Settings
+from implicit_prm.models.forward import completion_logprobs, pad_rows, token_budget
+from implicit_prm.models.shared_prompt import Ids, PlainRows, SharedPrompt, open_prompt, pieces
+from implicit_prm.rewards import implicit_reward
+from implicit_prm.rewards.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
 from implicit_prm.training.batches import Rows, TrainingGroup, loss_inputs, padded_step_labels
 from implicit_prm.training.group_trainer import GroupTrainer
 from implicit_prm.training.metrics import ABSENT, dev_metrics
+from implicit_prm.types import ImplicitPRMError
 
 
 class ImplicitPRMTrainer(GroupTrainer):
@@ -104,9 +104,9 @@ class ImplicitPRMTrainer(GroupTrainer):
         if groups[0].rows.reference is not None:
             flat = torch.cat([torch.from_numpy(values) for group in groups for values in group.rows.reference])
             reference = torch.zeros_like(policy).masked_scatter(mask, flat.to(policy.device))
-        log_ratio = head.token_log_ratio(policy, reference, mask)
-        token_rewards = head.token_rewards(log_ratio, self.settings.beta)
-        rewards = head.outcome_rewards(token_rewards)
+        log_ratio = implicit_reward.token_log_ratio(policy, reference, mask)
+        token_rewards = implicit_reward.token_rewards(log_ratio, self.settings.beta)
+        rewards = implicit_reward.outcome_rewards(token_rewards)
         in_rows = pad_sequence(token_rewards[mask].split([len(ids) for _, ids in rows]), batch_first=True)
         totals = loss_inputs(groups, rewards, in_rows, self._kl)
         output = LOSSES[self.loss.name](totals, self.loss)
@@ -130,7 +130,7 @@ class ImplicitPRMTrainer(GroupTrainer):
             output = self._group_loss(outcome, group, kl, pad_sequence(tokens, batch_first=True))
             sums[place] = torch.tensor([output.total.item(), output.units])
             for column, (rewards, steps) in enumerate(zip(tokens, group.step_of_token, strict=True)):
-                by_step, prefixes = head.step_rewards(rewards, torch.tensor(steps), max(steps) + 1)
+                by_step, prefixes = implicit_reward.step_rewards(rewards, torch.tensor(steps), max(steps) + 1)
                 values[place, column] = torch.stack([prefixes[-1], by_step.min()])
                 labels[place, column] = int(group.labels[column])
         device, (total, units) = self.args.device, sums.sum(0).tolist()
@@ -169,7 +169,7 @@ class ImplicitPRMTrainer(GroupTrainer):
         for piece in cut:
             token_rewards, log_ratio = held or self._piece_rewards(prompt, group.rows, piece)
             held = None
-            outcome = head.outcome_rewards(token_rewards)
+            outcome = implicit_reward.outcome_rewards(token_rewards)
             if derivative is not None:
                 total = (outcome * derivative[piece].to(outcome.device)).sum()
             else:
@@ -213,8 +213,8 @@ class ImplicitPRMTrainer(GroupTrainer):
         if rows.reference is not None and piece:
             told = torch.cat([torch.from_numpy(rows.reference[place]) for place in piece])
             reference = torch.zeros(mask.shape).masked_scatter(mask, told).to(policy.device)
-        log_ratio = head.token_log_ratio(policy, reference, mask.to(policy.device))
-        return head.token_rewards(log_ratio, self.settings.beta), log_ratio
+        log_ratio = implicit_reward.token_log_ratio(policy, reference, mask.to(policy.device))
+        return implicit_reward.token_rewards(log_ratio, self.settings.beta), log_ratio
 
     @torch.no_grad()
     def _token_rewards(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> list[Tensor]:

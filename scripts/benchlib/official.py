@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from implicit_prm.backbone import pad_rows
+from implicit_prm.models.forward import pad_rows
 
 Row = tuple[list[int], list[int]]
 

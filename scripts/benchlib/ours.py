@@ -14,14 +14,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from benchlib.official import Models
 from benchlib.rivals import UnavailableError
 from benchlib.work import TEXT, Work
-from implicit_prm import ImplicitPRM, ImplicitPRMTrainer, group_logprobs
-from implicit_prm.backbone import compile_blocks, token_budget
+from implicit_prm import ImplicitPRM, ImplicitPRMTrainer
 from implicit_prm.config import LossConfig
-from implicit_prm.data.reference_cache import ReferenceCache
-from implicit_prm.group_logprobs import SharedPrompt, pieces
-from implicit_prm.reference import fill
-from implicit_prm.reward.logprobs import CHUNK_BYTES
-from implicit_prm.settings import Settings
+from implicit_prm.models import shared_prompt
+from implicit_prm.models.checkpoint import Settings
+from implicit_prm.models.forward import compile_blocks, token_budget
+from implicit_prm.models.reference import fill
+from implicit_prm.models.reference_cache import ReferenceCache
+from implicit_prm.models.shared_prompt import SharedPrompt, pieces
+from implicit_prm.rewards.chunked_logprobs import CHUNK_BYTES
 from implicit_prm.training import GroupDataset
 
 
@@ -140,7 +141,7 @@ def _as_told(how: Ablation) -> Iterator[None]:
     if how.shared:
         yield
         return
-    with mock.patch.object(group_logprobs, "_shares", return_value=False):
+    with mock.patch.object(shared_prompt, "_shares", return_value=False):
         yield
 
 

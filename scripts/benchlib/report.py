@@ -23,7 +23,7 @@ from rich.text import Text
 
 from benchlib.cost import Cost
 from benchlib.measure import Rounds
-from implicit_prm.data.files import atomic_write, write_json
+from implicit_prm.utils.io import atomic_write, write_json
 
 _PACKAGES = ("torch", "transformers", "trl", "liger-kernel", "implicit-prm")
 

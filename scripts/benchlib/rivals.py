@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from benchlib.official import SCORING_BATCH, Models, Row
-from implicit_prm.backbone import pad_rows
+from implicit_prm.models.forward import pad_rows
 
 IGNORED = -100
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from implicit_prm import Group, ImplicitPRMError, backbone, load_groups, opening
+from implicit_prm import Group, ImplicitPRMError, load_groups
 from implicit_prm.config import PolicyConfig, TextConfig
 from implicit_prm.data.groups import is_mixed, take_responses
-from implicit_prm.data.tokens import EncodedGroup, Encoder
+from implicit_prm.data.tokenization import EncodedGroup, Encoder
+from implicit_prm.models import forward, loading
 
 RANDOM = "random"  # a small Llama with random weights that reads the sandbox's tokens
 TEXT = TextConfig(steps="newline")
@@ -74,15 +75,15 @@ def open_models(
         name: hub id or folder, or `random`.
         noise: standard deviation of what is added to a weight, relative to that of its tensor.
     """
-    tokenizer = opening.open_tokenizer(PolicyConfig("sandbox" if name == RANDOM else name))
-    reference = random_model(tokenizer, seed=seed) if name == RANDOM else opening.open_model(PolicyConfig(name))
+    tokenizer = loading.open_tokenizer(PolicyConfig("sandbox" if name == RANDOM else name))
+    reference = random_model(tokenizer, seed=seed) if name == RANDOM else loading.open_model(PolicyConfig(name))
     policy = copy.deepcopy(reference)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in policy.parameters():
             weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
     for model in (policy, reference):
-        backbone.disable_dropout(model)
+        forward.disable_dropout(model)
         model.to(device, dtype)
     return policy, reference.requires_grad_(False), tokenizer
 

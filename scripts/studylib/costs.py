@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from implicit_prm.baselines.flops import Ledger
+from implicit_prm.costs.ledger import Ledger
 from studylib.cells import Cell, Grid
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from implicit_prm.config import BestOfNConfig
-from implicit_prm.data.files import atomic_write
-from implicit_prm.data.grading import Grader
-from implicit_prm.evaluation.best_of_n import MAJORITY, ORACLE, accuracy_curves, as_candidates, graded, prepare
+from implicit_prm.evaluation.best_of_n.run import MAJORITY, ORACLE, accuracy_curves, as_candidates, graded, prepare
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.statistics import Interval, auroc_resamples, percentile_interval, resampled_counts
 from implicit_prm.evaluation.step_errors import step_errors
+from implicit_prm.grading.grader import Grader
+from implicit_prm.utils.io import atomic_write
 
 SIZES = (4, 16, 32)
 RESAMPLES = 2_000

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from implicit_prm.data.files import atomic_write
-from implicit_prm.evaluation.page.render import embedded, write_page
-from implicit_prm.evaluation.report import png
+from implicit_prm.evaluation.best_of_n.report import png
+from implicit_prm.evaluation.html.render import embedded, write_page
 from implicit_prm.evaluation.statistics import Interval
+from implicit_prm.utils.io import atomic_write
 from studylib.cells import Grid
 from studylib.claims import CLAIMS, MARGIN, VARIANTS, Claim, Comparison, Read, overall
 from studylib.costs import Cost
@@ -161,7 +161,7 @@ def _cost_section(grid: Grid, costs: Mapping[str, Cost]) -> Section:
         for name, one in costs.items()
     ]
     text = (
-        f"In {unit}, counted from the tokens of the runs of the first seed; `implicit_prm/baselines/flops.py` "
+        f"In {unit}, counted from the tokens of the runs of the first seed; `implicit_prm/costs/ledger.py` "
         "says what is counted and what is left out."
     )
     paragraphs = [text]

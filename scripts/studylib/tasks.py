@@ -23,7 +23,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from implicit_prm import ImplicitPRMError
-from implicit_prm.data.files import write_json
+from implicit_prm.utils.io import write_json
 from studylib import work
 
 RECORD = "task.json"

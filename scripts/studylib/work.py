@@ -20,14 +20,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from implicit_prm.baselines import fitting as baseline_fitting
-from implicit_prm.baselines.labelling import label
+from implicit_prm.baselines import run as baseline_fitting
+from implicit_prm.baselines.labels.run import label
 from implicit_prm.cli.command import configs
 from implicit_prm.cli.label import METHODS
 from implicit_prm.config import BaselineConfig, BestOfNConfig, RolloutConfig, TrainConfig, from_mapping
-from implicit_prm.fitting import fit
-from implicit_prm.records import ImplicitPRMError
-from implicit_prm.rollouts import rollout
+from implicit_prm.rollouts.run import rollout
+from implicit_prm.training.run import fit
+from implicit_prm.types import ImplicitPRMError
 from studylib.measures import measure, measure_candidates, score
 
 LOG = "output.log"

@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from conftest import write_rows
 
 from implicit_prm.data.groups import (
     balance,
@@ -16,7 +15,8 @@ from implicit_prm.data.groups import (
     subset,
     take_responses,
 )
-from implicit_prm.records import Group, ImplicitPRMError
+from implicit_prm.types import Group, ImplicitPRMError
+from tests.conftest import write_rows
 
 
 def _group(labels, prompt="p"):

@@ -9,13 +9,13 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_hub import COMMIT, FakeHub
 
 from implicit_prm.config import ProblemsConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.problems import load_problems
-from implicit_prm.data.rows import read_rows
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.data.readers import read_rows
+from implicit_prm.types import ImplicitPRMError
+from tests.data.fake_hub import COMMIT, FakeHub
 
 README = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n"
 

@@ -6,12 +6,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_rows
 
 from implicit_prm.config import ProblemsConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.problems import SOURCES, load_problems
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
+from tests.conftest import write_rows
 
 MATH = [
     {"problem": "1+1?", "level": "Level 1", "type": "Algebra", "solution": "So $1+1=\\boxed{2}$."},

@@ -1,15 +1,15 @@
 """Problems of files and of the sandbox. The named sets are in test_layouts.py."""
 
 import pytest
-from conftest import write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_prm import sandbox
 from implicit_prm.config import ProblemsConfig
 from implicit_prm.data.problems import load_problems, step_checker
-from implicit_prm.records import ImplicitPRMError
-from implicit_prm.reward.steps import split_steps
+from implicit_prm.rewards.step_splitting import split_steps
+from implicit_prm.types import ImplicitPRMError
+from tests.conftest import write_rows
 
 
 @pytest.mark.parametrize(

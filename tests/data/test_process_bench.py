@@ -5,12 +5,12 @@ import json
 
 import datasets
 import pytest
-from conftest import write_rows
 
-from implicit_prm.data import process_bench, rows
+from implicit_prm.data import process_bench, readers
 from implicit_prm.data.process_bench import COLUMNS, load_process_bench
-from implicit_prm.records import ImplicitPRMError
-from implicit_prm.reward.steps import split_steps
+from implicit_prm.rewards.step_splitting import split_steps
+from implicit_prm.types import ImplicitPRMError
+from tests.conftest import write_rows
 
 ROWS = [
     {
@@ -72,7 +72,7 @@ def test_a_split_comes_from_the_hub_at_its_revision(tmp_path, monkeypatch):
 
     def read(*what, **options):
         asked.append((what, options))
-        return rows.read_rows(str(local))
+        return readers.read_rows(str(local))
 
     monkeypatch.setattr(process_bench, "read_rows", read)
     assert len(load_process_bench("gsm8k", "Qwen/ProcessBench", "abc")) == 2

@@ -4,12 +4,12 @@ import json
 from functools import partial
 
 import pytest
-from conftest import graded_rows, write_rows
 
 from implicit_prm.config import CEConfig, DataConfig, DPOConfig, StepsConfig
-from implicit_prm.data.tokens import Encoder
+from implicit_prm.data.tokenization import Encoder
 from implicit_prm.data.training_set import encode, read, write_report
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
+from tests.conftest import graded_rows, write_rows
 
 
 @pytest.fixture

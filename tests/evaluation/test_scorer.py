@@ -1,10 +1,9 @@
 """What is opened to score, and what names its scores."""
 
-from conftest import graded_rows, write_rows
-
 from implicit_prm.config import ScorerConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation.scorer import open_scorer
+from tests.conftest import graded_rows, write_rows
 
 
 def test_the_limit_is_the_models_unless_one_is_given_and_scores_are_kept_by_it(tmp_path, tiny_folder):

@@ -3,14 +3,15 @@
 import json
 
 import pytest
-from baseline_runs import KINDS, baseline, labelled_file, quiet
-from conftest import graded_rows, write_rows
 
-from implicit_prm.baselines.fitting import fit
+from implicit_prm.baselines.run import fit
 from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, from_mapping
-from implicit_prm.evaluation import best_of_n, scorer
+from implicit_prm.evaluation import scorer
+from implicit_prm.evaluation.best_of_n import run as best_of_n
 from implicit_prm.evaluation.process_bench import run as process_bench
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
+from tests.baselines.runs import KINDS, baseline, labelled_file, quiet
+from tests.conftest import graded_rows, write_rows
 
 ROLLOUT = {"policy": {"name": "sandbox"}, "problems": {"name": "sandbox"}, "sampling": {}, "output": "rollouts.jsonl"}
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from implicit_prm.evaluation.selection import best_of_n, mean_accuracy, pass_at_k, sizes, votes
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 SCORES = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 2.0])
 

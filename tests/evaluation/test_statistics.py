@@ -11,7 +11,7 @@ from implicit_prm.evaluation.statistics import (
     clustered_ratio,
     paired_difference,
 )
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
 
 
 def test_bootstrap_interval_has_the_width_of_the_normal_one():

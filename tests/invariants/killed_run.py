@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import torch
-from runs import RESUMABLE, config, quiet
 from transformers import PreTrainedModel
 from transformers.trainer_callback import TrainerState
 
 from implicit_prm import fit
+from tests.runs import RESUMABLE, config, quiet
 
 # Who writes the file that is cut in half, its name, and the folder it lies in.
 KINDS = {

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import graded_rows, write_rows
+
+from tests.conftest import graded_rows, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["+trainer.use_cpu=true", "trainer.max_steps=2", "trainer.eval_strategy=no", "data.hold_out_prompts=0"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import graded_rows, write_rows
-from runs import RESUMABLE, config, log, quiet
 from safetensors.torch import load_file
 
 from implicit_prm import ImplicitPRMError, ImplicitPRMTrainer, fit
+from tests.conftest import graded_rows, write_rows
+from tests.runs import RESUMABLE, config, log, quiet
 
 # The adapter's dropout draws from the generators whose states a checkpoint keeps.
 KINDS = {"full": {}, "lora": {"lora": {"r": 4, "dropout": 0.5}}}
@@ -58,7 +58,7 @@ def test_resumed_from_any_checkpoint_equals_uninterrupted(step, kind, tmp_path, 
 )
 def test_killed_while_saving_goes_on_from_the_last_whole_checkpoint(kind, tmp_path, tiny_folder, rows, whole):
     script, run = Path(__file__).with_name("killed_run.py"), tmp_path / "finished"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parents[1]), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parents[2]), *sys.path])}
     command = [sys.executable, str(script), kind, str(run), str(tiny_folder), str(rows)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert result.returncode == -signal.SIGKILL, result.stderr[-3000:]

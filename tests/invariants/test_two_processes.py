@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import graded_rows, write_rows
+
+from tests.conftest import graded_rows, write_rows
 
 TRAIN = ["-m", "implicit_prm.cli.train"]
 FSDP = {

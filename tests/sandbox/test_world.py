@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_prm.records import ImplicitPRMError, Problem
 from implicit_prm.sandbox import POLICY_PATH, check_steps, problems
 from implicit_prm.sandbox.world import FACTS, SIZES, Fact, believed_solution, misconceptions, split_of, true_solution
+from implicit_prm.types import ImplicitPRMError, Problem
 
 TEXT = "Modulo 50, left to right: 12 + 7 * 3 + 4"
 RIGHT = "12 + 7 = 19\n19 * 3 = 7\n7 + 4 = 11\n\\boxed{11}"

@@ -3,24 +3,20 @@
 import io
 import json
 import sys
-from pathlib import Path
-
-import pytest
-import torch
-from conftest import graded_rows, tiny_model, write_rows
-from rich.console import Console
-
-from implicit_prm import ImplicitPRMError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import bench_growth
 import bench_head
 import bench_scoring
 import bench_training
+import pytest
+import torch
 from benchlib import measure, options, ours, report, work
 from benchlib.cost import Cost, Decoder
 from benchlib.run import main
+from rich.console import Console
+
+from implicit_prm import ImplicitPRMError
+from tests.conftest import graded_rows, tiny_model, write_rows
 
 SMALL = ["--model", "random", "--lengths", "24", "20", "--rounds", "1", "--threads", "1"]
 OURS = "ours, neither cached nor shared"

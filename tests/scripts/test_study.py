@@ -8,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from implicit_prm import ImplicitPRMError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
 from studylib import work
 from studylib.cells import World, grid
 from studylib.claims import CLAIMS, VARIANTS, Comparison, overall
 from studylib.measures import Measure
 from studylib.tasks import Task, _begin, _identities, _overrides, _seconds
+
+from implicit_prm import ImplicitPRMError
 
 STUDY = Path(__file__).resolve().parents[2] / "scripts" / "study.py"
 SMALLEST = ["--problems", "6", "--test-problems", "4", "--test-responses", "4", "--completions", "2", "--jobs", "2"]

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from implicit_prm.config import ProcessBenchConfig
-from implicit_prm.data.files import atomic_write
 from implicit_prm.data.groups import subset as take
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.subset import BLIND, Subset, Verdict
 from implicit_prm.evaluation.statistics import finite, percentile_interval
 from implicit_prm.evaluation.step_errors import step_metrics
-from implicit_prm.reward.head import step_values
+from implicit_prm.rewards.implicit_reward import step_values
+from implicit_prm.utils.io import atomic_write
 
 READINGS = {"step": "PRM, step scores", "step_mean": "PRM, step means", "prefix": "PRM, prefix values"}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from implicit_prm.evaluation.page.render import write_page
-from implicit_prm.evaluation.page.solutions import (
+from implicit_prm.evaluation.html.render import write_page
+from implicit_prm.evaluation.html.solutions import (
     FIRST_WRONG,
     PREDICTED,
     RIGHT,
@@ -25,8 +25,8 @@ from implicit_prm.evaluation.page.solutions import (
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.report import notes, trade_off_figure
 from implicit_prm.evaluation.process_bench.subset import Subset, Verdict
-from implicit_prm.heat import Scale
-from implicit_prm.records import Group, StepScores
+from implicit_prm.types import Group, StepScores
+from implicit_prm.utils.colors import Scale
 
 
 @dataclass(frozen=True)

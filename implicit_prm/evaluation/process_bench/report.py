@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from implicit_prm.data.files import atomic_write
-from implicit_prm.evaluation.report import band, percent, png
+from implicit_prm.evaluation.best_of_n.report import band, percent, png
+from implicit_prm.utils.io import atomic_write
 
 # Okabe and Ito's palette, told apart by the colour-blind; marks differ too.
 _STYLES = [("#D55E00", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#000000", "X")]

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from implicit_prm.config import CROSS_FIT, ProcessBenchConfig, from_mapping
-from implicit_prm.data.files import write_json
 from implicit_prm.data.process_bench import load_process_bench, same_problem
 from implicit_prm.evaluation.process_bench import page, report
 from implicit_prm.evaluation.process_bench import thresholds as th
@@ -27,9 +26,10 @@ from implicit_prm.evaluation.process_bench.metrics import (
 from implicit_prm.evaluation.process_bench.subset import Subset, Verdict, blind
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import resampled_counts
-from implicit_prm.processes import is_first, spoken_once
-from implicit_prm.records import Group, ImplicitPRMError
-from implicit_prm.scoring import check_lengths
+from implicit_prm.scoring.store import check_lengths
+from implicit_prm.types import Group, ImplicitPRMError
+from implicit_prm.utils.distributed import is_first, spoken_once
+from implicit_prm.utils.io import write_json
 
 FOLDS = 10
 

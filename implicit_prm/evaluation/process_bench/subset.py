@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from implicit_prm.evaluation.process_bench import thresholds as th
-from implicit_prm.records import Group, StepScores
-from implicit_prm.reward.head import step_values
+from implicit_prm.rewards.implicit_reward import step_values
+from implicit_prm.types import Group, StepScores
 
 BLIND = "best blind guess"
 

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import graded_rows, write_rows
 from rich.console import Console
 
 from implicit_prm import ImplicitPRM
@@ -15,7 +14,8 @@ from implicit_prm.evaluation.process_bench import page, report
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.run import FOLDS, evaluate, fold_of_problem
 from implicit_prm.evaluation.statistics import clustered_ratio
-from implicit_prm.records import ImplicitPRMError
+from implicit_prm.types import ImplicitPRMError
+from tests.conftest import graded_rows, write_rows
 
 
 def _row(number, label, scores, **changes):

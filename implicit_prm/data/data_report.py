@@ -1,0 +1,142 @@
+"""What the data is, in numbers: printed before training and written beside the checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from implicit_prm.data.tokenization import EncodedGroup
+from implicit_prm.types import Group
+
+_USED = ("prompts", "responses", "pairs")
+_ONLY_IF_ANY = ("  repeated", "  both correct and incorrect")
+
+
+@dataclass
+class Lengths:
+    """Lengths in tokens."""
+
+    median: int
+    percentile_95: int
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Lengths:
+        median, high = np.percentile(lengths, [50, 95], method="higher")
+        return cls(int(median), int(high), max(lengths))
+
+
+@dataclass
+class Report:
+    """A set of graded groups as it was read; `used` is what is left of it without what was `dropped`."""
+
+    prompts: int = 0
+    all_correct: int = 0  # prompts without an incorrect response, which form no pair
+    all_incorrect: int = 0
+    responses: int = 0
+    correct: int = 0
+    pairs: int = 0  # of a correct and an incorrect response to the same prompt
+    cut_off: int = 0  # responses that did not end by themselves
+    repeated_prompts: int = 0  # prompts that an earlier group has
+    repeated_responses: int = 0  # responses that an earlier one of the same group equals
+    contradictory: int = 0  # texts that are both correct and incorrect in one group
+    prompt_tokens: Lengths | None = None
+    response_tokens: Lengths | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+    used: dict[str, int] = field(default_factory=dict)
+    used_tokens: dict[str, int] = field(default_factory=dict)  # in all prompts, each once, and in all responses
+
+    def describe(self, groups: Sequence[Group]) -> None:
+        """Count what there is."""
+        self.prompts = len(groups)
+        seen: set[str] = set()
+        for group in groups:
+            correct = sum(map(bool, group.correctness))
+            texts = Counter(group.completions)
+            verdicts = Counter({(text, bool(c)) for text, c in zip(group.completions, group.correctness, strict=True)})
+            self.all_correct += correct == len(group)
+            self.all_incorrect += correct == 0
+            self.responses += len(group)
+            self.correct += correct
+            self.pairs += correct * (len(group) - correct)
+            self.cut_off += len(group) - sum(group.finished)
+            self.repeated_responses += len(group) - len(texts)
+            self.contradictory += len(verdicts) - len(texts)
+            key = str(group.prompt)
+            self.repeated_prompts += key in seen
+            seen.add(key)
+
+    def measure(self, encoded: Sequence[EncodedGroup]) -> None:
+        """Take the lengths, before long responses are left out."""
+        self.prompt_tokens = Lengths.of([len(group.prompt_ids) for group in encoded])
+        self.response_tokens = Lengths.of([len(response.ids) for group in encoded for response in group.responses])
+
+    def count_used(self, encoded: Sequence[EncodedGroup]) -> None:
+        """Note what is left."""
+        labels = [(sum(group.labels), len(group.labels)) for group in encoded]
+        pairs = sum(correct * (size - correct) for correct, size in labels)
+        self.used = dict(zip(_USED, (len(labels), sum(size for _, size in labels), pairs), strict=True))
+        self.used_tokens = {
+            "prompts": sum(len(group.prompt_ids) for group in encoded),
+            "responses": sum(len(response.ids) for group in encoded for response in group.responses),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        # dataclasses.asdict breaks a Counter that is not empty (Python 3.11).
+        return {**asdict(replace(self, dropped=Counter())), "dropped": dict(+self.dropped)}
+
+
+def table(reports: Mapping[str, Report], needs_pairs: bool = False) -> list[str]:
+    """Lines for the terminal: a column for each set, a line for each number, then what was left out and why.
+
+    Args:
+        reports: by the name of the set, `train` and perhaps `dev`.
+        needs_pairs: the loss forms pairs, so that prompts without one are of no use to it.
+    """
+    unused = " (unused by this loss)" if needs_pairs else ""
+    some = list(reports.values())
+    lines = [
+        ("prompts", [f"{r.prompts:,}" for r in some]),
+        (f"  all correct{unused}", [_share(r.all_correct, r.prompts) for r in some]),
+        (f"  all incorrect{unused}", [_share(r.all_incorrect, r.prompts) for r in some]),
+        ("  repeated", [_share(r.repeated_prompts, r.prompts) for r in some]),
+        ("responses", [f"{r.responses:,}" for r in some]),
+        ("  correct", [_share(r.correct, r.responses) for r in some]),
+        ("  cut off", [_share(r.cut_off, r.responses) for r in some]),
+        ("  repeated in their prompt", [_share(r.repeated_responses, r.responses) for r in some]),
+        ("  both correct and incorrect", [_share(r.contradictory, r.responses) for r in some]),
+        ("correct-incorrect pairs", [f"{r.pairs:,}" for r in some]),
+        ("tokens: median, 95 %, longest", [""] * len(some)),
+        ("  of a prompt", [_lengths(r.prompt_tokens) for r in some]),
+        ("  of a response", [_lengths(r.response_tokens) for r in some]),
+    ]
+    lines = [line for line in lines if line[0] not in _ONLY_IF_ANY or set(line[1]) != {"0"}]
+    if reasons := _reasons(some):
+        lines += [("left out", [""] * len(some))]
+        lines += [(f"  {why}", [f"{r.dropped[why]:,}" for r in some]) for why in reasons]
+    if reasons or needs_pairs:
+        lines += [("used", [""] * len(some))]
+        lines += [(f"  {what}", [f"{r.used.get(what, 0):,}" for r in some]) for what in _USED]
+    left = max(len(label) for label, _ in lines)
+    widths = [max(len(cells[place]) for _, cells in [("", [*reports]), *lines]) for place in range(len(some))]
+    return [
+        "  ".join([label.ljust(left), *(cell.rjust(w) for cell, w in zip(cells, widths, strict=True))]).rstrip()
+        for label, cells in [("data", [*reports]), *lines]
+    ]
+
+
+def _reasons(reports: Sequence[Report]) -> list[str]:
+    return list(dict.fromkeys(why for report in reports for why, count in report.dropped.items() if count))
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({part / whole:.1%})" if part else "0"
+
+
+def _lengths(lengths: Lengths | None) -> str:
+    return f"{lengths.median:,}  {lengths.percentile_95:,}  {lengths.longest:,}" if lengths else "-"

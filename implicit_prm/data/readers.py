@@ -1,0 +1,197 @@
+"""Rows of a source, whatever it is: a file, a folder as it was downloaded or saved, or a dataset of the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from implicit_prm.data.columns import LABEL
+from implicit_prm.data.hub import DataFile, folder_files, hub_files
+from implicit_prm.types import ImplicitPRMError
+
+_LFS = b"version https://git-lfs"
+_BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+NumberedRows = Iterator[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in order. A row that lacks a column which others have holds None there."""
+
+    raw: list[dict[str, Any]]
+    places: list[str]  # where each row stands, for messages: "FILE, row 3"
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of all rows together, in order of appearance."""
+        return list(dict.fromkeys(itertools.chain.from_iterable(self.raw)))
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        names = self.column_names
+        return (row if len(row) == len(names) else {name: row.get(name) for name in names} for row in self.raw)
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raises ImplicitPRMError with the first row that lacks one of these columns, and what it has instead."""
+        needed = set(names)
+        for place, row in zip(self.places, self.raw, strict=True):
+            if not needed <= row.keys():
+                raise ImplicitPRMError(
+                    f"{place}: no column {', '.join(sorted(needed - row.keys()))}, which other rows have; this one has "
+                    f"{', '.join(sorted(row))}. Give all rows the same columns"
+                )
+
+
+def read_rows(
+    source: str,
+    split: str = "train",
+    revision: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
+    option: str | None = None,
+) -> Rows:
+    """The rows of a source, the first `limit` of them.
+
+    Args:
+        source: a file (JSON lines, JSON, parquet, CSV; .gz of them), a folder (of such files, as the hub lays them out,
+            or a dataset that was saved to disk), or the id of a hub dataset.
+        split: of a folder or hub dataset; a file is one split, whatever it is called.
+        revision: a commit, branch or tag of a hub dataset.
+        subset: the configuration of a hub dataset or a copy of it, where it has several.
+        limit: with a limit, a hub dataset is read over the network only as far as it goes; without, it is downloaded
+            into the hub cache.
+        option: the option that takes a local copy, for messages.
+
+    Raises:
+        ImplicitPRMError: no such source or split, a hub that cannot be reached, a download that was not finished, or
+            a file that is empty, damaged or not what its ending says; names the file and the way out.
+    """
+    path = Path(source).expanduser()
+    if path.exists() and revision is not None:
+        raise ImplicitPRMError(f"{source} is a local copy, and revision={revision} names a commit of the hub; drop one")
+    files: Iterable[DataFile]
+    if path.is_file():
+        files = [DataFile(source, str(path))]
+    elif (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return _saved(path, source, split, limit)
+    elif path.is_dir():
+        files = folder_files(path, source, split, subset)
+    else:
+        files = hub_files(source, split, subset, revision, limit is None, option)
+    found = ((f"{file.name}, row {number}", row) for file in files for number, row in _read(file))
+    pairs = list(itertools.islice(found, limit))
+    return _rows(pairs, source)
+
+
+def _rows(pairs: list[tuple[str, dict[str, Any]]], source: str) -> Rows:
+    if not pairs:
+        raise ImplicitPRMError(f"{source}: no rows")
+    return Rows([row for _, row in pairs], [place for place, _ in pairs])
+
+
+def _read(file: DataFile) -> NumberedRows:
+    ending = Path(file.path.removesuffix(".gz")).suffix
+    if ending not in _READERS:
+        raise ImplicitPRMError(f"{file.name}: unknown ending; use one of {', '.join(_READERS)} (or .gz of them)")
+    with _clear_errors(file.name), file.open() as stream:
+        start = stream.read(len(_LFS))
+        if not start:
+            raise ImplicitPRMError(f"{file.name}: the file is empty")
+        if start == _LFS:
+            raise ImplicitPRMError(
+                f"{file.name}: a git-lfs pointer, not the data itself; fetch that with `git lfs pull`, or get the "
+                "dataset with `hf download`"
+            )
+        stream.seek(0)
+        data = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if file.path.endswith(".gz") else stream
+        yield from _READERS[ending](data, file.name)
+
+
+@contextlib.contextmanager
+def _clear_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ImplicitPRMError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ImplicitPRMError(f"{name}: the file is not UTF-8 text ({error.reason}); convert it") from error
+    except Exception as error:  # gzip, csv, pyarrow and the network raise many kinds
+        cause = str(error).strip().split("\n")[0]
+        raise ImplicitPRMError(
+            f"{name}: the file cannot be read, it is cut off or damaged ({type(error).__name__}: {cause}); get it again"
+        ) from error
+
+
+def _json(stream: BinaryIO, name: str) -> NumberedRows:
+    """Not pyarrow's or pandas' reader: where the types of a column differ, they turn texts into numbers and dates."""
+    lines = enumerate(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n"), 1)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("["):  # one document, a list of rows
+            line += "".join(rest for _, rest in lines)
+            rows = list(enumerate(_parse(line, name, number), 1))
+        else:
+            rows = [(number, _parse(line, name, number))]
+        for place, row in rows:
+            if not isinstance(row, dict):
+                raise ImplicitPRMError(f"{name}, row {place}: not an object with columns; a row looks like {{...}}")
+            yield place, row
+
+
+def _parse(text: str, name: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ImplicitPRMError(
+            f"{name}, line {line}: not JSON ({error}). A file of JSON lines holds one object on each line; if the last "
+            "one was cut off, delete it or get the file again"
+        ) from None
+
+
+def _parquet(stream: BinaryIO, name: str) -> NumberedRows:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(stream)
+    # A row group at a time: asked for all of them, pyarrow fetches the whole file before the first row.
+    groups = (file.iter_batches(256, row_groups=[group]) for group in range(file.num_row_groups))
+    return enumerate((row for batches in groups for batch in batches for row in batch.to_pylist()), 1)
+
+
+def _csv(stream: BinaryIO, name: str) -> NumberedRows:
+    """All cells are texts, but for TRL's labels."""
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+    for number, row in enumerate(reader, 1):
+        if None in row or None in row.values():
+            raise ImplicitPRMError(f"{name}, row {number}: not as many cells as the header has columns")
+        yield number, {key: _BOOLEANS.get(v.lower(), v) if key in LABEL else v for key, v in row.items()}
+
+
+_READERS = {".jsonl": _json, ".json": _json, ".parquet": _parquet, ".csv": _csv}
+
+
+def _saved(path: Path, source: str, split: str, limit: int | None) -> Rows:
+    """A folder that `Dataset.save_to_disk` wrote."""
+    import datasets  # slow to import, and not needed to score from Python
+
+    with _clear_errors(source):
+        rows = datasets.load_from_disk(str(path))
+        if isinstance(rows, dict):
+            if split not in rows:
+                raise ImplicitPRMError(f"{source}: no split {split!r}; it has {', '.join(rows)}")
+            rows = rows[split]
+        numbered = enumerate(rows.select(range(min(limit or len(rows), len(rows)))), 1)
+        return _rows([(f"{source}, row {number}", row) for number, row in numbered], source)

@@ -1,0 +1,1 @@
+"""Final answers: extraction from a response, and comparison with the reference answer."""

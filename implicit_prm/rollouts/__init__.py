@@ -1,0 +1,1 @@
+"""Sampling and grading responses, with transformers or an OpenAI-compatible server."""

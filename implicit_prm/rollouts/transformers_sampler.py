@@ -1,0 +1,199 @@
+"""Sampling with transformers' own generation, in this process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+    set_seed,
+)
+
+from implicit_prm.config import PolicyConfig, SamplingConfig, TextConfig
+from implicit_prm.data.tokenization import Encoder, context_length
+from implicit_prm.models import forward, loading
+from implicit_prm.types import Problem, Samples
+from implicit_prm.utils.distributed import Processes
+
+
+class TransformersSampler:
+    """Samples in fixed batches of consecutive problems, each with its own seed, whoever of the processes takes it.
+
+    Raises:
+        ImplicitPRMError: the model cannot be opened, or has no chat template where one is needed.
+    """
+
+    def __init__(self, policy: PolicyConfig, sampling: SamplingConfig, text: TextConfig) -> None:
+        self._policy, self._sampling = policy, sampling
+        self._encoder = Encoder(loading.open_tokenizer(policy), text)
+        template = None if self._encoder.raw else str(self._encoder.tokenizer.chat_template)
+        self.identity: dict[str, Any] = {
+            "model": loading.weights_of(policy),
+            "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest()[:16],
+        }
+
+    def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
+        """Responses to this process' share of the problems that are not `done`, in the order of the problems."""
+        model: Any = loading.open_model(self._policy).to(forward.best_device())  # type: ignore[arg-type]
+        context = context_length(model.config, None)
+        size = self._sampling.problems_per_batch
+        # Where a batch starts is its seed, so batches are cut before any is left out.
+        batches = [(start, problems[start : start + size]) for start in range(0, len(problems), size)]
+        open_ones = [(start, batch) for start, batch in batches if any(problem.id not in done for problem in batch)]
+        for start, batch in open_ones[processes.rank :: processes.size]:
+            refused = {problem.id: self._too_long(problem, context) for problem in batch}
+            fitting = [problem for problem in batch if refused[problem.id] is None]
+            sampled = iter(
+                sample(model, self._encoder, fitting, self._sampling, self._sampling.seed + start) if fitting else []
+            )
+            for problem in batch:
+                reason = refused[problem.id]
+                samples = next(sampled) if reason is None else Samples(problem, [], [], refused=reason)
+                if problem.id not in done:
+                    yield samples
+
+    def _too_long(self, problem: Problem, context: int | None) -> str | None:
+        prompt = len(self._encoder.prompt_ids(problem.text))
+        if context is None or prompt + self._sampling.max_new_tokens <= context:
+            return None
+        return (
+            f"its prompt of {prompt} tokens and sampling.max_new_tokens={self._sampling.max_new_tokens} are more than "
+            f"the {context} tokens of the model's context"
+        )
+
+
+def sample(
+    model: Any, encoder: Encoder, problems: Sequence[Problem], sampling: SamplingConfig, seed: int
+) -> list[Samples]:
+    """`sampling.n` responses to each problem, in one batch.
+
+    Nothing but temperature and top-p shapes the distribution: the model's own generation defaults (top-k, repetition
+    penalty) would make the responses ones that the reference does not assign its log-probabilities to.
+    """
+    set_seed(seed)
+    options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    generated = _generate(model, encoder, [encoder.prompt_ids(problem.text) for problem in problems], sampling, options)
+    return [
+        Samples(
+            problem,
+            [_text(encoder, row.ids) for row in rows],
+            [row.finished for row in rows],
+            sum(row.tokens for row in rows),
+        )
+        for problem, rows in zip(problems, generated, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A response that is begun, behind its prompt, in token ids. `seed` is of what it is continued with."""
+
+    prompt_ids: Sequence[int]
+    ids: Sequence[int]
+    seed: int
+
+
+def complete(model: Any, encoder: Encoder, prefixes: Sequence[Prefix], sampling: SamplingConfig) -> list[Completed]:
+    """`sampling.n` continuations of each prefix, in one batch, from the distribution that `sample` draws from.
+
+    Every prefix has random numbers of its own, so what it is continued with does not depend on the batch it is in (but
+    for rounding: logits of a row differ in the last bits with what it is batched with).
+    """
+    numbers = [np.random.default_rng(one.seed).random((sampling.n, sampling.max_new_tokens)) for one in prefixes]
+    rows = [[*one.prompt_ids, *one.ids] for one in prefixes]
+    warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature != 1 else []
+    warpers += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    draw = _Draw(torch.from_numpy(np.concatenate(numbers)).to(model.device), max(map(len, rows)))
+    processors = LogitsProcessorList([*warpers, draw])
+    generated = _generate(model, encoder, rows, sampling, {"do_sample": False}, logits_processor=processors)
+    return [
+        # Decoded with the prefix: some tokenizers write the first token of a text otherwise than a later one.
+        Completed([_text(encoder, [*one.ids, *row.ids]) for row in found], sum(row.tokens for row in found))
+        for one, found in zip(prefixes, generated, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The whole responses that a prefix was completed to, and how many tokens were generated for all of them."""
+
+    texts: list[str]
+    tokens: int
+
+
+class _Draw(LogitsProcessor):
+    """Leaves only the token that a row's next number stands for, so that greedy search takes it.
+
+    Args:
+        numbers: [rows, steps] float64, uniform in [0, 1).
+        width: of what is continued, in tokens.
+    """
+
+    def __init__(self, numbers: Tensor, width: int) -> None:
+        self.numbers, self.width = numbers, width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        cumulative = scores.double().softmax(-1).cumsum(-1)
+        number = self.numbers[:, input_ids.shape[1] - self.width, None] * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, number, right=True).clamp_(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What was generated, without the end of turn; `tokens` counts that, too."""
+
+    ids: list[int]
+    finished: bool
+    tokens: int
+
+
+@torch.inference_mode()
+def _generate(
+    model: Any,
+    encoder: Encoder,
+    contexts: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+    options: dict[str, Any],
+    **more: Any,
+) -> list[list[_Row]]:
+    """`sampling.n` rows for each context, up to their end-of-turn tokens."""
+    tokenizer = encoder.tokenizer
+    width = max(map(len, contexts))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else encoder.end_of_turn
+    input_ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in contexts], device=model.device)
+    attention = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=model.device)
+    ends = {encoder.end_of_turn, tokenizer.eos_token_id} - {None}
+    chosen = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, pad_token_id=pad, eos_token_id=sorted(ends), **options
+    )
+    # What is not chosen, generate() would take from the model's own defaults.
+    with mock.patch.object(model, "generation_config", GenerationConfig()):
+        generated = model.generate(
+            input_ids=input_ids.repeat_interleave(sampling.n, 0),
+            attention_mask=attention.repeat_interleave(sampling.n, 0),
+            generation_config=chosen,
+            **more,
+        )
+    rows = [_row(ids, ends) for ids in generated[:, width:].tolist()]
+    return [rows[start : start + sampling.n] for start in range(0, len(rows), sampling.n)]
+
+
+def _row(ids: list[int], ends: set[int]) -> _Row:
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    return _Row(ids, False, len(ids)) if stop is None else _Row(ids[:stop], True, stop + 1)
+
+
+def _text(encoder: Encoder, ids: list[int]) -> str:
+    return str(encoder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -1,0 +1,1 @@
+"""Scorers, and the store that keeps their scores."""

@@ -1,0 +1,171 @@
+"""The nouns of the project, and the names of the columns they are read from and written to.
+
+Nothing here computes: a `Problem` becomes a `Group` of sampled responses, a `Group` is trained on or scored, and a
+score is a `StepScores`, whoever made it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from implicit_prm.utils.colors import HeatStrip, Scale
+from implicit_prm.utils.errors import ImplicitPRMError as ImplicitPRMError
+
+# A prompt is a problem text, or a chat: [{"role": "user", "content": ...}, ...].
+Prompt = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with a known final answer."""
+
+    id: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The responses that a sampler gave to one problem, or why it gave none.
+
+    `finished[k]` says whether response k ended by itself. `tokens` counts what was generated for all of them together;
+    0 where the sampler does not tell.
+    """
+
+    problem: Problem
+    texts: list[str]
+    finished: list[bool]
+    tokens: int = 0
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """What passed through a model: prompts, and the responses behind them that were read or sampled."""
+
+    prompts: int = 0
+    responses: int = 0
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+
+    def __add__(self, other: TokenCounts) -> TokenCounts:
+        return TokenCounts(
+            self.prompts + other.prompts,
+            self.responses + other.responses,
+            self.prompt_tokens + other.prompt_tokens,
+            self.response_tokens + other.response_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class StepSpan:
+    """A step as characters [start, end) of its response. The spans of a response cover it exactly, in order."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt with all of its responses: the unit of training and of reranking.
+
+    `completions`, `correctness`, `finished`, and where present `steps` and `step_labels`, are aligned.
+    `correctness` may hold None for responses that nobody has graded. A step label is true or false, a number in [0, 1]
+    where it was estimated, or None where nobody said.
+    """
+
+    id: str
+    prompt: Prompt
+    completions: list[str]
+    correctness: list[bool | None]
+    finished: list[bool]
+    answer: str | None = None
+    steps: list[list[str]] | None = None
+    step_labels: Sequence[Sequence[float | None] | None] | None = None
+    step_label_source: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+
+@dataclass(frozen=True)
+class StepScores:
+    """What a scorer says of one response.
+
+    `step_rewards[k]` belongs to `spans[k]`. With `kind="log_ratio"` they are signed, in units of beta x nats, and
+    `prefix_values[k]` is their running sum q at the end of step k; with `kind="probability"` (a trained PRM's own
+    scores) they lie in [0, 1] and there are no prefix values. `step_tokens[k]` is how many tokens step k owns. Scores
+    read from a file may come without spans and token counts.
+    """
+
+    response: str
+    spans: list[StepSpan]
+    step_rewards: list[float]
+    prefix_values: list[float] | None = None
+    kind: str = "log_ratio"
+    index: int = 0  # the response's place in the list that was scored
+    token_rewards: list[float] | None = None
+    token_spans: list[StepSpan] | None = None
+    reference_logprob: float | None = None  # log pi_ref of the whole response in nats: the untrained policy's opinion
+    step_tokens: list[int] | None = None
+
+    @property
+    def steps(self) -> list[str]:
+        """The step texts; joined, they are the response."""
+        return [self.response[span.start : span.end] for span in self.spans]
+
+    @property
+    def outcome_reward(self) -> float:
+        """The response's reward: q at its last token, which is the sum of the step rewards (log-ratio scores only)."""
+        if self.kind != "log_ratio":
+            raise ImplicitPRMError(f"an outcome reward is a sum of log-ratios; these scores are of kind {self.kind!r}")
+        return math.fsum(self.step_rewards)
+
+    @property
+    def lowest_step(self) -> int | None:
+        """Index of the lowest step (the first of equals): where an implicit PRM points when asked what went wrong."""
+        if not self.step_rewards:
+            return None
+        return min(range(len(self.step_rewards)), key=self.step_rewards.__getitem__)
+
+    def heat_strip(self, by: str = "step", limit: float | None = None) -> HeatStrip:
+        """The response coloured by its rewards, for a notebook: blue is above neutral, orange below.
+
+        Args:
+            by: step or token. Tokens that hold no character, as the end of turn, are shown as a dot.
+            limit: how far from neutral (0; 0.5 for probabilities) colours are full, to compare strips with each other;
+                by default the strip's own largest value, and 0.5 for probabilities.
+
+        Raises:
+            ImplicitPRMError: unknown `by`, tokens asked of scores that have none, or a limit that is not above 0.
+        """
+        if limit is not None and not limit > 0:
+            raise ImplicitPRMError(f"limit is {limit}; it must be above 0")
+        if by == "step":
+            texts, values = self.steps or [f"step {k}" for k in range(1, len(self.step_rewards) + 1)], self.step_rewards
+        elif by != "token":
+            raise ImplicitPRMError(f"unknown parts {by!r} to colour; choose step or token")
+        elif self.token_rewards is None or self.token_spans is None:
+            raise ImplicitPRMError("these scores have no token rewards; ImplicitPRM.score gives them")
+        else:
+            texts, values, end = [], self.token_rewards, 0
+            for span in self.token_spans:  # several may share a character: bytes of an emoji
+                texts.append(self.response[end : span.end])
+                end = max(end, span.end)
+        return HeatStrip(f"response {self.index}", texts, values, Scale.of(self.kind, values, limit), by == "token")
+
+    def _repr_html_(self) -> str:
+        return self.heat_strip()._repr_html_()
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that scores the responses to a problem step by step: an implicit PRM, a rival PRM, an ORM."""
+
+    def score(self, problem: Prompt, responses: Sequence[str]) -> list[StepScores]:
+        """One `StepScores` per response, in the order given."""
+        ...

@@ -1,0 +1,140 @@
+"""Files that are never half written: files and folders by rename, lines by one append that can be taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from implicit_prm.utils.errors import ImplicitPRMError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Write `path` whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    path = Path(path)
+    with clear_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """`value` as indented JSON, atomically."""
+    with atomic_write(path) as stream:
+        stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]:
+    """Fill the folder `path` whole or not at all: a temporary folder beside it, then renamed.
+
+    Raises:
+        ImplicitPRMError: the folder is there already and is not to be replaced, or the disk refuses.
+    """
+    path = Path(path)
+    with clear_os_errors(path):
+        if path.exists() and not replace_old:
+            raise ImplicitPRMError(f"{path} is there already; give another folder, or delete it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield unfinished
+            unfinished.chmod(0o755)
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.replace(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+class JsonLines:
+    """A JSON-lines file that is appended to a row at a time and survives being killed between or within rows.
+
+    Opening it cuts off a last line that is no whole row: it was being written when the writer died.
+
+    Raises:
+        ImplicitPRMError: the path holds something else than JSON lines, which must not be cut or appended to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with clear_os_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                self._mend()
+
+    def _mend(self) -> None:
+        whole = self.path.read_bytes()
+        if whole and not whole.startswith(b"{"):
+            raise ImplicitPRMError(f"{self.path} is not a file of JSON lines; give another path")
+        end = whole.rfind(b"\n") + 1
+        try:
+            json.loads(whole[end:] or b"{}")
+        except ValueError:
+            os.truncate(self.path, end)
+            return
+        if whole[end:]:  # a whole row that only lacks its newline, as some editors leave it
+            with self.path.open("ab") as stream:
+                stream.write(b"\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row written so far."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ImplicitPRMError(
+                    f"{self.path}, line {number}: not JSON ({error}); mend or delete the line"
+                ) from None
+        return rows
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row, synced to disk; on failure (a full disk) the file is left as it was before."""
+        rest = memoryview((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        # Unbuffered: a buffer would write what did not fit when it is closed, into the space that cutting back frees.
+        with clear_os_errors(self.path), self.path.open("ab", buffering=0) as stream:
+            before = stream.tell()
+            try:
+                while rest:
+                    rest = rest[stream.write(rest) :]
+                os.fsync(stream.fileno())
+            except OSError:
+                os.truncate(self.path, before)
+                raise
+
+    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write the whole file anew with these rows, atomically."""
+        with atomic_write(self.path) as stream:
+            for row in rows:
+                stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def clear_os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into sentences."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ImplicitPRMError(
+                f"{path}: the disk is full. What was written before is whole; free some space and run the same command "
+                "again to go on from there"
+            ) from error
+        raise ImplicitPRMError(f"{path}: {error.strerror or error}") from error

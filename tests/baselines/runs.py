@@ -1,0 +1,45 @@
+"""Short runs of explicit reward models on the CPU."""
+
+from implicit_prm.config import BaselineConfig, from_mapping
+from tests.conftest import graded_rows, write_rows
+
+KINDS = ["orm", "value_head", "next_token"]
+PROBLEM = "Modulo 50, left to right: 10 + 1 * 3 + 4"
+# With the tokens 1, 0 (good, bad), 10 and all separators in them; of different lengths.
+RESPONSES = [
+    "10 + 1 = 11\n11 * 3 = 33\n33 + 4 = 37\n\\boxed{37}",
+    "10 + 1 = 0\n0 * 3 = 1\n\\boxed{1}",
+    "10 + 1 = 11",
+]
+
+
+def quiet(*_):
+    pass
+
+
+def labelled_file(path, problems=12, responses=4, source="exact", **changes):
+    """Graded rows whose step labels say who made them."""
+    rows = [row | {"step_label_source": source} | changes for row in graded_rows(problems, responses)]
+    return write_rows(path, rows)
+
+
+def baseline(folder, model, rollouts, kind, data=None, **changes):
+    trainer = {
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    options = {
+        "kind": kind,
+        "model": {"name": str(model)},
+        "data": {"train": str(rollouts), "steps": "newline", **(data or {})},
+        "output_dir": str(folder),
+        **changes,
+    }
+    options["trainer"] = trainer | changes.get("trainer", {})
+    return from_mapping(BaselineConfig, options)

@@ -1,0 +1,152 @@
+"""A run from options to checkpoint: what is refused, what is recorded, resuming, and going on with a verifier."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from implicit_prm import ImplicitPRMError
+from implicit_prm import fit as fit_implicit
+from implicit_prm.baselines import RewardModel
+from implicit_prm.baselines.checkpoint import BaselineSettings
+from implicit_prm.baselines.run import fit
+from tests.baselines.runs import KINDS, PROBLEM, RESPONSES, baseline, labelled_file, quiet
+from tests.conftest import graded_rows, write_rows
+from tests.runs import RESUMABLE, adapter, config, log
+
+
+def test_labels_that_do_not_say_who_made_them_are_never_trained_on(tmp_path, tiny_folder, rollouts_file):
+    """What ipr-rollout writes for the sandbox holds the truth about every step."""
+    assert "step_labels" in rollouts_file.read_text()
+    for kind in ("value_head", "next_token"):
+        with pytest.raises(ImplicitPRMError, match=r"do not say who made them .* method=exact to train on the truth"):
+            fit(baseline(tmp_path / kind, tiny_folder, rollouts_file, kind), quiet)
+    fit(baseline(tmp_path / "orm", tiny_folder, rollouts_file, "orm"), quiet)
+    settings = BaselineSettings.read(tmp_path / "orm")
+    assert (settings.labels, settings.label_source) == ("outcome", None)
+
+
+def test_outcomes_need_no_step_labels_and_step_labels_are_asked_for(tmp_path, tiny_folder):
+    rows = [{name: value for name, value in row.items() if name != "step_labels"} for row in graded_rows(4, 3)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    fit(baseline(tmp_path / "verifier", tiny_folder, file, "value_head", labels="outcome"), quiet)
+    with pytest.raises(ImplicitPRMError, match="has no step_labels; make them with `ipr-label`"):
+        fit(baseline(tmp_path / "run", tiny_folder, file, "value_head"), quiet)
+
+
+def test_labels_of_several_makers_are_not_mixed(tmp_path, tiny_folder):
+    one = labelled_file(tmp_path / "one.jsonl", 4, 3)
+    rows = [json.loads(line) for line in one.read_text().splitlines()]
+    rows[1]["step_label_source"] = "math_shepherd"
+    with pytest.raises(ImplicitPRMError, match=r"several makers: exact \(.*\), math_shepherd"):
+        fit(baseline(tmp_path / "run", tiny_folder, write_rows(tmp_path / "two.jsonl", rows), "value_head"), quiet)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_recorded(kind, tmp_path, tiny_folder):
+    rollouts = labelled_file(tmp_path / "rows.jsonl")
+    said = []
+    fit(baseline(tmp_path / "run", tiny_folder, rollouts, kind), said.append, command="ipr-baseline")
+    settings = BaselineSettings.read(tmp_path / "run")
+    assert (settings.kind, settings.start, settings.text.steps) == (kind, str(tiny_folder), "newline")
+    assert (settings.tokens is None) == (kind != "next_token")
+    assert settings.label_source == (None if kind == "orm" else "exact")
+    assert settings.template_hash == RewardModel.from_pretrained(tmp_path / "run").encoder.template_hash
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())["train"]
+    assert report["used"] == {"prompts": 12, "responses": 48, "pairs": report["pairs"]}
+    model = RewardModel.from_pretrained(tmp_path / "run")
+    rows = graded_rows(12, 4)
+    lengths = [n for row in rows for n in model.lengths(row["prompt"], row["completions"], [True] * 4)]
+    tokens = report["used_tokens"]
+    assert tokens["prompts"] == sum(len(model.encoder.prompt_ids(row["prompt"])) for row in rows)
+    assert tokens["responses"] == sum(lengths) - 4 * tokens["prompts"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["command"], run["config"]["kind"]) == ("ipr-baseline", kind)
+    assert any(line.startswith(f"{kind}: ") and "good in the mean" in line for line in said)
+    assert not (tmp_path / "run" / "implicit_prm.json").exists()
+    assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3]
+
+
+def test_the_fingerprint_knows_step_labels(tmp_path, tiny_folder):
+    fingerprints = set()
+    for name, label in (("right", 1.0), ("wrong", 0.0)):
+        rows = [row | {"step_label_source": "mine"} for row in graded_rows(4, 4)]
+        rows = [row | {"step_labels": [[label] * len(some) for some in row["step_labels"]]} for row in rows]
+        fit(baseline(tmp_path / name, tiny_folder, write_rows(tmp_path / f"{name}.jsonl", rows), "value_head"), quiet)
+        fingerprints.add(BaselineSettings.read(tmp_path / name).data_fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_resumed_equals_uninterrupted_and_another_run_is_refused(tmp_path, tiny_folder):
+    rollouts = labelled_file(tmp_path / "rows.jsonl")
+    fit(baseline(tmp_path / "whole", tiny_folder, rollouts, "next_token", trainer=RESUMABLE), quiet)
+    fit(baseline(tmp_path / "cut", tiny_folder, rollouts, "next_token", trainer=RESUMABLE), quiet)
+    for step in (4, 6):  # as if the run had died behind its first checkpoint
+        shutil.rmtree(tmp_path / "cut" / f"checkpoint-{step}")
+    said = []
+    again = RESUMABLE | {"resume_from_checkpoint": "true"}
+    fit(baseline(tmp_path / "cut", tiny_folder, rollouts, "next_token", trainer=again), said.append)
+    assert any("going on from" in line and "checkpoint-2" in line for line in said)
+    for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
+        torch.testing.assert_close(
+            load_file(tmp_path / "cut" / "model.safetensors")[name], weight, atol=1e-6, rtol=1e-4
+        )
+    assert [row["loss"] for row in log(tmp_path / "cut") if "loss" in row] == pytest.approx(
+        [row["loss"] for row in log(tmp_path / "whole") if "loss" in row], rel=1e-5
+    )
+    with pytest.raises(ImplicitPRMError, match="was trained with labels=hard, now it is soft"):
+        fit(baseline(tmp_path / "cut", tiny_folder, rollouts, "next_token", labels="soft", trainer=again), quiet)
+
+
+def test_a_finished_folder_of_either_kind_is_not_overwritten(tmp_path, tiny_folder, rollouts_file):
+    fit(baseline(tmp_path / "run", tiny_folder, rollouts_file, "orm"), quiet)
+    with pytest.raises(ImplicitPRMError, match="already holds a trained model"):
+        fit_implicit(config(tmp_path / "run", tiny_folder, rollouts_file), quiet)
+    fit_implicit(config(tmp_path / "implicit", tiny_folder, rollouts_file), quiet)
+    with pytest.raises(ImplicitPRMError, match="already holds a trained model"):
+        fit(baseline(tmp_path / "implicit", tiny_folder, rollouts_file, "orm"), quiet)
+    fit(baseline(tmp_path / "implicit", tiny_folder, rollouts_file, "orm", overwrite=True), quiet)
+    assert not (tmp_path / "implicit" / "implicit_prm.json").exists()
+
+
+def test_a_verifier_is_gone_on_with_from_its_own_head(tmp_path, tiny_folder):
+    """AutoPSV's last stage: training from a value head's checkpoint starts with its scores."""
+    rollouts = labelled_file(tmp_path / "rows.jsonl")
+    trainer = {"max_steps": 10, "learning_rate": 1e-2}
+    fit(baseline(tmp_path / "verifier", tiny_folder, rollouts, "value_head", labels="outcome", trainer=trainer), quiet)
+    still = {"max_steps": 1, "learning_rate": 0.0}
+    fit(baseline(tmp_path / "on", tmp_path / "verifier", rollouts, "value_head", trainer=still), quiet)
+    scores = [RewardModel.from_pretrained(tmp_path / name).score(PROBLEM, RESPONSES) for name in ("verifier", "on")]
+    assert scores[0] == scores[1]
+
+
+def test_an_adapter_is_no_start_for_a_value_head(tmp_path, tiny_folder, rollouts_file):
+    folder = adapter(tmp_path / "adapter", tiny_folder)
+    with pytest.raises(ImplicitPRMError, match="is an adapter; a value head takes a plain model, so merge it first"):
+        fit(baseline(tmp_path / "run", folder, rollouts_file, "orm"), quiet)
+
+
+def test_a_response_over_the_limit_is_dropped_with_its_labels(tmp_path, tiny_folder):
+    """Separators count: what fits without them may not fit with them."""
+    rows = graded_rows(4, 3)
+    rollouts = labelled_file(tmp_path / "rows.jsonl", 4, 3)
+    fit(baseline(tmp_path / "all", tiny_folder, rollouts, "next_token"), quiet)
+    longest = RewardModel.from_pretrained(tmp_path / "all")
+    lengths = [n for row in rows for n in longest.lengths(row["prompt"], row["completions"], [True] * 3)]
+    limit = {"max_length": max(lengths) - 1}
+    with pytest.raises(ImplicitPRMError, match=f"longer than {max(lengths) - 1} tokens"):
+        fit(baseline(tmp_path / "run", tiny_folder, rollouts, "next_token", data=limit), quiet)
+    data = limit | {"too_long": "drop"}
+    fit(baseline(tmp_path / "run", tiny_folder, rollouts, "next_token", data=data), quiet)
+    used = json.loads((tmp_path / "run" / "data_report.json").read_text())["train"]["used"]
+    assert used["responses"] == sum(length < max(lengths) for length in lengths)
+    fit(baseline(tmp_path / "value", tiny_folder, rollouts, "value_head", data=limit), quiet)
+
+
+def test_labels_that_are_all_null_are_nothing_to_train_on(tmp_path, tiny_folder):
+    rows = [row | {"step_label_source": "exact"} for row in graded_rows(2, 2)]
+    rows = [row | {"step_labels": [[None] * len(some) for some in row["step_labels"]]} for row in rows]
+    with pytest.raises(ImplicitPRMError, match="no position has a label"):
+        fit(baseline(tmp_path / "run", tiny_folder, write_rows(tmp_path / "r.jsonl", rows), "value_head"), quiet)

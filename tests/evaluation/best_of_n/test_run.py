@@ -1,0 +1,221 @@
+"""The whole evaluation on candidates whose every figure can be worked out by hand."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from implicit_prm.config import BestOfNConfig, PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm.data.groups import load_groups
+from implicit_prm.evaluation.best_of_n import report
+from implicit_prm.evaluation.best_of_n.run import Candidates, best_of, evaluate, pick, vote_weights
+from implicit_prm.evaluation.step_errors import step_metrics
+from implicit_prm.scoring.store import column_scorer
+from implicit_prm.types import Group, ImplicitPRMError, StepScores
+from tests.conftest import graded_rows, write_rows
+
+ROLLOUT = RolloutConfig(PolicyConfig("sandbox"), ProblemsConfig("sandbox"), SamplingConfig(), "candidates.jsonl")
+# Problem 1: the vote goes to a wrong 7, the scores to the right 5. Problem 2: the other way round.
+ROWS = [
+    {
+        "id": "one",
+        "problem": "?",
+        "answer": "5",
+        "responses": ["\\boxed{7}", "\\boxed{7.0}", "\\boxed{5}", "no answer"],
+        "scores": [[0.5, 0.4], [0.3], [0.9, 0.8], [0.1]],
+    },
+    {
+        "id": "two",
+        "problem": "?",
+        "answer": "1/2",
+        "responses": ["\\boxed{\\frac12}", "\\boxed{0.5}", "\\boxed{3}", "\\boxed{4}"],
+        "scores": [[0.2], [0.2], [0.9], [0.1]],
+    },
+]
+
+
+def _evaluate(tmp_path, rows=ROWS, **options):
+    candidates = write_rows(tmp_path / "candidates.jsonl", rows)
+    options = {"output_dir": str(tmp_path / "out"), "scores_column": "scores", "bootstrap_resamples": 100, **options}
+    return evaluate(BestOfNConfig(rollout=ROLLOUT, candidates=str(candidates), **options), lambda *_: None)
+
+
+def _value(metrics, name, n):
+    return metrics["accuracy"][name][str(n)]["value"]
+
+
+def test_every_curve_by_hand(tmp_path):
+    metrics = _evaluate(tmp_path)
+    assert metrics["sizes"] == [1, 2, 4]
+    assert metrics["unanswered_responses"] == 1
+    assert _value(metrics, "random pick", 4) == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert _value(metrics, "PRM, min of steps", 1) == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert _value(metrics, "PRM, min of steps", 4) == pytest.approx((1 + 0) / 2)
+    # Of the 6 pairs of problem one, 3 hold the right response; of problem two's, 3 are won by 0.9 and wrong.
+    assert _value(metrics, "PRM, min of steps", 2) == pytest.approx((3 / 6 + 3 / 6) / 2)
+    assert _value(metrics, "majority vote", 4) == pytest.approx((0 + 1) / 2)
+    assert _value(metrics, "weighted vote", 4) == pytest.approx((1 + 0) / 2)  # 0.8 > 0.4 + 0.3, and 0.9 > 0.2 + 0.2
+    assert _value(metrics, "oracle (pass@N)", 2) == pytest.approx((3 / 6 + 5 / 6) / 2)
+    assert metrics["difference"]["PRM, min of steps - majority vote"]["4"]["value"] == pytest.approx(0.0)
+    assert metrics["aggregates"]["last"]["4"]["value"] == pytest.approx(0.5)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_aggregate_needs_no_new_scores(tmp_path):
+    _evaluate(tmp_path)
+    before = (tmp_path / "out" / "scores.parquet").stat().st_mtime_ns
+    assert "PRM, max of steps" in _evaluate(tmp_path, aggregate="max")["accuracy"]
+    assert (tmp_path / "out" / "scores.parquet").stat().st_mtime_ns == before
+
+
+def test_a_cut_off_response_neither_votes_nor_wins(tmp_path):
+    rows = [{**ROWS[0], "finished": [True, True, False, True]}, {**ROWS[1], "finished": [True] * 4}]
+    metrics = _evaluate(tmp_path, rows)
+    assert metrics["cut_off_responses"] == 1
+    assert _value(metrics, "PRM, min of steps", 4) == 0.0
+    assert _value(metrics, "weighted vote", 4) == 0.0
+
+
+def test_an_unanswered_response_can_be_kept_from_winning(tmp_path):
+    rows = [{**ROWS[0], "scores": [[0.5], [0.3], [0.8], [0.99]]}]
+    assert _value(_evaluate(tmp_path, rows), "PRM, min of steps", 4) == 0.0
+    assert _value(_evaluate(tmp_path, rows, unanswered="lowest"), "PRM, min of steps", 4) == 1.0
+
+
+def test_a_response_without_a_scored_step_cannot_win(tmp_path):
+    rows = [{**ROWS[0], "scores": [[], [], [0.001], []]}]
+    metrics = _evaluate(tmp_path, rows)
+    assert _value(metrics, "PRM, min of steps", 4) == 1.0
+    assert _value(metrics, "weighted vote", 4) == 1.0
+
+
+# Log-ratios that favour the right 5 by their lowest step, and by far by their sum.
+SIGNED = [{**ROWS[0], "scores": [[-1.0, -1.0], [-2.0], [8.0, 0.5], [0.0]]}]
+
+
+@pytest.mark.parametrize(
+    ("options", "rule", "accuracy"),
+    [
+        ({}, "sigmoid(min over step)", 1.0),  # 0.27 + 0.12 < 0.62
+        ({"vote_aggregate": "sum"}, "sigmoid(sum over step)", 1.0),
+        # As the official code weighs: 0.4995 + 0.4995 > 0.502, almost one vote each.
+        ({"vote_aggregate": "sum", "vote_scale": 0.001}, "sigmoid(0.001 * sum over step)", 0.0),
+        ({"over": "prefix", "aggregate": "last"}, "sigmoid(last over prefix)", 1.0),
+        ({"over": "prefix", "aggregate": "last", "vote_aggregate": "max"}, "sigmoid(max over step)", 1.0),
+        ({"vote_aggregate": "product"}, "product over step", 1.0),  # 0.07 + 0.12 < 0.62
+    ],
+)
+def test_what_a_vote_weighs(options, rule, accuracy, tmp_path):
+    metrics = _evaluate(tmp_path, SIGNED, scores_kind="log_ratio", **options)
+    assert metrics["votes"]["weight"] == rule
+    assert _value(metrics, "weighted vote", 4) == accuracy
+    assert _value(metrics, "majority vote", 4) == 0.0
+
+
+def test_probabilities_weigh_as_they_are(tmp_path):
+    assert _evaluate(tmp_path)["votes"]["weight"] == "min over step"
+    assert _evaluate(tmp_path, vote_aggregate="mean")["votes"]["weight"] == "mean over step"
+
+
+def test_vote_weights_by_hand():
+    assert vote_weights(np.array([math.log(3), -math.inf]), True, 2.0) == pytest.approx([9 / 10, 0.0])
+    assert vote_weights(np.array([0.25, -math.inf]), False, 1.0).tolist() == [0.25, 0.0]
+
+
+def test_means_of_steps_rank_without_new_scores(tmp_path, tiny_folder, other_folder):
+    rows = graded_rows(4, 3)
+    options = {"checkpoint": str(tiny_folder), "reference": str(other_folder), "beta": 1.0, "scores_column": None}
+    _evaluate(tmp_path, rows, steps="newline", **options)
+    before = (tmp_path / "out" / "scores.parquet").stat().st_mtime_ns
+    metrics = _evaluate(tmp_path, rows, steps="newline", over="step_mean", **options)
+    assert (tmp_path / "out" / "scores.parquet").stat().st_mtime_ns == before
+    assert metrics["aggregate"] == "min over step_mean"
+    assert {"PRM, min of step means", "PRM, sum (as an ORM)"} < set(metrics["accuracy"])
+    assert metrics["votes"]["weight"] == "sigmoid(min over step_mean)"
+
+
+def test_ties_go_to_the_first_or_are_shared(tmp_path):
+    rows = [{**ROWS[0], "scores": [[0.8], [0.3], [0.8], [0.1]]}]
+    assert _value(_evaluate(tmp_path, rows), "PRM, min of steps", 4) == 0.0
+    assert _value(_evaluate(tmp_path, rows, ties="shared"), "PRM, min of steps", 4) == 0.5
+
+
+def test_what_cannot_be_graded_is_named(tmp_path):
+    rows = [{key: value for key, value in ROWS[0].items() if key != "answer"}]
+    with pytest.raises(ImplicitPRMError, match="problem one: no correctness and no answer"):
+        _evaluate(tmp_path, rows)
+
+
+def test_the_table_prints_at_80_columns(tmp_path, capsys):
+    from rich.console import Console
+
+    console = Console(width=80, record=True)
+    report.print_metrics(_evaluate(tmp_path), console)
+    text = console.export_text()
+    assert "PRM, min of steps" in text
+    assert "best-of-4 by aggregate: min 0.500" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_figure_names_its_axes(tmp_path):
+    axes = report.accuracy_figure(_evaluate(tmp_path)).axes[0]
+    assert axes.get_xlabel() == "N, responses to choose from"
+    assert axes.get_ylabel() == "accuracy (%)"
+    assert len(axes.lines) == 5
+
+
+def _step_scores(rewards):
+    return StepScores("x", [], rewards, rewards)
+
+
+def test_step_measures_by_hand():
+    """Right steps: 1, 2 | 3 of response one; wrong: -1. Response two is right: 0.5. Response three misleads."""
+    labels = [[True, True, False, False], [True], [True, False]]
+    scores = [[_step_scores([1.0, 2.0, -1.0, -5.0]), _step_scores([0.5]), _step_scores([0.0, 0.25])]]
+    group = Group("p", "?", ["a", "b", "c"], [False, True, False], [True] * 3, step_labels=labels)
+    metrics = step_metrics([group], scores)
+    assert (metrics["right_steps"], metrics["first_wrong_steps"]) == (4, 2)
+    # Right 1, 2, 0.5, 0 against wrong -1 and 0.25: of 8 comparisons only 0 < 0.25 is lost.
+    assert metrics["auroc"]["value"] == pytest.approx(7 / 8)
+    assert metrics["first_error_found"]["value"] == 0.0  # -5 after the first error is lower; 0 before it is lower
+    with pytest.raises(ImplicitPRMError, match="4 step labels but 1 steps"):
+        step_metrics([group], [[_step_scores([1.0])] * 3])
+
+
+def test_estimated_step_labels_measure_nothing_and_unclear_ones_are_refused():
+    """A label of 0.25 is neither right nor wrong; read as "not false", it would count as right."""
+    scores = [[_step_scores([1.0, -1.0])]]
+    group = Group("p", "?", ["a"], [False], [True], step_labels=[[1.0, 0.0]])
+    assert step_metrics([group], scores)["first_wrong_steps"] == 1
+    assert step_metrics([replace(group, step_label_source="exact")], scores)["first_wrong_steps"] == 1
+    for source in ("math_shepherd", "autopsv"):
+        assert step_metrics([replace(group, step_label_source=source)], scores) == {}
+    assert step_metrics([replace(group, step_labels=[None])], scores) == {}
+    for label in (0.25, None):
+        with pytest.raises(ImplicitPRMError, match=f"problem p, response 0: the step label {label} is neither"):
+            step_metrics([replace(group, step_labels=[[label, 0.0]])], scores)
+
+
+@pytest.mark.shared
+def test_the_published_figures_of_a_real_prm_are_reproduced(shared_data):
+    """Best-of-32 on MATH-500 from Qwen2.5-Math-PRM-7B's step scores, the figures that come with the pool."""
+    groups = load_groups(str(shared_data / "math500_bon32.jsonl.gz"), graded=False)
+    score = column_scorer("qwen25_math_prm_7b", "probability")
+    scores = [score(group) for group in groups]
+    candidates = [
+        Candidates(np.array(group.correctness, dtype=bool), np.zeros(32, dtype=int), np.ones(32, dtype=bool))
+        for group in groups
+    ]
+    accuracy = {
+        how: best_of(candidates, pick(scores, how, "step"), [32], "first").mean()
+        for how in ("min", "last", "product", "mean")
+    }
+    assert {how: round(value, 3) for how, value in accuracy.items()} == {
+        "min": 0.844,
+        "last": 0.812,
+        "product": 0.848,
+        "mean": 0.842,
+    }

@@ -1,0 +1,186 @@
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from implicit_prm.grading.extraction import extract_answer, find_answer, normalise, repair
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"so \boxed{42}.", "42"),
+        (r"\boxed{1} and then \boxed{ 2 }", "2"),
+        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\fbox{7}", "7"),
+        (r"$\boxed 7$ is it", "7"),
+        (r"$\boxed\frac12$", r"\frac12"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"{ \boxed{3}", "3"),
+        (r"\boxed{3} but then \boxed{4", "3"),
+        (r"\boxed{3} but then $\boxed", "3"),
+        (r"\boxed{3} or \boxed{}", "3"),
+        (r"\\boxed{5}", "5"),
+        (r"\boxed{4", None),
+        (r"\boxedfoo{4}", None),
+        ("16 - 3 = 13\n#### 13", "13"),
+        ("#### 1,234\n\nQuestion: another", "1,234"),
+        ("#### Solution\nWe think.", None),
+        ("The answer is 7. Or is it?", "7"),
+        ("The answer is 3.5.", "3.5"),
+        ("**Final Answer:** \\(x = 3\\)", "x = 3"),
+        ("the answer is:\n\\[\n\\frac12\n\\]", r"\frac12"),
+        ("The answer is 1. No: the answer is 2", "2"),
+        ("The answer is 1 and $\\boxed{2}$", "2"),
+        ("Therefore, the area is $12$ square meters.", "12"),
+        ("Thus it takes 1,234 beakers.", "1,234"),
+        ("Hence the sum is\n\\[ 1 + 2 = 3. \\]", "1 + 2 = 3."),
+        ("Therefore, she faces east.", None),
+        ("Therefore, the value of 3x is", None),
+        ("There are 12 of them.", "12"),
+        ("We counted 12 of them.", None),
+        ("", None),
+    ],
+)
+def test_extract_answer(text, expected):
+    assert extract_answer(text) == expected
+
+
+REPEATED = [r"\boxed", r"\boxed{", r"\boxed{}", r"\boxed ", "{", "}", "\\", " ", "####", "answer ", "answer is ", "so "]
+REPEATED += ["$", r"\(", "1,", "a\n", ", ", r"\ ", r"\left", r",\!", '{"answer": ', '{"answer": "', "\x08a"]
+
+
+@pytest.mark.parametrize("unit", REPEATED)
+def test_long_texts_are_read_in_linear_time(unit):
+    text = unit * (100_000 // len(unit))
+    start = time.process_time()
+    extract_answer(text)
+    extract_answer(text + ".")
+    normalise(text)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\dfrac{\pi}{2})"),
+        ("$ 5 $", "5."),
+        (r"\(5\)", "5"),
+        ("67\\", "67"),
+        (r"11,\! 111,\! 100", "11,111,100"),
+        (r"x\ +\ 1", "x+1"),
+    ],
+)
+def test_normal_form_ignores_what_means_nothing(one, other):
+    assert normalise(one) == normalise(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x! = 6", "x != 6"),
+        ("1, 234", "1,234"),
+        (r"\leftarrow", "arrow"),
+        ("1 2", "12"),
+        (r"\$5", "5"),
+        (r"5\ (a)", r"5\(a)"),
+        ("x.5", "x5"),
+    ],
+)
+def test_normal_form_keeps_what_means_something(one, other):
+    assert normalise(one) != normalise(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "rule"),
+    [
+        (json.dumps({"reasoning": "so \\boxed{7}?", "answer": "8"}), "8", "field"),
+        (json.dumps({"reasoning": "...", "answer": "\\frac{1}{2}"}), r"\frac{1}{2}", "field"),
+        (json.dumps({"reasoning": "...", "answer": 8.5}), "8.5", "field"),
+        (json.dumps({"answer": r"\boxed{x}"}), "x", "field"),
+        (json.dumps({"answer": "She has 12 left."}), "12", "field"),
+        (json.dumps({"answer": "Evelyn"}), "Evelyn", "field"),
+        ('```json\n{"reasoning": "a \\pi b", "final_answer": "\\pi"}\n```', r"\pi", "field"),  # TeX that is no JSON
+        *(
+            (json.dumps({"answer": given}), given, "field")
+            for given in ("3, -3", "2, 2 - √3", "12 or 13", "7(1/6)^2", "5!")
+        ),
+        *(
+            (json.dumps({"answer": given}), given, "field")
+            for given in ("4cos^2 x", "2 + sqrt(3)", "5 ft 3 in", "x > 3")
+        ),
+        (json.dumps({"answer": "1152 cups of flour."}), "1152", "field"),
+        (json.dumps({"answer": "10 * $75 = $750. Subtracting the $500 for the car, he has $250."}), "$250", "field"),
+        (json.dumps({"answer": '`{"first": 12, "second": 8}`'}), None, None),
+        ('{"reasoning": "by \\\\boxed{3}", "answer": ""}', "3", "box"),
+        ('{"reasoning": "no answer yet, it is 4', None, None),
+        ('Fill in this: {"answer": "42"}. We find 6 and $\\boxed{7}$.', "7", "box"),
+        ('Thus it is 7. The answer is:\n```json\n{"reasoning": "cut', None, None),
+        ('Answer: "answer": "500"', "500", "phrase"),
+    ],
+)
+def test_answers_of_json_objects(text, expected, rule):
+    assert find_answer(text) == (expected, rule)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Final Answer: The number of pairs is 4.", "4"),
+        ("**Answer:** We need **1 box of crackers**.", "1"),
+        ("**Answer:** Ann pays $12.50 in the end.", "$12.50"),
+        ("The answer is 9 (choose 1 of 9).", "9"),
+        ("The answer is 12 beakers.", "12"),
+        ("Answer: $40 (labour) + $60 (parts) = $100", "$100"),
+        ("Answer: Mr. Lee gets $5. Good.", "$5"),
+        ("The answer is simply 36.", "36"),
+        ("Therefore, the answer is Evelyn.", "Evelyn"),
+        ("Long answer: 60% of 5 is 3. Short answer: 5 of 6. The total is 8.", "8"),
+        ("So x is 4, and our answer is correct.", "4"),
+        ("The correct answer is 2 + 3i.", "2 + 3i"),
+    ],
+)
+def test_what_a_phrase_announces(text, expected):
+    assert extract_answer(text) == expected
+
+
+def test_backslashes_that_a_json_decoder_ate_are_given_back():
+    eaten = json.loads(r'"\boxed{\frac{1}{2}} and \times, \right), \theta"')
+    assert "\x08" in eaten
+    assert repair(eaten) == r"\boxed{\frac{1}{2}} and \times, \right), \theta"
+    assert extract_answer(eaten) == r"\frac{1}{2}"
+    assert repair("a\tb\r\nc\n\tTo") == "a\tb\r\nc\n\tTo"
+
+
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=300)
+TEX = st.text(st.sampled_from("\\{}[]()$ =.,*#0123456789abx%\n\0٣½\ud800"), max_size=300)
+PIECES = st.lists(
+    st.sampled_from(
+        ["\\boxed{", "}", "####", "answer is", "$", "\\(", "\\)", " so ", "**", '{"answer": ', '"', "= ", "7", ", "]
+    )
+).map("".join)
+CONTENTS = st.recursive(
+    st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=5),
+    lambda inner: st.lists(inner, min_size=1, max_size=3).map(lambda parts: "{" + " ".join(parts) + "}"),
+)
+
+
+@settings(max_examples=300, deadline=1000)
+@given(st.one_of(ANY_TEXT, TEX, PIECES))
+def test_any_text_is_read_without_a_mistake(text):
+    answer, rule = find_answer(text)
+    assert (answer is None) == (rule is None)
+    assert answer != ""
+    normalise(text)
+
+
+@settings(max_examples=200, deadline=1000)
+@given(st.one_of(ANY_TEXT, TEX, PIECES).filter(lambda text: not text.lstrip().startswith(("{", "`"))), CONTENTS)
+def test_the_last_box_is_the_answer_whatever_stands_before_it(text, content):
+    # A backslash at the end would escape that of the box, an open brace or half a box would take it in.
+    before = text.rstrip("\\") + "\n"
+    assert find_answer(before + rf"\boxed{{{content}}}") == (content, "box")

@@ -1,0 +1,145 @@
+"""The cache never gives a number that it was not given, whatever happens to its files."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from implicit_prm.models import reference_cache
+from implicit_prm.models.reference_cache import ReferenceCache, key_of, prune, stored, weights_digest
+from implicit_prm.types import ImplicitPRMError
+
+IDENTITY = {"weights": "abc", "dtype": "float32"}
+KEY, OTHER = key_of([1, 2, 3], [4, 5]), key_of([1, 2, 3], [4, 5, 6])
+VALUES = np.array([-1.5, -0.25], dtype=np.float32)
+
+
+def _filled(root):
+    cache = ReferenceCache(IDENTITY, root)
+    cache.add(KEY, VALUES)
+    cache.flush()
+    return next(cache.folder.glob("*.safetensors"))
+
+
+def test_what_was_added_is_found_by_the_next_process(tmp_path):
+    _filled(tmp_path)
+    again = ReferenceCache(IDENTITY, tmp_path)
+    assert np.array_equal(again.get(KEY, 2), VALUES)
+    assert again.get(KEY, 2).dtype == np.float32
+    assert again.get(OTHER, 3) is None
+    assert again.get(KEY, 3) is None  # another length cannot be the same response
+
+
+def test_a_key_knows_where_the_prompt_ends():
+    assert key_of([1, 2], [3]) != key_of([1], [2, 3])
+    assert key_of([1, 2], [3]) == key_of((1, 2), (3,))
+
+
+@pytest.mark.parametrize("change", [{"weights": "abd"}, {"dtype": "bfloat16"}, {"device": "cuda"}])
+def test_another_reference_has_another_cache(tmp_path, change):
+    _filled(tmp_path)
+    assert ReferenceCache(IDENTITY | change, tmp_path).get(KEY, 2) is None
+
+
+def test_another_version_of_the_code_has_another_cache(tmp_path, monkeypatch):
+    _filled(tmp_path)
+    monkeypatch.setattr(reference_cache, "VERSION", reference_cache.VERSION + 1)
+    assert ReferenceCache(IDENTITY, tmp_path).get(KEY, 2) is None
+
+
+def test_any_flipped_byte_is_noticed(tmp_path):
+    path = _filled(tmp_path)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.warns(UserWarning, match=r"damaged .* computed again"):
+            assert ReferenceCache(IDENTITY, tmp_path).get(KEY, 2) is None
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_shard_is_noticed(tmp_path, share):
+    path = _filled(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert ReferenceCache(IDENTITY, tmp_path).get(KEY, 2) is None
+
+
+def test_a_full_disk_loses_nothing_that_was_there(tmp_path, monkeypatch):
+    _filled(tmp_path)
+    cache = ReferenceCache(IDENTITY, tmp_path)
+    cache.add(OTHER, np.zeros(3))
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ImplicitPRMError, match="the disk is full"):
+        cache.flush()
+    monkeypatch.undo()
+    again = ReferenceCache(IDENTITY, tmp_path)
+    assert np.array_equal(again.get(KEY, 2), VALUES)
+    assert again.get(OTHER, 3) is None
+    cache.flush()  # once there is space
+    assert ReferenceCache(IDENTITY, tmp_path).get(OTHER, 3) is not None
+
+
+def _write_for_ever(root, first):
+    number = first
+    while True:
+        cache = ReferenceCache(IDENTITY, root)
+        for _ in range(20):
+            cache.add(key_of([first], [number, number]), np.full(2, number, dtype=np.float32))
+            number += 1
+        cache.flush()
+
+
+def test_two_writers_that_are_killed_leave_nothing_wrong(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_for_ever, args=(tmp_path, first)) for first in (0, 10_000_000)]
+    for writer in writers:
+        writer.start()
+    time.sleep(1.0)
+    for writer in writers:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+    cache = ReferenceCache(IDENTITY, tmp_path)
+    assert len(cache) > 40
+    for first in (0, 10_000_000):
+        found = [cache.get(key_of([first], [n, n]), 2) for n in range(first, first + len(cache))]
+        numbers = [n for n, values in enumerate(found, first) if values is not None]
+        assert numbers == list(range(first, first + len(numbers)))
+        assert all((found[n - first] == np.float32(n)).all() for n in numbers)
+
+
+def test_a_writer_s_shards_are_seen_after_a_refresh(tmp_path):
+    reader = ReferenceCache(IDENTITY, tmp_path)
+    _filled(tmp_path)
+    assert reader.get(KEY, 2) is None
+    reader.refresh()
+    assert reader.get(KEY, 2) is not None
+
+
+def test_what_is_in_it_is_shown_and_pruned(tmp_path):
+    path = _filled(tmp_path)
+    (one,) = stored(tmp_path)
+    assert (one.responses, one.tokens, one.identity["weights"]) == (1, 2, "abc")
+    assert prune([one], older_than_days=1) == []
+    os.utime(path, (time.time() - 3 * 86_400,) * 2)
+    assert prune(stored(tmp_path), older_than_days=1)
+    assert stored(tmp_path) == []
+
+
+def test_weights_are_known_by_their_content(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = weights_digest(tmp_path)
+    (tmp_path / "README.md").write_text("a card")
+    assert weights_digest(tmp_path) == before
+    (tmp_path / "model.safetensors").write_bytes(b"weightt")
+    assert weights_digest(tmp_path) != before

@@ -1,0 +1,157 @@
+"""Scores are kept as they come: nothing is scored twice, nothing stale is read."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from implicit_prm import ImplicitPRM
+from implicit_prm.data.groups import load_groups
+from implicit_prm.scoring import store
+from implicit_prm.types import Group, ImplicitPRMError, StepScores, StepSpan
+from tests.conftest import graded_rows, write_rows
+
+
+def _groups(count):
+    return [Group(f"p{n}", "prompt", ["a", "bb\nc"], [True, False], [True, True]) for n in range(count)]
+
+
+class Counting:
+    """A scorer that counts, and fails when it is told to."""
+
+    def __init__(self, fail_at=None):
+        self.seen, self.fail_at = [], fail_at
+
+    def __call__(self, group):
+        if group.id == self.fail_at:
+            raise KeyboardInterrupt
+        self.seen.append(group.id)
+        number = float(group.id[1:])
+        return [
+            StepScores(
+                text, [StepSpan(0, len(text))], [number + place], [number + place], index=place, reference_logprob=-1.0
+            )
+            for place, text in enumerate(group.completions)
+        ]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    groups = _groups(20)
+    with pytest.raises(KeyboardInterrupt):
+        store.score_all(groups, Counting(fail_at="p13"), tmp_path, "key")
+    again = Counting()
+    scores = store.score_all(groups, again, tmp_path, "key")
+    assert again.seen == [f"p{n}" for n in range(13, 20)]
+    assert scores == [Counting()(group) for group in groups]
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+
+
+def test_the_table_is_reused_under_the_same_key_only(tmp_path):
+    groups, first, second, third = _groups(3), Counting(), Counting(), Counting()
+    scores = store.score_all(groups, first, tmp_path, "key")
+    assert store.score_all(groups, second, tmp_path, "key") == scores
+    assert second.seen == []
+    store.score_all(groups, third, tmp_path, "other key")
+    assert third.seen == ["p0", "p1", "p2"]
+
+
+def test_the_table_says_what_it_holds(tmp_path):
+    store.score_all(_groups(2), Counting(), tmp_path, "key")
+    rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert rows[3] == {
+        "problem_id": "p1",
+        "response": 1,
+        "correct": False,
+        "finished": True,
+        "kind": "log_ratio",
+        "step_rewards": [2.0],
+        "prefix_values": [2.0],
+        "step_starts": [0],
+        "step_ends": [4],
+        "reference_logprob": -1.0,
+        "step_tokens": None,
+    }
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "interrupted"])
+def test_scores_in_the_columns_of_an_older_version_are_computed_again(part, tmp_path):
+    groups, again = _groups(2), Counting()
+    scores = store.score_all(groups, Counting(), tmp_path, "key")
+    table = pq.read_table(tmp_path / "scores.parquet")
+    old = table.drop_columns(["step_tokens"])
+    if part:
+        (tmp_path / "scores.parquet").unlink()
+        (tmp_path / "parts-key").mkdir()
+        pq.write_table(old.slice(0, 2), tmp_path / "parts-key" / "000000.parquet")
+        pq.write_table(table.slice(2, 2), tmp_path / "parts-key" / "000001.parquet")
+    else:
+        pq.write_table(old, tmp_path / "scores.parquet")
+    assert store.score_all(groups, again, tmp_path, "key") == scores
+    assert again.seen == (["p0"] if part else ["p0", "p1"])
+
+
+def test_token_counts_of_steps_are_kept(tmp_path, tiny_folder):
+    prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="newline", device="cpu")
+    group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3\n\\boxed{3}", ""], [True] * 2, [True] * 2)
+    first, empty = store.score_all([group], store.model_scorer(prm), tmp_path, "key")[0]
+    assert sum(first.step_tokens) == len(prm.encoder.response(group.completions[0]).ids)
+    assert len(first.step_tokens) == 2
+    assert empty.step_tokens == []
+
+
+def test_the_key_changes_with_scorer_and_candidates():
+    groups = _groups(2)
+    keys = {
+        store.cache_key(groups, beta=0.1),
+        store.cache_key(groups, beta=0.2),
+        store.cache_key(groups[:1], beta=0.1),
+        store.cache_key([Group("p0", "prompt", ["a", "x"], [True, False], [True, True])], beta=0.1),
+        store.cache_key([Group("p0", "prompt", ["a", "bb\nc"], [True, False], [True, False])], beta=0.1),
+    }
+    assert len(keys) == 5
+    assert store.cache_key(groups, beta=0.1) in keys
+
+
+def test_a_column_of_probabilities(tmp_path):
+    rows = graded_rows(1, 2)
+    rows[0]["prm"] = [[0.5, 0.25], []]
+    (group,) = load_groups(str(write_rows(tmp_path / "c.jsonl", rows)), graded=False)
+    first, second = store.column_scorer("prm", "probability")(group)
+    assert (first.step_rewards, first.kind, first.prefix_values) == ([0.5, 0.25], "probability", None)
+    assert second.step_rewards == []
+    assert store.column_scorer("prm", "log_ratio")(group)[0].prefix_values == [0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("nope", [[0.5], [0.5]], "no column nope"),
+        ("prm", [[0.5]], "2 responses but 1 in column prm"),
+        ("prm", [[1.5], [0.5]], "response 0, column prm: a probability outside"),
+        ("prm", [[0.5], [float("nan")]], "response 1, column prm: step scores must be a list of finite numbers"),
+    ],
+)
+def test_columns_that_cannot_be_read_are_named(column, values, message):
+    group = Group("p0", "prompt", ["a", "b"], [True, False], [True, True], extra={"prm": values})
+    with pytest.raises(ImplicitPRMError, match=message):
+        store.column_scorer(column, "probability")(group)
+
+
+def test_a_response_over_the_context_is_named_or_scores_lowest(tiny_folder):
+    prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="newline", device="cpu")
+    group = Group(
+        "p7", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3", "1 + 1 = 2\n" * 99], [True, False], [True, True]
+    )
+    with pytest.raises(ImplicitPRMError, match="problem p7: response 1 is"):
+        store.model_scorer(prm, 4)(group)
+    fits, long = store.model_scorer(prm, 4, too_long="lowest")(group)
+    assert len(fits.step_rewards) == 1
+    assert long.step_rewards == []
+
+
+def test_given_steps_are_used_with_the_rule_given(tiny_folder):
+    prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="given", device="cpu")
+    group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3"], [True], [True], steps=[["1 + 2", "= 3"]])
+    (score,) = store.model_scorer(prm, 4)(group)
+    assert score.steps == ["1 + 2 ", "= 3"]
+    assert json.dumps(score.step_rewards)

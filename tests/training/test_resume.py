@@ -1,0 +1,77 @@
+"""What makes a checkpoint one to go on from, file by file."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from implicit_prm import ImplicitPRMError
+from implicit_prm.models.checkpoint import Settings
+from implicit_prm.training.resume import check_same_run, flaw
+from tests.conftest import tiny_model
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tokenizer):
+    """As the trainer writes it, with little in it."""
+    folder = tmp_path / "run" / "checkpoint-2"
+    tiny_model(tokenizer).save_pretrained(folder)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        torch.save({"values": torch.arange(100)}, folder / name)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
+    Settings(0.5, "none", loss={"name": "ce"}, data_fingerprint="abc").write(folder)
+    assert flaw(folder) is None
+    return folder
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def half(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "sentence"),
+    [
+        ("trainer_state.json", os.unlink, "its save was cut off"),
+        ("trainer_state.json", half, "trainer_state.json is damaged"),
+        ("implicit_prm.json", half, "the checkpoint is damaged"),
+        ("implicit_prm.json", os.unlink, "not a checkpoint of ipr-train"),
+        ("implicit_prm.json", lambda path: path.write_text("[1]"), "holds a list, not settings"),
+        ("implicit_prm.json", lambda path: path.write_bytes(b"\xff\xfe{"), "the checkpoint is damaged"),
+        ("optimizer.pt", empty, "optimizer.pt is cut off (0 bytes)"),
+        ("optimizer.pt", half, "optimizer.pt is cut off"),
+        ("optimizer.pt", os.unlink, "no optimizer state (was it saved with trainer.save_only_model=true?)"),
+        ("scheduler.pt", os.unlink, "scheduler.pt is missing"),
+        ("rng_state.pth", half, "rng_state.pth is cut off"),
+        ("model.safetensors", half, "model.safetensors is cut off"),
+        ("model.safetensors", empty, "model.safetensors is empty"),
+        ("model.safetensors", os.unlink, "it has no weights"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(file, change, sentence, checkpoint):
+    change(checkpoint / file)
+    assert sentence in flaw(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("loss", {"name": "dpo"}), ("data_fingerprint", "xyz"), ("quantization", "4bit"), ("max_length", 64)],
+)
+def test_another_run_is_not_gone_on_with(name, value, checkpoint):
+    same = Settings.read(checkpoint)
+    check_same_run(str(checkpoint), same, str(checkpoint.parent))
+    setattr(same, name, value)
+    with pytest.raises(ImplicitPRMError, match=f"was trained with {name}="):
+        check_same_run(str(checkpoint), same, str(checkpoint.parent))
+
+
+def test_models_inside_the_run_are_named_from_the_checkpoint(tmp_path):
+    settings = Settings(1.0, str(tmp_path / "run" / "start"), base=str(tmp_path / "elsewhere"))
+    for folder, written in (("run", "./start"), ("run/checkpoint-2", "../start")):
+        settings.write(tmp_path / folder)
+        assert json.loads((tmp_path / folder / "implicit_prm.json").read_text())["reference"] == written
+        assert Settings.read(tmp_path / folder) == settings

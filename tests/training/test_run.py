@@ -1,0 +1,341 @@
+"""The trainer: same gradient however a batch is cut, first losses that can be worked out, logs, LoRA, bf16."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import TrainingArguments
+
+from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
+from implicit_prm.data.tokenization import Encoder
+from implicit_prm.training import GroupDataset, dev_metrics
+from implicit_prm.training.run import training_arguments
+from tests.conftest import graded_rows, tiny_model, write_rows
+from tests.runs import LOSSES, config, log, quiet, weights
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_accumulation_does_not_change_losses_or_weights(loss, tmp_path, tiny_folder, rollouts_file):
+    """4 prompts at once equal 4 times 1 prompt, although prompts differ in their number of pairs."""
+    for name, batch in (
+        ("at_once", {}),
+        ("one_by_one", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}),
+    ):
+        fit(config(tmp_path / name, tiny_folder, rollouts_file, loss, **batch), quiet)
+    once, bits = log(tmp_path / "at_once"), log(tmp_path / "one_by_one")
+    for key in ("loss", "grad_norm", "rewards/margins"):
+        assert [row[key] for row in bits if key in row] == pytest.approx(
+            [r[key] for r in once if key in r], rel=1e-3, abs=1e-6
+        )
+    for name, weight in weights(tmp_path / "at_once").items():
+        torch.testing.assert_close(weights(tmp_path / "one_by_one")[name], weight, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "first"),
+    [
+        ("dpo", math.log(2)),
+        ("nca", 2 * math.log(2)),
+        ("nca group", 2 * math.log(2)),
+        ("kto", 0.5),
+        ("ce", math.log(2)),
+        ("ce group mean", math.log(2)),
+        ("prefix", math.log(1 + math.exp(5))),
+        ("steps", 0.25),
+    ],
+)
+def test_the_first_loss_is_that_of_zero_rewards(loss, first, tmp_path, tiny_folder, rollouts_file):
+    """Policy and reference start equal, so every reward is 0 and every loss is known."""
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, loss), quiet)
+    assert log(tmp_path / "run")[0]["loss"] == pytest.approx(first, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_training_separates_correct_from_incorrect(loss, tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, loss, max_steps=12, learning_rate=5e-3), quiet)
+    rows = [row for row in log(tmp_path / "run") if "rewards/margins" in row]
+    assert rows[-1]["rewards/margins"] > rows[0]["rewards/margins"] + 0.05
+    assert rows[-1]["rewards/accuracies"] > 0.6
+
+
+def test_one_response_per_prompt_is_enough_for_unpaired_losses_and_too_little_for_pairs(tmp_path, tiny_folder):
+    rows = write_rows(tmp_path / "one.jsonl", graded_rows(8, 4))
+    single = {"max_responses": 1}
+    for loss in ("ce", "kto"):
+        fit(config(tmp_path / loss, tiny_folder, rows, loss, data=single), quiet)
+        assert (tmp_path / loss / "implicit_prm.json").exists()
+    for loss in ("dpo", "nca", "kto paired"):
+        with pytest.raises(ImplicitPRMError, match=r"nothing to train on .* of 8 prompts, . have only correct"):
+            fit(config(tmp_path / loss, tiny_folder, rows, loss, data=single), quiet)
+
+
+def test_the_data_is_reported_before_training(tmp_path, tiny_folder, rollouts_file):
+    said = []
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, "dpo", data={"hold_out_prompts": 3}), said.append)
+    assert said[0].split() == ["data", "train", "dev"]
+    assert any(line.startswith("used") for line in said)
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert report["train"]["source"] == str(rollouts_file)
+    assert (report["train"]["prompts"], report["dev"]["prompts"]) == (9, 3)
+    assert report["train"]["all_correct"] + report["dev"]["all_correct"] == 1
+    assert report["train"]["response_tokens"]["longest"] > 10
+    assert report["train"]["used"]["prompts"] == 9 - report["train"]["all_correct"]
+
+
+def test_resume_true_goes_on_in_place_and_the_log_has_every_step_once(tmp_path, tiny_folder, rollouts_file):
+    options = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, max_steps=4, **options), quiet)
+    fit(
+        config(tmp_path / "run", tiny_folder, rollouts_file, max_steps=6, resume_from_checkpoint="true", **options),
+        quiet,
+    )
+    assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_all_warm_up_says_so(tmp_path, tiny_folder, rollouts_file):
+    said = []
+    fit(config(tmp_path / "one", tiny_folder, rollouts_file, max_steps=1, warmup_steps=0.03), said.append)
+    assert any("the only optimiser step had a learning rate of 0, so nothing was learnt" in line for line in said)
+    assert all((weights(tmp_path / "one")[name] == value).all() for name, value in weights(tiny_folder).items())
+    said.clear()
+    fit(config(tmp_path / "more", tiny_folder, rollouts_file, max_steps=3, warmup_steps=1), said.append)
+    assert not any("warm" in line for line in said)
+
+
+def test_a_finished_folder_is_not_overwritten_by_accident(tmp_path, tiny_folder, rollouts_file):
+    run = config(tmp_path / "run", tiny_folder, rollouts_file, save_strategy="steps", save_steps=1)
+    fit(run, quiet)
+    with pytest.raises(ImplicitPRMError, match="overwrite=true"):
+        fit(run, quiet)
+    run.overwrite = True
+    run.trainer["max_steps"] = 1
+    fit(run, quiet)
+    assert [path.name for path in sorted((tmp_path / "run").glob("checkpoint-*"))] == ["checkpoint-1"]
+
+
+def test_every_checkpoint_is_an_implicit_prm(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, save_strategy="steps", save_steps=2), quiet)
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-2"):
+        prm = ImplicitPRM.from_pretrained(folder, device="cpu")
+        assert prm.settings.beta == 0.5
+        assert prm.settings.reference == str(tiny_folder)
+        assert prm.settings.text.steps == "newline"
+        assert prm.settings.loss["name"] == "ce"
+        assert prm.settings.template_hash == prm.encoder.template_hash
+        assert prm.score("Modulo 50, left to right: 1 + 2", ["1 + 2 = 3"])[0].step_rewards[0] != 0
+
+
+def test_lora_trains_the_adapter_alone_with_the_base_as_reference(tmp_path, tiny_folder, rollouts_file):
+    lora = {"lora": {"r": 4, "alpha": 8}}
+    fit(
+        config(tmp_path / "run", tiny_folder, rollouts_file, model_options=lora, max_steps=8, learning_rate=2e-2), quiet
+    )
+    rows = [row for row in log(tmp_path / "run") if "loss" in row]
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[-1]["rewards/margins"] > 0
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    prm = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu")
+    assert prm.settings.reference == "adapter_off"
+    base = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, device="cpu")
+    problem, text = "Modulo 50, left to right: 1 + 2", "1 + 2 = 3"
+    assert prm.score(problem, [text])[0].reference_logprob == pytest.approx(
+        base.score(problem, [text])[0].outcome_reward, abs=1e-4
+    )
+
+
+def test_without_a_reference_the_loss_is_that_of_the_log_likelihood(tmp_path, tiny_folder, rollouts_file):
+    options = {"reference": "none", "beta": 0.01}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options=options), quiet)
+    first = log(tmp_path / "run")[0]
+    assert first["rewards/chosen"] < -0.1  # beta * log-likelihood, not a log-ratio of zero
+    assert ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").settings.reference == "none"
+
+
+def test_another_reference_model_is_used(tmp_path, tiny_folder, other_folder, rollouts_file):
+    options = {"reference": str(other_folder)}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options=options), quiet)
+    assert log(tmp_path / "run")[0]["loss"] != pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_bfloat16_mixed_precision_stays_close(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "half", tiny_folder, rollouts_file, bf16=True), quiet)
+    fit(config(tmp_path / "full", tiny_folder, rollouts_file), quiet)
+    half, full = ([row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("half", "full"))
+    assert half[0] == pytest.approx(math.log(2), abs=1e-4)  # same noise in policy and reference: the ratio is still 0
+    assert half == pytest.approx(full, abs=0.05)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_torch_compile_changes_nothing(lora, tmp_path, tiny_folder, rollouts_file):
+    """With the eager backend, which traces and guards as inductor does but generates no code."""
+    torch.compiler.reset()
+    counters.clear()
+    losses = []
+    for name, more in (("plain", {}), ("compiled", {"torch_compile_backend": "eager"})):
+        fit(config(tmp_path / name, tiny_folder, rollouts_file, model_options={"lora": lora}, **more), quiet)
+        losses.append([row["loss"] for row in log(tmp_path / name) if "loss" in row])
+        assert (counters["stats"]["unique_graphs"] > 0) == (name == "compiled")
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert not counters["graph_break"]
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "kept", tiny_folder, rollouts_file), quiet)
+    fit(config(tmp_path / "again", tiny_folder, rollouts_file, gradient_checkpointing=True), quiet)
+    kept, again = ([row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("kept", "again"))
+    assert again == pytest.approx(kept, rel=1e-5)  # plain rows against a shared prompt, so sums differ in order
+
+
+def test_evaluation_during_training(tmp_path, tiny_folder, rollouts_file):
+    options = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2}
+    metrics = fit(config(tmp_path / "run", tiny_folder, rollouts_file, data={"hold_out_prompts": 3}, **options), quiet)
+    rows = [row for row in log(tmp_path / "run") if "eval_loss" in row]
+    assert len(rows) >= 3
+    for key in ("eval_rewards/accuracies", "eval_rewards/margins", "eval_best_of_n/min", "eval_best_of_n/sum"):
+        assert all(key in row for row in rows)
+        assert key in metrics
+    assert all(key in log(tmp_path / "run")[0] for key in ("rewards/chosen", "rewards/rejected", "kl"))
+
+
+def test_wandb_offline(tmp_path, tiny_folder, rollouts_file, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, report_to="wandb"), quiet)
+    import wandb
+
+    wandb.finish()
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_dev_metrics_by_hand():
+    """Prompt 1: correct 0.3 and 0.1, incorrect 0.2. Prompt 2: incorrect 0.5, correct 0.4, and a hole."""
+    outcome = torch.tensor([[0.3, 0.1, 0.2], [0.5, 0.4, -100.0]])
+    lowest = torch.tensor([[-1.0, -1.0, -1.0], [-3.0, -2.0, -100.0]])
+    labels = torch.tensor([[1, 1, 0], [0, 1, -100]])
+    sums = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    metrics = dev_metrics(
+        type(
+            "P",
+            (),
+            {"predictions": (torch.stack([outcome, lowest], -1).numpy(), sums.numpy()), "label_ids": labels.numpy()},
+        )
+    )
+    assert metrics["rewards/accuracies"] == pytest.approx(1 / 3)
+    assert metrics["rewards/margins"] == pytest.approx((0.1 - 0.1 - 0.1) / 3, abs=1e-6)
+    assert metrics["pass_at_1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert metrics["best_of_n/sum"] == pytest.approx((1 + 0) / 2)
+    assert metrics["best_of_n/min"] == pytest.approx((2 / 3 + 1) / 2)  # three equals share the pick of prompt 1
+
+
+def test_a_dataset_aligns_everything(tokenizer):
+    from implicit_prm.config import TextConfig
+    from implicit_prm.types import Group
+
+    encoder = Encoder(tokenizer, TextConfig(steps="newline"))
+    rows = graded_rows(3, 2)
+    groups = [
+        encoder.group(Group(r["id"], r["prompt"], r["completions"], r["correctness"], r["finished"])) for r in rows
+    ]
+    dataset = GroupDataset(groups, mismatched=True)
+    for place in (0, 2):
+        item, other = dataset[place], rows[(place + 1) % 3]
+        assert item.labels == rows[place]["correctness"]
+        for ids, steps, text in zip(item.rows.ids, item.step_of_token, rows[place]["completions"], strict=True):
+            assert tokenizer.decode(ids[:-1]) == text
+            assert ids[-1] == tokenizer.eos_token_id
+            assert max(steps) == text.count("\n")
+        assert [tokenizer.decode(ids[:-1]) for ids in item.others.ids] == other["completions"]
+
+
+def test_kto_needs_two_prompts(tmp_path, tiny_folder):
+    rows = write_rows(tmp_path / "one.jsonl", graded_rows(2, 4)[1:])
+    with pytest.raises(ImplicitPRMError, match="at least two prompts"):
+        fit(config(tmp_path / "run", tiny_folder, rows, "kto"), quiet)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learning_rat", 1e-4, "did you mean trainer.learning_rate"),
+        ("label_smoothing_factor", 0.1, "no smoothed form"),
+        ("use_liger_kernel", True, "output head"),
+        ("eval_strategy", "sometimes", "trainer: "),
+    ],
+)
+def test_trainer_options_that_cannot_work_are_refused(key, value, message, tmp_path, tiny_folder, rollouts_file):
+    run = config(tmp_path / "run", tiny_folder, rollouts_file)
+    run.trainer[key] = value
+    with pytest.raises(ImplicitPRMError, match=message):
+        training_arguments(run)
+
+
+def test_several_gpus_in_one_process_are_refused(tokenizer, tmp_path):
+    from implicit_prm.config import CEConfig
+    from implicit_prm.models.implicit_prm import Settings
+    from implicit_prm.training import ImplicitPRMTrainer
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    arguments._n_gpu = 2
+    with pytest.raises(ImplicitPRMError, match="accelerate launch"):
+        ImplicitPRMTrainer(
+            tiny_model(tokenizer), arguments, CEConfig(), Settings(1.0, "none"), processing_class=tokenizer
+        )
+
+
+def test_resuming_with_another_loss_or_beta_is_refused(tmp_path, tiny_folder, rollouts_file):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, **options), quiet)
+    go_on = {**options, "resume_from_checkpoint": "true"}
+    with pytest.raises(ImplicitPRMError, match="was trained with loss="):
+        fit(config(tmp_path / "run", tiny_folder, rollouts_file, "dpo", **go_on), quiet)
+    with pytest.raises(ImplicitPRMError, match=r"was trained with beta=0\.5"):
+        fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"beta": 0.1}, **go_on), quiet)
+
+
+def test_a_checkpoint_that_was_not_saved_whole_is_passed_over(tmp_path, tiny_folder, rollouts_file):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "lr_scheduler_type": "constant"}
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, **options), quiet)
+    (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").unlink()
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, **{**options, "resume_from_checkpoint": "true"}), quiet)
+    assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3]
+
+
+def test_overwriting_an_adapter_with_a_full_model_leaves_no_adapter(tmp_path, tiny_folder, rollouts_file):
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"lora": {"r": 2}}), quiet)
+    full = config(tmp_path / "run", tiny_folder, rollouts_file)
+    full.overwrite = True
+    fit(full, quiet)
+    prm = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu")
+    assert not hasattr(prm.policy, "disable_adapter")
+    assert prm.settings.reference == str(tiny_folder)
+
+
+def test_the_dev_loss_is_per_pair_whatever_the_batches(tmp_path, tiny_folder, rollouts_file):
+    """A dev batch without a pair must not count as one of loss 0."""
+    losses = []
+    for size in (1, 12):
+        options = {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": size}
+        run = config(
+            tmp_path / str(size), tiny_folder, rollouts_file, "dpo", data={"dev": str(rollouts_file)}, **options
+        )
+        losses.append(fit(run, quiet)["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_reference_with_another_vocabulary_is_refused(tmp_path, tiny_folder, rollouts_file, tokenizer):
+    tokenizer = type(tokenizer).from_pretrained(tiny_folder)
+    tokenizer.add_tokens(["extra"])
+    model = tiny_model(tokenizer)
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(ImplicitPRMError, match="another vocabulary"):
+        fit(
+            config(tmp_path / "r", tiny_folder, rollouts_file, model_options={"reference": str(tmp_path / "other")}),
+            quiet,
+        )

@@ -1,0 +1,212 @@
+"""Files are whole or as they were before, whatever happens while they are written."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils import io
+from implicit_prm.utils.io import JsonLines, atomic_folder, atomic_write, write_json
+
+ODD_TEXTS = [
+    "line\u2028separator",
+    "paragraph\u2029separator",
+    "next\x85line",
+    "feed\x0c",
+    "a\nb\r\nc",
+    "é😀",
+    "\ufeff",
+]
+
+
+def _full_disk(monkeypatch):
+    """Data reaches the file, but syncing it fails: what a full disk looks like behind a buffer."""
+
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(io.os, "fsync", refuse)
+
+
+def test_atomic_write_makes_the_folders_and_the_file(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    with atomic_write(path) as stream:
+        stream.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_atomic_write_leaves_the_old_file_when_the_body_raises(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+
+    def fails():
+        with atomic_write(path) as stream:
+            stream.write(b"half of the n")
+            raise KeyError("body")
+
+    with pytest.raises(KeyError):
+        fails()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"], "no temporary file is left behind"
+
+
+def test_atomic_write_leaves_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+    _full_disk(monkeypatch)
+    with pytest.raises(ImplicitPRMError, match=r"file\.json: the disk is full.*free some space"):
+        write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ImplicitPRMError, match=r"out\.json"):
+        write_json(tmp_path / "file" / "out.json", {})
+    with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl"):
+        JsonLines(tmp_path / "file" / "rows.jsonl")
+
+
+def test_write_json_keeps_unicode(tmp_path):
+    write_json(tmp_path / "x.json", ODD_TEXTS)
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == ODD_TEXTS
+    assert "😀" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_rows_come_back_in_order_across_openings(tmp_path):
+    path = tmp_path / "folder" / "rows.jsonl"
+    assert JsonLines(path).rows() == []
+    JsonLines(path).append({"n": 1})
+    log = JsonLines(path)
+    log.append({"n": 2})
+    assert log.rows() == JsonLines(path).rows() == [{"n": 1}, {"n": 2}]
+
+
+def test_line_separators_inside_texts_are_not_line_ends(tmp_path):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    rows = [{"text": text} for text in ODD_TEXTS]
+    for row in rows:
+        log.append(row)
+    assert JsonLines(log.path).rows() == rows
+    assert log.path.read_bytes().count(b"\n") == len(rows)
+
+
+@pytest.mark.parametrize("tail", [b'{"n": 2', b"{", '{"t": "é'.encode()[:-1]])
+def test_a_half_written_last_line_is_cut_off(tmp_path, tail):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"n": 1}\n' + tail)
+    log = JsonLines(path)
+    assert log.rows() == [{"n": 1}]
+    log.append({"n": 3})
+    assert log.rows() == [{"n": 1}, {"n": 3}]
+
+
+def test_a_first_line_that_was_never_finished_leaves_an_empty_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"n": 1')
+    assert JsonLines(path).rows() == []
+    assert path.read_bytes() == b""
+
+
+def test_a_full_disk_leaves_the_rows_as_they_were(tmp_path, monkeypatch):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    log.append({"n": 1})
+    with monkeypatch.context() as patch:
+        _full_disk(patch)
+        with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl: the disk is full.*run the same command again"):
+            log.append({"n": 2})
+    assert log.path.read_bytes() == b'{"n": 1}\n'
+    log.append({"n": 2})
+    assert log.rows() == [{"n": 1}, {"n": 2}]
+
+
+def test_a_row_of_which_only_a_part_fits_is_taken_back(tmp_path):
+    """A file size limit stops the writing half way, as a disk does; what did not fit must not come after all."""
+    resource = pytest.importorskip("resource")
+    log = JsonLines(tmp_path / "rows.jsonl")
+    log.append({"n": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl: File too large"):
+            log.append({"text": "longer than twenty bytes"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert log.path.read_bytes() == b'{"n": 1}\n'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_device_that_is_full_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(JsonLines, "__init__", lambda self, path: setattr(self, "path", path))
+    monkeypatch.setattr(io.os, "truncate", lambda *_: None)
+    with pytest.raises(ImplicitPRMError, match="/dev/full: the disk is full"):
+        JsonLines(Path("/dev/full")).append({"n": 1})
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"n": 1}\n{"n": 2\n{"n": 3}\n')
+    with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl, line 2: not JSON.*mend or delete"):
+        JsonLines(path).rows()
+
+
+def test_a_whole_last_row_without_a_newline_is_kept(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}')
+    log = JsonLines(path)
+    log.append({"a": 3})
+    assert [row["a"] for row in log.rows()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("content", [b"PAR1\x00\x01", b"[1, 2]\n", b"a,b\n1,2\n"])
+def test_another_kind_of_file_is_left_alone(content, tmp_path):
+    path = tmp_path / "table"
+    path.write_bytes(content)
+    with pytest.raises(ImplicitPRMError, match="not a file of JSON lines"):
+        JsonLines(path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    def fill(text, fails=False, **options):
+        with atomic_folder(tmp_path / "out", **options) as unfinished:
+            (unfinished / "file").write_text(text)
+            if fails:
+                raise RuntimeError("the disk came off")
+
+    with pytest.raises(RuntimeError):
+        fill("one", fails=True)
+    assert list(tmp_path.iterdir()) == []
+    fill("one")
+    with pytest.raises(ImplicitPRMError, match="is there already"):
+        fill("two")
+    with pytest.raises(RuntimeError):
+        fill("two", fails=True, replace_old=True)
+    assert (tmp_path / "out" / "file").read_text() == "one"
+    fill("two", replace_old=True)
+    assert (tmp_path / "out" / "file").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_replaced_rows_are_all_there_is_and_can_be_appended_to(tmp_path):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    for number in (3, 1, 2):
+        log.append({"n": number})
+    log.replace(sorted(log.rows(), key=lambda row: row["n"]))
+    log.append({"n": "ü"})
+    assert [row["n"] for row in log.rows()] == [1, 2, 3, "ü"]
+
+
+def test_rows_that_cannot_be_written_leave_the_file_as_it_was(tmp_path):
+    log = JsonLines(tmp_path / "rows.jsonl")
+    log.append({"n": 1})
+    with pytest.raises(TypeError):
+        log.replace([{"n": 2}, {"n": object()}])
+    assert log.rows() == [{"n": 1}]
+    assert list(tmp_path.iterdir()) == [log.path]
