@@ -292,7 +292,7 @@ def test_a_model_that_is_not_served_is_refused_with_those_that_are(serve, run):
 
 def test_several_processes_are_refused(serve, run, monkeypatch):
     sampler = rollouts.ServerSampler(
-        ServerConfig(serve().url, "model"), SamplingConfig(), run.TextConfig(), lambda _: None
+        ServerConfig(serve().url, "model"), SamplingConfig(), rollouts.TextConfig(), lambda _: None
     )
     with pytest.raises(ImplicitPRMError, match=r"launch one and raise policy.concurrency"):
         next(sampler.sample(PROBLEMS, set(), Processes(0, 2)))
