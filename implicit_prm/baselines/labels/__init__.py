@@ -1,1 +1,1 @@
-"""Step labels for explicit process reward models: Math-Shepherd, AutoPSV, and the sandbox's exact checker."""
+"""Step labels for explicit process reward models: Math-Shepherd, AutoPSV, and exact labels for the sandbox."""

@@ -1,8 +1,7 @@
-"""Math-Shepherd's step labels (Wang et al., arXiv 2312.08935): how often does a policy end well from here?
+"""Math-Shepherd's step labels (Wang et al., arXiv 2312.08935): how often does a policy succeed from this step?
 
-From the end of every step but the last, M completions are sampled and graded. The last step has nothing behind it: its
-label is the response's own outcome, counted as M of M or 0 of M. Prefixes that responses to a problem share are
-completed once.
+M completions are sampled and graded from the end of every step but the last. The last step's label is the outcome of
+the response itself, counted as M of M or 0 of M. A prefix that several responses to a problem share is completed once.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from implicit_prm.baselines.labels.run import Labelled
+from implicit_prm.baselines.labels.labeller import LabelledGroup
 from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.config import MathShepherdConfig, PolicyConfig
 from implicit_prm.data.tokenization import Encoder, context_length
@@ -23,28 +22,33 @@ from implicit_prm.models import forward, loading
 from implicit_prm.rollouts.transformers_sampler import Prefix, complete
 from implicit_prm.types import Group, ImplicitPRMError, TokenCounts
 
+# A prefix within a block of groups: the group's index in the block, and a hash of the prefix's token ids.
+PrefixKey = tuple[int, bytes]
+
 
 @dataclass(frozen=True)
-class _Open:
-    """A prefix to complete. `ahead` is how much the response it was cut from goes on for, in tokens."""
+class _Cut:
+    """A response cut after a step: the hash and the ids of what is kept, and the number of tokens cut off."""
 
-    prefix: Prefix
-    ahead: int
+    key: bytes
+    ids: list[int]
+    remaining: int
 
 
 @dataclass(frozen=True)
 class _Completed:
-    """How many completions were right, and what they took."""
+    """The number of correct completions of a prefix, and the tokens they took."""
 
     correct: int
     tokens: TokenCounts
 
 
 class MathShepherd:
-    """Labels with a policy's completions, some problems at a time.
+    """Label steps by sampling completions from a policy, `problems_at_once` groups at a time.
 
-    `step_counts` is the number of right completions of M at each step, `step_labels` their share: Math-Shepherd's soft
-    estimate. Its hard one, was any of them right, is `labels=hard` of `ipr-baseline`.
+    The column `step_counts` holds the number of correct completions out of M at each step, and `step_labels` their
+    share (Math-Shepherd's soft estimate). The hard estimate, at least one correct completion, is `labels=hard` of
+    `ipr-baseline`.
 
     Raises:
         ImplicitPRMError: the policy cannot be opened.
@@ -56,64 +60,72 @@ class MathShepherd:
         self._encoder = Encoder(loading.open_tokenizer(config.policy), config.text)
         self.identity: dict[str, Any] = {"weights": loading.weights_of(config.policy)}
 
-    def label(self, groups: Sequence[Group], done: Container[str]) -> Iterator[Labelled]:
-        """The labels of the groups that are not `done`, in order."""
+    def label(self, groups: Sequence[Group], done: Container[str]) -> Iterator[LabelledGroup]:
+        """Label the groups whose id is not in `done`, in order."""
         model: Any = loading.open_model(self._config.policy).to(forward.best_device())  # type: ignore[arg-type]
         self._check(groups, context_length(model.config, None))
         size = self._config.problems_at_once
         with Grader() as grader:
-            # Cut before any is left out: what a prefix is batched with moves the last bits of its logits.
+            # Blocks are cut before finished groups are skipped: a resumed run then batches the same prefixes together,
+            # and logits agree to the last bit.
             for block in (groups[start : start + size] for start in range(0, len(groups), size)):
                 if all(group.id in done for group in block):
                     continue
                 completed = self._complete(model, block, grader)
-                for place, group in enumerate(block):
+                for index, group in enumerate(block):
                     if group.id not in done:
-                        yield self._labelled(group, place, completed)
+                        yield self._labelled(group, index, completed)
 
-    def _complete(self, model: Any, block: Sequence[Group], grader: Grader) -> dict[tuple[int, bytes], _Completed]:
-        """Every prefix of the block's responses once, by its problem's place and its ids."""
-        waiting: dict[tuple[int, bytes], _Open] = {}
-        for place, group in enumerate(block):
+    def _complete(self, model: Any, block: Sequence[Group], grader: Grader) -> dict[PrefixKey, _Completed]:
+        """Complete every distinct prefix of the block's responses and grade the completions."""
+        prefixes: dict[PrefixKey, Prefix] = {}
+        remaining: dict[PrefixKey, int] = {}
+        for index, group in enumerate(block):
             prompt_ids = self._encoder.prompt_ids(group.prompt)
             for response in range(len(group)):
-                for key, ids, ahead in self._cut(group, response):
-                    named = f"{self._config.sampling.seed}\0{group.id}\0".encode() + key
-                    seed = int.from_bytes(hashlib.sha256(named).digest(), "big")
-                    waiting.setdefault((place, key), _Open(Prefix(prompt_ids, ids, seed), ahead))
-        # Rows of a batch go on until the last has ended, so those that have as far to go are together.
-        order = sorted(waiting, key=lambda name: (waiting[name].ahead, len(waiting[name].prefix.ids)))
+                for cut in self._cuts(group, response):
+                    seed = self._seed(group, cut.key)
+                    prefixes.setdefault((index, cut.key), Prefix(prompt_ids, cut.ids, seed))
+                    remaining.setdefault((index, cut.key), cut.remaining)
+        # A batch runs until its longest row ends, so prefixes with about as many tokens to go share a batch.
+        order = sorted(prefixes, key=lambda key: (remaining[key], len(prefixes[key].ids)))
         size = self._config.sampling.problems_per_batch
-        found = {}
-        for batch in (order[start : start + size] for start in range(0, len(order), size)):
-            prefixes = [waiting[name].prefix for name in batch]
-            completed = complete(model, self._encoder, prefixes, self._config.sampling)
-            for name, prefix, one in zip(batch, prefixes, completed, strict=True):
-                answer = str(block[name[0]].answer)
-                correct = sum(grader.grade(text, answer).correct for text in one.texts)
-                begun = len(prefix.prompt_ids) + len(prefix.ids)
-                found[name] = _Completed(correct, TokenCounts(1, len(one.texts), begun, one.tokens))
-        return found
+        results = {}
+        for keys in (order[start : start + size] for start in range(0, len(order), size)):
+            batch = [prefixes[key] for key in keys]
+            completions = complete(model, self._encoder, batch, self._config.sampling)
+            for key, prefix, completion in zip(keys, batch, completions, strict=True):
+                answer = str(block[key[0]].answer)
+                correct = sum(grader.grade(text, answer).correct for text in completion.texts)
+                prefix_tokens = len(prefix.prompt_ids) + len(prefix.ids)
+                tokens = TokenCounts(1, len(completion.texts), prefix_tokens, completion.tokens)
+                results[key] = _Completed(correct, tokens)
+        return results
 
-    def _labelled(self, group: Group, place: int, completed: dict[tuple[int, bytes], _Completed]) -> Labelled:
-        most = self._config.sampling.n
+    def _seed(self, group: Group, key: bytes) -> int:
+        """A seed for each prefix, so that its completions do not depend on the other prefixes of the run."""
+        name = f"{self._config.sampling.seed}\0{group.id}\0".encode() + key
+        return int.from_bytes(hashlib.sha256(name).digest(), "big")
+
+    def _labelled(self, group: Group, index: int, completed: dict[PrefixKey, _Completed]) -> LabelledGroup:
+        m = self._config.sampling.n
         counts, used = [], set()
         for response in range(len(group)):
-            keys = [(place, key) for key, _, _ in self._cut(group, response)]
+            keys = [(index, cut.key) for cut in self._cuts(group, response)]
             used |= set(keys)
-            steps = len(self._encoded(group, response).spans)
-            outcome = [most * bool(group.correctness[response])] * bool(steps)
+            has_steps = bool(self._encoded(group, response).spans)
+            outcome = [m * bool(group.correctness[response])] * has_steps
             counts.append([completed[key].correct for key in keys] + outcome)
-        labels = [[count / most for count in some] for some in counts]
+        labels = [[count / m for count in response_counts] for response_counts in counts]
         tokens = sum((completed[key].tokens for key in used), TokenCounts())
-        return Labelled(group, labels, tokens, {"step_counts": counts, "completions_per_step": most})
+        return LabelledGroup(group, labels, tokens, {"step_counts": counts, "completions_per_step": m})
 
-    def _cut(self, group: Group, response: int) -> list[tuple[bytes, list[int], int]]:
-        """What to complete of a response: key and ids of each prefix that ends with a step, and what is behind it."""
+    def _cuts(self, group: Group, response: int) -> list[_Cut]:
+        """The response cut after each step but the last."""
         encoded = self._encoded(group, response)
         ends = read_positions(encoded.step_of_token, len(encoded.spans))[:-1]
         prefixes = [encoded.ids[: end + 1] for end in ends]
-        return [(_key(ids), ids, len(encoded.ids) - len(ids)) for ids in prefixes]
+        return [_Cut(_hash(ids), ids, len(encoded.ids) - len(ids)) for ids in prefixes]
 
     def _encoded(self, group: Group, response: int) -> Any:
         given = group.steps[response] if group.steps is not None and self._config.steps == "given" else None
@@ -123,22 +135,23 @@ class MathShepherd:
             raise ImplicitPRMError(f"{group.id}, response {response}: {error}") from None
 
     def _check(self, groups: Sequence[Group], context: int | None) -> None:
-        """Refuse what cannot be labelled before anything is sampled, not hours later."""
+        """Refuse groups that cannot be labelled before sampling starts, rather than hours later."""
+        new_tokens = self._config.sampling.max_new_tokens
         for group in groups:
             if group.answer is None:
-                raise ImplicitPRMError(f"{group.id}: no answer to grade completions against; give a column answer")
+                raise ImplicitPRMError(f"{group.id}: no answer to grade completions against; add a column `answer`")
             if context is None:
                 continue
-            room = context - len(self._encoder.prompt_ids(group.prompt)) - self._config.sampling.max_new_tokens
+            room = context - len(self._encoder.prompt_ids(group.prompt)) - new_tokens
             for response in range(len(group)):
-                longest = max((len(ids) for _, ids, _ in self._cut(group, response)), default=0)
+                longest = max((len(cut.ids) for cut in self._cuts(group, response)), default=0)
                 if longest > room:
                     raise ImplicitPRMError(
-                        f"{group.id}, response {response}: its prompt, {longest} tokens to go on from and "
-                        f"sampling.max_new_tokens={self._config.sampling.max_new_tokens} are more than the {context} "
-                        "tokens of the model's context; lower sampling.max_new_tokens, or leave the response out"
+                        f"{group.id}, response {response}: the prompt, a prefix of {longest} tokens and "
+                        f"sampling.max_new_tokens={new_tokens} exceed the model's context of {context} tokens; lower "
+                        "sampling.max_new_tokens or remove the response"
                     )
 
 
-def _key(ids: Sequence[int]) -> bytes:
+def _hash(ids: Sequence[int]) -> bytes:
     return hashlib.sha256(torch.tensor(ids, dtype=torch.int64).numpy().tobytes()).digest()

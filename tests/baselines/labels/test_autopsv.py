@@ -1,4 +1,4 @@
-"""AutoPSV's rule by hand, and labels of a verifier."""
+"""AutoPSV's rule by hand, and labels from a trained verifier."""
 
 import json
 
@@ -14,8 +14,8 @@ from implicit_prm.types import ImplicitPRMError
 from tests.baselines.runs import baseline, labelled_file, quiet
 
 
-def test_the_rule_by_hand():
-    """c_0 is the mean of 0.5 and 0.1. A fall to less than half is a drop, and what is behind it is wrong too."""
+def test_rule_by_hand():
+    """c_0 is the mean of 0.5 and 0.1. A fall to less than half is a drop, and all later steps are wrong too."""
     assert labels_of([[0.5, 0.6, 0.2, 0.9], [0.1, 0.1]], -0.5) == [[1, 1, 0, 0], [0, 0]]
     assert labels_of([[0.4, 0.2, 0.2]], -0.5) == [[1, 1, 1]]  # half is not below half
     assert labels_of([[0.4, 0.39]], 0.0) == [[1, 0]]
@@ -32,7 +32,7 @@ def verifier(tmp_path_factory, tiny_folder):
     return folder
 
 
-def test_a_verifiers_confidence_becomes_labels(verifier, tmp_path):
+def test_labels_from_verifier_confidence(verifier, tmp_path):
     data = verifier / "rows.jsonl"
     config = AutoPSVConfig(input=str(data), output=str(tmp_path / "l.jsonl"), verifier=str(verifier / "model"))
     rows = [json.loads(line) for line in label(config, quiet).read_text().splitlines()]
@@ -51,10 +51,10 @@ def test_a_verifiers_confidence_becomes_labels(verifier, tmp_path):
     assert 0 < sum(flat) < len(flat)
 
 
-def test_a_model_that_learnt_something_else_is_no_verifier(verifier, tmp_path, tiny_folder):
+def test_other_models_are_refused_as_verifier(verifier, tmp_path, tiny_folder):
     rollouts = verifier / "rows.jsonl"
     for kind, labels in (("orm", "outcome"), ("value_head", "hard")):
         fit(baseline(tmp_path / kind, tiny_folder, rollouts, kind), quiet)
         config = AutoPSVConfig(input=str(rollouts), output=str(tmp_path / "l.jsonl"), verifier=str(tmp_path / kind))
-        with pytest.raises(ImplicitPRMError, match=f"kind={kind} with labels={labels}; AutoPSV takes"):
+        with pytest.raises(ImplicitPRMError, match=f"kind={kind} labels={labels}"):
             label(config, quiet)
