@@ -40,9 +40,8 @@ NOTES = (
     "probabilities of the same token, and only has to learn which to trust, while a value head must learn the "
     "fact itself from a label at the end of the step. Explicit models therefore get three times the epochs "
     "(`configs/tuned/sandbox_explicit.yaml`), and with more data exact labels close the gap: [baselines.md]"
-    "(baselines.md#more-data) has 1,000 problems. Exact labels judge each step by itself, Math-Shepherd's the solution "
-    "as far as that step, which is harder to read off. All steps but the last have "
-    "the same number of tokens.",
+    "(guides/baselines.md#more-data) has 1,000 problems. Exact labels judge each step by itself, Math-Shepherd's the "
+    "solution as far as that step, which is harder to read off. All steps but the last have the same number of tokens.",
 )
 QUICK = {"problems": 200, "test_problems": 100, "seeds": 1}
 

@@ -75,9 +75,9 @@ def write_markdown(path: Path, images: Path, introduction: Sequence[str], made: 
         for table in section.tables:
             lines += [*_markdown(table), ""]
     text = "\n".join(lines).rstrip() + "\n"
-    variants = _relative(Path(__file__).resolve().parents[2] / "docs" / "variants.md", path.parent)
+    guides = _relative(Path(__file__).resolve().parents[2] / "docs" / "guides", path.parent)
     with atomic_write(path) as stream:
-        stream.write(text.replace("](variants.md)", f"]({variants})").encode())
+        stream.write(text.replace("](guides/", f"]({guides}/").encode())
 
 
 def write_html(path: Path, introduction: Sequence[str], made: Sequence[Section]) -> None:
@@ -192,7 +192,7 @@ def _variants(grid: Grid, read: Read) -> Section:
     table = Table(["", "accuracy", "difference, points", "difference in step AUROC"], rows)
     text = (
         "Options that the paper does not have, each against the plain way and with its settings, which were "
-        "chosen for it; [variants.md](variants.md) explains them."
+        "chosen for it; [variants.md](guides/variants.md) explains them."
     )
     return Section("Variants beyond the paper", [text], [table])
 
