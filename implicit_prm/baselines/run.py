@@ -1,115 +1,82 @@
-"""From a `BaselineConfig` to a trained explicit reward model: read, check, report, open, train, save."""
+"""One training run of an explicit reward model: outcome reward models and process reward models with step labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import set_seed
+from transformers import TrainingArguments
 
 from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import Layout, choose_tokens
 from implicit_prm.baselines.trainer import LabelledGroups, RewardModelTrainer
 from implicit_prm.config import BaselineConfig, CEConfig, TextConfig, from_mapping
-from implicit_prm.data import training_set
-from implicit_prm.data.data_report import table
 from implicit_prm.data.groups import fingerprint
-from implicit_prm.data.tokenization import EncodedGroup, Encoder, context_length
+from implicit_prm.data.tokenization import EncodedGroup, Encoder
 from implicit_prm.data.training_set import GradedSet
 from implicit_prm.models import forward, loading
-from implicit_prm.models.checkpoint import BASELINE_FILE
-from implicit_prm.training import JsonLog, initial_model, resume
+from implicit_prm.training import initial_model
+from implicit_prm.training.arguments import compile_blocks
 from implicit_prm.training.model_card import RUN_FILE, Run
-from implicit_prm.training.run import (
-    compile_blocks,
-    step_line,
-    training_arguments,
-    wandb_offline_without_a_key,
-    warn_of_warmup,
-)
+from implicit_prm.training.run import EncodedSets, GradedSets, Prepared, Say, run_training
 from implicit_prm.types import ImplicitPRMError
-from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.io import write_json
 
-# Which groups are of use: all of them, as with the loss that needs no pairs.
+# Every group is of use, as it is for the loss that needs no pairs.
 _ALL_GROUPS = CEConfig()
 
 
-def fit(config: BaselineConfig, say: Callable[[str], None] = print, command: str | None = None) -> dict[str, float]:
-    """Train as configured and leave the checkpoint in `config.output_dir`: a plain model, and baseline.json.
+def fit(config: BaselineConfig, say: Say = print, command: str | None = None) -> dict[str, float]:
+    """Train an explicit reward model and save it in `config.output_dir`: a plain model, and baseline.json.
 
     Args:
-        command: how the run was started, for run.json.
+        say: prints a line of progress; by default to the terminal.
+        command: the command line that started the run, for run.json.
 
     Returns:
-        The final metrics: training loss and seconds, and the dev metrics where there is a dev set.
+        The final metrics: training loss and seconds, and the dev metrics if there is a dev set.
 
     Raises:
-        ImplicitPRMError: anything wrong with options, data or model, before the first step; step labels among the data
-            that do not say who made them (`step_label_source`).
+        ImplicitPRMError: invalid options, data or model, before the first step; step labels without a
+            `step_label_source`.
     """
-    config = from_mapping(BaselineConfig, asdict(config))  # a config made in Python is checked like one from YAML
-    arguments, say = training_arguments(config), spoken_once(say)
-    checkpoint = resume.to_resume(config, arguments, say, BaselineSettings.read)
-    set_seed(arguments.seed)
+    config = from_mapping(BaselineConfig, asdict(config))  # validate a config made in Python like one from YAML
+    run = run_training(config, _ALL_GROUPS, _prepare, BaselineSettings.read, say)
+    if run.trainer.is_world_process_zero():
+        write_json(Path(config.output_dir) / RUN_FILE, asdict(Run(command, asdict(config), {}, run.metrics)))
+    return run.metrics
 
-    train, dev = training_set.read(config.data, _ALL_GROUPS, arguments.seed)
-    sets = {"train": train} | ({"dev": dev} if dev else {})
+
+def _prepare(
+    config: BaselineConfig, arguments: TrainingArguments, sets: GradedSets, checkpoint: str | None, say: Say
+) -> Prepared:
+    """The model with its head, its metadata and its trainer."""
     source = None if config.targets == "outcome" else label_source(sets.values())
-    tokenizer = loading.open_tokenizer(config.model)
-    encoder = Encoder(tokenizer, config.data)
+    encoder = Encoder(loading.open_tokenizer(config.model), config.data)
     head: loading.Head = "causal_lm" if config.kind == "next_token" else "new_value"
     model: Any = loading.open_model(config.model, head=head)
     forward.disable_dropout(model)
-    loading.check_embeds(model, encoder)
-    settings = _settings(config, encoder, train, source, model.config.get_text_config().vocab_size)
+    settings = _settings(config, encoder, sets["train"], source, model.config.get_text_config().vocab_size)
     if checkpoint is not None:
         settings.check_same_run(checkpoint)
-    layout = Layout(encoder, config.kind, settings.tokens, config.targets)
-    limit = context_length(model.config, config.data.max_length)
-    main = arguments.process_index == 0
-    encoded = {
-        name: training_set.encode(graded, layout.group, limit, config.data.too_long, progress=main and name == "train")
-        for name, graded in sets.items()
-    }
-    for line in table({name: graded.report for name, graded in sets.items()}):
-        say(line)
-    say(_target_line(config, source, encoded["train"]))
-    groups = encoded["train"]
-    say(step_line(arguments, arguments.world_size, sum(len(group.responses) for group in groups) / len(groups)))
-    if model.dtype in (torch.bfloat16, torch.float16):
-        say(f"model.dtype: weights in {model.dtype} round away updates of a small learning rate; use float32")
-    if main:
-        training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 
-    compile_blocks(config, model)
-    trainer = RewardModelTrainer(
-        model=model,
-        args=arguments,
-        settings=settings,
-        max_tokens=config.max_tokens_per_batch,
-        train_dataset=LabelledGroups(groups),
-        eval_dataset=LabelledGroups(encoded["dev"]) if dev else None,
-        processing_class=tokenizer,
-        callbacks=[JsonLog(str(Path(config.output_dir) / "log.jsonl"))],
-    )
-    if "wandb" in (arguments.report_to or ()):
-        wandb_offline_without_a_key(say)
-    metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
-    warn_of_warmup(arguments, trainer.state.global_step, say)
-    if dev:
-        metrics |= trainer.evaluate()
-    if trainer.is_world_process_zero():  # until all is saved, the folder holds no finished model
-        (Path(config.output_dir) / BASELINE_FILE).unlink(missing_ok=True)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        write_json(Path(config.output_dir) / "train_metrics.json", metrics)
-        write_json(Path(config.output_dir) / RUN_FILE, asdict(Run(command, asdict(config), {}, metrics)))
-    return metrics
+    def make_trainer(encoded: EncodedSets) -> RewardModelTrainer:
+        say(_target_line(config, source, encoded["train"]))
+        compile_blocks(config, model)
+        return RewardModelTrainer(
+            model=model,
+            args=arguments,
+            settings=settings,
+            max_tokens=config.max_tokens_per_batch,
+            train_dataset=LabelledGroups(encoded["train"]),
+            eval_dataset=LabelledGroups(encoded["dev"]) if "dev" in encoded else None,
+            processing_class=encoder.tokenizer,
+        )
+
+    return Prepared(model, encoder, Layout(encoder, config.kind, settings.tokens, config.targets).group, make_trainer)
 
 
 def label_source(sets: Iterable[GradedSet]) -> str:

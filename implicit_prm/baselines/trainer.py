@@ -7,11 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
@@ -19,7 +17,6 @@ from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import LabelledIds, read_positions
 from implicit_prm.baselines.reward_model import Reader, Row
 from implicit_prm.data.tokenization import EncodedGroup
-from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training import GroupTrainer, dev_metrics
 from implicit_prm.training.metrics import ABSENT
 from implicit_prm.types import ImplicitPRMError
@@ -85,7 +82,7 @@ class RewardModelTrainer(GroupTrainer):
     def group_gradients(self, model: nn.Module, group: EncodedGroup, scale: float) -> Tensor:
         """Adds the gradients of a group's loss, piece by piece, and returns its detached value; all times `scale`."""
         value = torch.zeros((), device=self.args.device)
-        for piece in self._cut(model, group):
+        for piece in self.pieces(model, group.lengths):
             logits, targets = self._read(model, group, piece)
             known = ~targets.isnan()
             # Nothing labelled is a loss of zero all the same: under FSDP all processes run as many passes.
@@ -106,7 +103,7 @@ class RewardModelTrainer(GroupTrainer):
         values, labels = torch.full((*shape, 2), float(ABSENT)), torch.full(shape, ABSENT)
         sums = torch.zeros(len(groups), 2)
         for place, group in enumerate(groups):
-            for piece in self._cut(model, group):
+            for piece in self.pieces(model, group.lengths):
                 logits, targets = (tensor.cpu() for tensor in self._read(model, group, piece))
                 known = ~targets.isnan()
                 loss = F.binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum")
@@ -125,15 +122,6 @@ class RewardModelTrainer(GroupTrainer):
         if self.args.should_save:
             self.settings.write(str(output_dir or self.args.output_dir))
 
-    def _cut(self, model: nn.Module, group: EncodedGroup) -> list[list[int]]:
-        """Places of responses that are run together. Under FSDP all processes run as many pieces as each other."""
-        cut = pieces(group.lengths, self.max_tokens)
-        if isinstance(model, FSDPModule):
-            most = torch.tensor(len(cut), device=self.args.device)
-            dist.all_reduce(most, op=dist.ReduceOp.MAX)
-            cut += [[]] * (int(most) - len(cut))
-        return cut
-
     def _read(self, model: nn.Module, group: EncodedGroup, piece: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[N] logits at the read positions of some responses, and [N] their targets."""
         responses = [_responses(group)[place] for place in piece]
@@ -147,7 +135,7 @@ class RewardModelTrainer(GroupTrainer):
         targets = torch.cat([torch.zeros(0), *map(_targets, responses)])
         return logits, targets.to(logits.device)
 
-    def _counted(self) -> list[str]:
+    def observed_names(self) -> list[str]:
         return ["accuracy", "probability/good", "probability/bad"]
 
     def _observe(self, logits: Tensor, targets: Tensor) -> None:

@@ -18,7 +18,7 @@ from implicit_prm.costs.workload import Piece, Way, workload
 from implicit_prm.data.tokenization import context_length
 from implicit_prm.models.checkpoint import NONE
 from implicit_prm.models.forward import best_device, token_budget
-from implicit_prm.training.run import step_line, training_arguments
+from implicit_prm.training.arguments import step_line, training_arguments
 from implicit_prm.types import ImplicitPRMError
 
 GB = 1e9

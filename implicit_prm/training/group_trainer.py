@@ -1,19 +1,30 @@
-"""What all trainers over groups share: which prompts are drawn, and what a loss is divided by."""
+"""What the trainers share: how groups are drawn, what a loss is divided by, and what is logged."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from implicit_prm.models.forward import token_budget
+from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training.batches import GroupSampler, collate
+from implicit_prm.training.metrics import JsonLog
 from implicit_prm.types import ImplicitPRMError
 
 
@@ -22,13 +33,17 @@ class GroupTrainer(Trainer):
 
     A loss is a sum over units (responses, pairs, steps), divided by their number in the whole optimiser step, which is
     known before its first backward pass: the gradient depends neither on accumulation nor on the number of processes.
-    A subclass counts the `units` of a group and adds its `group_gradients`.
+    A subclass counts the `units` of a group and adds its `group_gradients`. Every log is also a line of `log.jsonl` in
+    the output folder.
 
     Args:
         model: the model to train.
+        args: as for transformers' Trainer. Batch sizes count prompts.
         max_tokens: in one forward pass, padding included; by default what suits the device.
-        compute_metrics: from what `prediction_step` returns.
-        args, processing_class, ...: as for transformers' Trainer. Batch sizes count prompts.
+        compute_metrics: as for transformers' Trainer, from what `prediction_step` returns.
+        processing_class: the tokenizer, which is saved with the model.
+        callbacks: as for transformers' Trainer.
+        options: other arguments of transformers' Trainer.
     """
 
     def __init__(
@@ -39,6 +54,7 @@ class GroupTrainer(Trainer):
         compute_metrics: Callable[[EvalPrediction], dict[str, float]],
         *,
         processing_class: PreTrainedTokenizerBase,
+        callbacks: Sequence[TrainerCallback] = (),
         **options: Any,
     ) -> None:
         if args.n_gpu > 1:
@@ -46,28 +62,29 @@ class GroupTrainer(Trainer):
                 f"{args.n_gpu} GPUs are visible to one process. Use `accelerate launch -m implicit_prm.cli.train ...` "
                 "(or cli.baseline) for all of them, or CUDA_VISIBLE_DEVICES=0 for one"
             )
-        args.remove_unused_columns = False  # the columns are our collator's, not the model's arguments
+        args.remove_unused_columns = False  # the collator takes the columns, not the model
         super().__init__(
             model=model,
             args=args,
             data_collator=collate,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
+            callbacks=[JsonLog(Path(str(args.output_dir)) / "log.jsonl"), *callbacks],
             **options,
         )
         if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
             raise ImplicitPRMError("FSDP version 1 is not supported; set fsdp_version: 2 in the accelerate config")
         self.max_tokens = max_tokens or token_budget(args.device)
-        # The loss is divided by the units of the whole optimiser step here; transformers must not divide again.
+        # `training_step` divides by the units of the whole optimiser step; transformers must not divide again.
         self.model_accepts_loss_kwargs = True
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
 
     def units(self, group: Any) -> float:
-        """How many units the loss sums over a group."""
+        """Number of terms that a group adds to the loss."""
         raise NotImplementedError
 
     def group_gradients(self, model: nn.Module, group: Any, scale: float) -> Tensor:
-        """Adds the gradients of a group's summed loss times `scale`; returns its detached value times `scale`."""
+        """Add the gradients of a group's summed loss times `scale`; return its detached value times `scale`."""
         raise NotImplementedError
 
     def group_tokens(self, group: Any) -> int:
@@ -82,16 +99,16 @@ class GroupTrainer(Trainer):
         return GroupSampler(len(dataset), multiple, seed, self.args.train_sampling_strategy == "random")
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of an optimiser step, and how many loss units they hold over all processes."""
+        """The micro-batches of an optimiser step, and their number of loss units over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         units = sum(self.units(group) for batch in batches for group in batch["groups"])
         total = self.accelerator.reduce(torch.tensor(float(units), device=self.args.device), reduction="sum")
         return batches, total
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Gradients of a micro-batch, group by group; the loss over the optimiser step's units in all processes."""
+        """Add a micro-batch's gradients, group by group; return its share of the optimiser step's loss."""
         self._to_training_mode(model)
-        # The mean over processes that is taken of gradients is undone, as the count is of all of them.
+        # Cancel DDP's average over processes: `num_items_in_batch` already counts all of them.
         scale = self.args.world_size / max(float(num_items_in_batch), 1.0)
         loss = torch.zeros((), device=self.args.device)
         for group in inputs["groups"]:
@@ -100,15 +117,31 @@ class GroupTrainer(Trainer):
             _mean_gradients(model)
         return loss
 
+    def pieces(self, model: nn.Module, lengths: Sequence[int], row_overhead: int = 0) -> list[list[int]]:
+        """Places of responses that share a forward pass.
+
+        Under FSDP every forward pass is a collective, so processes with fewer pieces add empty ones.
+
+        Args:
+            lengths: tokens of each response.
+            row_overhead: tokens that every row of a forward pass adds.
+        """
+        cut = pieces(lengths, self.max_tokens, row_overhead)
+        if isinstance(model, FSDPModule):
+            most = torch.tensor(len(cut), device=self.args.device)
+            dist.all_reduce(most, op=dist.ReduceOp.MAX)
+            cut += [[]] * (int(most) - len(cut))
+        return cut
+
     def _backward(self, total: Tensor) -> None:
-        """The backward pass of a part of an optimiser step's loss."""
+        """Backward pass of a part of an optimiser step's loss."""
         scaler = self.accelerator.scaler  # float16
         (total if scaler is None else scaler.scale(total)).backward()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of what was observed since the last training log, over all processes."""
+        """Add the means of what was observed since the last training log, over all processes."""
         if "loss" in logs:
-            for name in self._counted():
+            for name in self.observed_names():
                 total, count = self.accelerator.reduce(self._sums[name].to(self.args.device), reduction="sum").tolist()
                 if count:
                     logs[name] = total / count
@@ -116,7 +149,7 @@ class GroupTrainer(Trainer):
         super().log(logs, start_time)
 
     def observe(self, name: str, values: Tensor) -> None:
-        """Numbers whose mean is logged under `name`, one of `_counted`."""
+        """Add `values` to the mean that is logged under `name`, one of `observed_names`."""
         self._sums[name] += torch.tensor([values.sum().item(), values.numel()], dtype=torch.float64)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -124,8 +157,8 @@ class GroupTrainer(Trainer):
         tokens = sum(self.group_tokens(group) for group in inputs["groups"])
         return 6 * tokens * sum(p.numel() for p in self.accelerator.unwrap_model(self.model).parameters())
 
-    def _counted(self) -> list[str]:
-        """Names of what is observed, the same in all processes, whatever each of them has seen."""
+    def observed_names(self) -> list[str]:
+        """Names that `observe` is called with; the same in all processes, even in one that had no such value."""
         raise NotImplementedError
 
     def _to_training_mode(self, model: nn.Module) -> None:
@@ -135,7 +168,7 @@ class GroupTrainer(Trainer):
 
 
 def _mean_gradients(model: nn.Module) -> None:
-    """Average gradients over processes, as DDP would: its own hooks wait for one forward and one backward pass."""
+    """Average gradients over processes, as DDP does: its hooks expect one forward and one backward pass per step."""
     waiting = []
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 from transformers import EvalPrediction, TrainerCallback
@@ -46,7 +47,7 @@ def dev_metrics(prediction: EvalPrediction, beta: float | None = None, outcome_n
 class JsonLog(TrainerCallback):
     """Every log of the run as a line of `log.jsonl`, whether or not a tracker is on."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = path
 
     def on_train_begin(self, args, state, control, **_):

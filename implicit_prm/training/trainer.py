@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -24,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from implicit_prm.config import LossConfig
 from implicit_prm.models.checkpoint import NONE, Settings
 from implicit_prm.models.forward import completion_logprobs, pad_rows, token_budget
-from implicit_prm.models.shared_prompt import Ids, PlainRows, SharedPrompt, open_prompt, pieces
+from implicit_prm.models.shared_prompt import Ids, PlainRows, SharedPrompt, open_prompt
 from implicit_prm.rewards import implicit_reward
 from implicit_prm.rewards.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
 from implicit_prm.training.batches import Rows, TrainingGroup, loss_inputs, padded_step_labels
@@ -193,15 +192,10 @@ class ImplicitPRMTrainer(GroupTrainer):
         return LOSSES[self.loss.name](loss_inputs([group], rewards, token_rewards, kl), self.loss)
 
     def _open(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> tuple[SharedPrompt | PlainRows, list[list[int]]]:
-        """The prompt, encoded, and its responses in pieces. Under FSDP all processes run as many as each other."""
+        """The encoded prompt, and its responses in pieces."""
         with self.compute_loss_context_manager():
             prompt = open_prompt(self.accelerator.unwrap_model(model), prompt_ids)
-        cut = pieces([len(ids) for ids in rows.ids], self.max_tokens, prompt.row_overhead)
-        if isinstance(model, FSDPModule):
-            most = torch.tensor(len(cut), device=self.args.device)
-            dist.all_reduce(most, op=dist.ReduceOp.MAX)
-            cut += [[]] * (int(most) - len(cut))
-        return prompt, cut
+        return prompt, self.pieces(model, [len(ids) for ids in rows.ids], prompt.row_overhead)
 
     def _piece_rewards(self, prompt: SharedPrompt | PlainRows, rows: Rows, piece: list[int]) -> tuple[Tensor, Tensor]:
         """[K, T] token rewards and [K, T] log-ratio of some responses; zero behind each one's end."""
@@ -243,7 +237,7 @@ class ImplicitPRMTrainer(GroupTrainer):
         sums, counts = (self.accelerator.reduce(tensor, reduction="sum") for tensor in (sums, counts))
         return kl_baselines(sums, counts).float()
 
-    def _counted(self) -> list[str]:
+    def observed_names(self) -> list[str]:
         names = ["kl", "rewards/accuracies", "rewards/chosen", "rewards/margins", "rewards/rejected"]
         return [*names, "kto/baseline"] if self.loss.name == "kto" else names
 

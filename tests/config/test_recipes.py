@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from implicit_prm.config import CEConfig, DPOConfig, TrainConfig, from_mapping
-from implicit_prm.training.run import step_line, training_arguments
+from implicit_prm.training.arguments import step_line, training_arguments
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
