@@ -1,4 +1,4 @@
-"""What a training step is made of: prompts with all of their responses, and what the reference says of each."""
+"""The items of a training batch: prompts with all of their responses and the reference log-probabilities of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from implicit_prm.types import ImplicitPRMError
 
 @dataclass(frozen=True)
 class Rows:
-    """Responses' token ids, and the [T] float32 reference log-probabilities of each in nats; None without one."""
+    """Token ids of responses, and the [T] float32 reference log-probabilities of each in nats; None: no reference."""
 
     ids: list[Ids]
     reference: list[np.ndarray] | None
@@ -30,24 +30,28 @@ class Rows:
         return len(self.ids)
 
     def take(self, places: Sequence[int]) -> Rows:
-        """Those at the given places."""
+        """The rows at the given places."""
         reference = None if self.reference is None else [self.reference[place] for place in places]
         return Rows([self.ids[place] for place in places], reference)
 
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """A prompt, its responses, their labels and steps.
+    """A prompt with its responses, their labels and steps.
 
-    `others` answer another prompt, for KTO's estimate of the KL. `step_labels` are of a response's steps, NaN for none;
-    None where the loss reads none.
+    Attributes:
+        rows: the responses.
+        labels: one per response.
+        step_of_token: one list per response, one step number per token.
+        mismatched: responses to another prompt, for KTO's estimate of the KL.
+        step_labels: one list per response, one label per step, NaN if the step has none; None if the loss uses none.
     """
 
     prompt_ids: Ids
     rows: Rows
     labels: list[bool]
     step_of_token: list[Ids]
-    others: Rows = field(default_factory=lambda: Rows([], None))
+    mismatched: Rows = field(default_factory=lambda: Rows([], None))
     step_labels: list[Sequence[float]] | None = None
 
     def take(self, places: Sequence[int]) -> TrainingGroup:
@@ -61,21 +65,22 @@ class TrainingGroup:
         )
 
 
-# What a process holds that got fewer prompts than the others: no response, and a prompt for the forward passes that
-# it takes part in.
-NOTHING = TrainingGroup([0, 0], Rows([], None), [], [], step_labels=[])
+# Padding item: keeps ranks with fewer prompts in the collectives. It has no response; its prompt is for FSDP's forward
+# passes, in which every rank takes part.
+PADDING = TrainingGroup([0, 0], Rows([], None), [], [], step_labels=[])
 
 
 class GroupDataset(Dataset):
-    """Encoded groups as `TrainingGroup`s. The place behind the last group is `NOTHING`.
+    """Encoded groups as `TrainingGroup`s. The index after the last group is `PADDING`.
 
     Args:
         groups: prompts with all of their responses.
-        mismatched: bring responses to another prompt too (unpaired KTO).
-        limit_tokens: cut those so that prompt and response fit the model's context.
-        step_labels: bring the responses' step labels (loss=steps).
+        mismatched: add responses to another prompt (unpaired KTO).
+        limit_tokens: truncate those so that prompt and response fit the model's context.
+        step_labels: add the step labels (loss=steps).
 
-    `cache` holds the reference's log-probabilities; without one the reward is beta * log pi_theta.
+    Attributes:
+        cache: the reference log-probabilities; None if the reward is beta * log pi_theta.
     """
 
     def __init__(
@@ -98,25 +103,25 @@ class GroupDataset(Dataset):
 
     def __getitem__(self, place: int) -> TrainingGroup:
         if place == len(self.groups):
-            return NOTHING
+            return PADDING
         group = self.groups[place]
         return TrainingGroup(
             group.prompt_ids,
             self._rows(group, [response.ids for response in group.responses]),
             group.labels,
             [response.step_of_token for response in group.responses],
-            self._rows(group, self._others(place)),
+            self._rows(group, self._mismatched_ids(place)),
             [one.step_labels or [] for one in group.responses] if self.step_labels else None,
         )
 
     def requests(self) -> list[tuple[Ids, list[Ids]]]:
-        """Every prompt with all the responses that the reference must have been asked about."""
+        """Each prompt with the responses whose reference log-probabilities an item holds."""
         return [
-            (group.prompt_ids, [*(response.ids for response in group.responses), *self._others(place)])
+            (group.prompt_ids, [*(response.ids for response in group.responses), *self._mismatched_ids(place)])
             for place, group in enumerate(self.groups)
         ]
 
-    def _others(self, place: int) -> list[Ids]:
+    def _mismatched_ids(self, place: int) -> list[Ids]:
         if not self.mismatched:
             return []
         group, other = self.groups[place], self.groups[(place + 1) % len(self.groups)].responses
@@ -130,58 +135,57 @@ class GroupDataset(Dataset):
         for one in ids:
             values = self.cache.get(key_of(group.prompt_ids, one), len(one))
             if values is None:
-                raise ImplicitPRMError(
-                    f"{group.name}: the reference's log-probabilities are not in {self.cache.folder}"
-                )
+                raise ImplicitPRMError(f"{group.name}: no reference log-probabilities in {self.cache.folder}")
             reference.append(values)
         return Rows(ids, reference)
 
 
 class GroupSampler(Sampler[int]):
-    """Places of all groups in an order of its own for every epoch, filled up with `NOTHING` to a multiple.
+    """Indices of all groups, shuffled anew every epoch and padded with the index of `PADDING` to a multiple.
 
-    With a multiple of batch size x processes every process gets as many batches as the others, and no prompt counts
-    twice, as it would if the last batch were filled up with the first prompts.
+    With a multiple of batch size x processes, every process gets the same number of batches, and no prompt counts
+    twice, as it would if the first prompts filled up the last batch.
 
     Args:
         size: number of groups.
-        multiple: what the length is filled up to a multiple of.
+        multiple: the length is padded to a multiple of it.
         seed: of the order; the epoch is added.
-        shuffle: false keeps the groups' order.
+        shuffle: False keeps the order of the groups.
     """
 
     def __init__(self, size: int, multiple: int, seed: int, shuffle: bool = True) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
-        self.filling = -size % multiple
+        self.padding = -size % multiple
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader; decides the order."""
+        """Set the epoch, on which the order depends. The data loader calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size + self.filling
+        return self.size + self.padding
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
         yield from order.tolist()
-        yield from [self.size] * self.filling
+        yield from [self.size] * self.padding
 
 
 def collate(items: Sequence[TrainingGroup]) -> dict[str, list[TrainingGroup]]:
-    """A micro-batch is a list of groups: each is run by itself, so nothing is padded to a common length."""
+    """A micro-batch: a list of groups. Each has forward passes of its own, so nothing is padded here."""
     return {"groups": list(items)}
 
 
 def loss_inputs(
     groups: Sequence[TrainingGroup], rewards: Tensor, token_rewards: Tensor | None = None, kl: Tensor | None = None
 ) -> LossInputs:
-    """What a loss may look at of all responses of these groups, in order.
+    """The inputs of a loss for all responses of these groups, in order.
 
     Args:
-        rewards: [R].
-        token_rewards: [R, T], every response's from column 0 on; None for losses that look at sums alone.
-        kl: KTO's baselines.
+        groups: with R responses in total.
+        rewards: [R] rewards of the responses.
+        token_rewards: [R, T] rewards of their tokens, from column 0; None for losses that use sums alone.
+        kl: [2] KTO's baselines.
     """
     device = rewards.device
     labels = torch.tensor([label for group in groups for label in group.labels], dtype=torch.bool, device=device)
@@ -204,6 +208,6 @@ def loss_inputs(
 
 
 def padded_step_labels(groups: Sequence[TrainingGroup]) -> Tensor:
-    """[R, S] float32 labels of the steps of all responses, NaN behind each one's last step."""
+    """[R, S] float32 labels of the steps of all responses, NaN after the last step of each."""
     rows = [torch.tensor(labels) for group in groups for labels in group.step_labels or []]
     return pad_sequence(rows, batch_first=True, padding_value=math.nan) if rows else torch.zeros(0, 1)

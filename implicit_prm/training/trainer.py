@@ -227,7 +227,7 @@ class ImplicitPRMTrainer(GroupTrainer):
         sums, counts = (torch.zeros(2, dtype=torch.float64, device=self.args.device) for _ in range(2))
         for group in groups:
             paired = self.loss.form == "paired"
-            rows = group.rows if paired else group.others
+            rows = group.rows if paired else group.mismatched
             found = [one.sum() for one in self._token_rewards(self.model_wrapped, group.prompt_ids, rows)]
             for reward, label in zip(found, group.labels, strict=True):
                 sides = [1 if label else 0] if paired else [0, 1]  # each class against the other, or all against all

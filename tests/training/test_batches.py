@@ -8,7 +8,7 @@ import torch
 from implicit_prm.config import TextConfig
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.training import GroupDataset
-from implicit_prm.training.batches import NOTHING, Rows, TrainingGroup, loss_inputs
+from implicit_prm.training.batches import PADDING, Rows, TrainingGroup, loss_inputs
 from implicit_prm.types import Group
 from tests.conftest import graded_rows
 
@@ -41,7 +41,7 @@ def test_a_piece_holds_what_it_was_given_in_its_order():
 
 
 def test_nothing_is_shown_as_nothing():
-    for group in (NOTHING, ONE.take([])):
+    for group in (PADDING, ONE.take([])):
         inputs = loss_inputs([group], torch.zeros(0), torch.zeros(0, 1))
         assert (inputs.labels.shape, inputs.step_of_token.shape, inputs.step_labels.shape) == ((0,), (0, 1), (0, 1))
 

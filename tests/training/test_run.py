@@ -250,7 +250,7 @@ def test_a_dataset_aligns_everything(tokenizer):
             assert tokenizer.decode(ids[:-1]) == text
             assert ids[-1] == tokenizer.eos_token_id
             assert max(steps) == text.count("\n")
-        assert [tokenizer.decode(ids[:-1]) for ids in item.others.ids] == other["completions"]
+        assert [tokenizer.decode(ids[:-1]) for ids in item.mismatched.ids] == other["completions"]
 
 
 def test_kto_needs_two_prompts(tmp_path, tiny_folder):
