@@ -7,12 +7,13 @@ score is a `StepScores`, whoever made it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from implicit_prm.utils.colors import HeatStrip, Scale
 from implicit_prm.utils.errors import ImplicitPRMError as ImplicitPRMError
+from implicit_prm.utils.errors import error_context
 
 # A prompt is a problem text, or a chat: [{"role": "user", "content": ...}, ...].
 Prompt = str | list[dict[str, str]]
@@ -68,13 +69,73 @@ class StepSpan:
     end: int
 
 
+class StepLabels(tuple[float | None, ...]):
+    """Is each step of one response right? One entry per step.
+
+    An entry is true or false (a hard label), a number from 0 to 1 (the estimated probability that it is right), or None
+    for a step without a label.
+
+    Raises:
+        ImplicitPRMError: not a list, or an entry that is none of these.
+
+    Example:
+        >>> StepLabels([True, False, False]).first_error
+        1
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, labels: Iterable[float | None]) -> StepLabels:
+        if isinstance(labels, StepLabels):
+            return labels
+        if isinstance(labels, str) or not isinstance(labels, Iterable):
+            raise ImplicitPRMError(f"expected a list of step labels, one for each step, got {labels!r}")
+        checked = super().__new__(cls, labels)
+        for step, label in enumerate(checked):
+            if label is not None and not (isinstance(label, bool | int | float) and 0 <= label <= 1):
+                raise ImplicitPRMError(
+                    f"the label of step {step} is {label!r}; expected true, false, a number from 0 to 1, or null for a "
+                    "step without a label"
+                )
+        return checked
+
+    @property
+    def first_error(self) -> int | None:
+        """Index of the first step that is labelled wrong (0 or false); None if there is none."""
+        return self.index(0) if 0 in self else None
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether every label is true or false (or 1 or 0): no estimates, no missing labels."""
+        return all(label in (0, 1) for label in self)
+
+    def require_steps(self, steps: int) -> None:
+        """Raises ImplicitPRMError unless there is one label for each of the response's `steps` steps."""
+        if len(self) != steps:
+            raise ImplicitPRMError(
+                f"{len(self)} step labels but {steps} steps; split steps by the rule that the labels were made for "
+                "(option steps, or data.steps in training)"
+            )
+
+
 @dataclass(frozen=True)
 class Group:
     """One prompt with all of its responses: the unit of training and of reranking.
 
-    `completions`, `correctness`, `finished`, and where present `steps` and `step_labels`, are aligned.
-    `correctness` may hold None for responses that nobody has graded. A step label is true or false, a number in [0, 1]
-    where it was estimated, or None where nobody said.
+    Args:
+        id: identifies the prompt in messages, files and caches.
+        prompt: the problem's text, or a chat.
+        completions: K responses.
+        correctness: [K] whether each final answer is right; None for a response that is not graded.
+        finished: [K] whether each response ended by itself; false if it was cut off.
+        answer: the reference answer.
+        steps: [K] the responses' own steps, for the step rule `given`.
+        step_labels: [K] labels of each response's steps, None for a response without any. Lists become `StepLabels`.
+        step_label_source: who made the step labels; None for ground truth.
+        extra: other columns of the row.
+
+    Raises:
+        ImplicitPRMError: invalid step labels.
     """
 
     id: str
@@ -84,9 +145,18 @@ class Group:
     finished: list[bool]
     answer: str | None = None
     steps: list[list[str]] | None = None
-    step_labels: Sequence[Sequence[float | None] | None] | None = None
+    step_labels: Sequence[StepLabels | None] | None = None
     step_label_source: str | None = None
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.step_labels is None:
+            return
+        checked: list[StepLabels | None] = []
+        for place, labels in enumerate(self.step_labels):
+            with error_context(f"response {place}"):
+                checked.append(None if labels is None else StepLabels(labels))
+        object.__setattr__(self, "step_labels", checked)  # the class is frozen
 
     def __len__(self) -> int:
         return len(self.completions)

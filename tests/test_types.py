@@ -1,8 +1,12 @@
-"""What `StepScores` says of itself in a notebook."""
+"""Step labels are checked once; `StepScores` shows itself in a notebook."""
+
+import json
+import math
+import pickle
 
 import pytest
 
-from implicit_prm.types import ImplicitPRMError, StepScores, StepSpan
+from implicit_prm.types import Group, ImplicitPRMError, StepLabels, StepScores, StepSpan
 
 TEXT = "1 < 2\n\n🙂 no"
 SPANS = [StepSpan(0, 7), StepSpan(7, 11)]
@@ -51,3 +55,41 @@ def test_scores_without_spans_are_shown_by_number():
 
 def test_a_response_without_a_step_says_so():
     assert "no step was scored" in StepScores("", [], [], [])._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("labels", "first_error", "is_hard"),
+    [
+        ([True, True], None, True),
+        ([True, False, False], 1, True),
+        ([0, 1], 0, True),
+        ([1.0, 0.25, 0.0], 2, False),
+        ([None, False], 1, False),
+        ([], None, True),
+    ],
+)
+def test_step_labels_know_their_first_error_and_whether_they_are_hard(labels, first_error, is_hard):
+    checked = StepLabels(labels)
+    assert (checked.first_error, checked.is_hard) == (first_error, is_hard)
+    assert list(checked) == labels
+    assert json.dumps(checked) == json.dumps(labels)  # as they were read: fingerprints of data sets rely on it
+    assert pickle.loads(pickle.dumps(checked)) == checked
+
+
+@pytest.mark.parametrize("labels", [["+"], [1.5], [-0.1], [math.nan], [[True]], "yes", 7, True])
+def test_step_labels_that_are_none_are_refused(labels):
+    with pytest.raises(ImplicitPRMError, match="label"):
+        StepLabels(labels)
+    with pytest.raises(ImplicitPRMError, match="response 1: "):
+        Group("g", "p", ["a", "b"], [True, False], [True, True], step_labels=[[True], labels])
+
+
+def test_step_labels_must_match_the_steps():
+    StepLabels([True, None]).require_steps(2)
+    with pytest.raises(ImplicitPRMError, match="2 step labels but 3 steps"):
+        StepLabels([True, None]).require_steps(3)
+
+
+def test_a_group_holds_checked_step_labels():
+    group = Group("g", "p", ["a", "b"], [True, False], [True, True], step_labels=[[True, False], None])
+    assert group.step_labels == [StepLabels([True, False]), None]

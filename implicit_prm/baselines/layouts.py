@@ -10,28 +10,21 @@ differ in what a step is there.
 
 from __future__ import annotations
 
+import math
 import re
-from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.config import BaselineKind, LabelUse, StepTokens
-from implicit_prm.data.tokenization import EncodedGroup, EncodedResponse, Encoder, ResponseIds
+from implicit_prm.data.tokenization import EncodedGroup, EncodedResponse, Encoder
 from implicit_prm.types import Group, ImplicitPRMError, Prompt, StepSpan
 
 _RESERVED = re.compile(r"reserved|unused|control_|extra_id|dummy|placeholder", re.IGNORECASE)
 # What says good and bad, the usual first. They are only ever predicted, so they may stand in the text as well.
 _VERDICTS = (("+", "-"), ("Yes", "No"), ("yes", "no"), ("1", "0"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledIds(ResponseIds):
-    """A response as it is read, with what is to be learnt at the end of each step; NaN where nothing is."""
-
-    targets: array[float]
 
 
 def read_positions(step_of_token: Sequence[int], steps: int) -> list[int]:
@@ -60,62 +53,64 @@ class Layout:
         return self.encoder.prompt_ids(prompt)
 
     def response(self, text: str, finished: bool = True, given: list[str] | None = None) -> EncodedResponse:
-        """Token ids and steps of a response as the model reads them. `spans` are those of what is scored."""
-        encoded = self.encoder.response(text, finished, given)
+        """Encode one response as the model reads it."""
+        return self.lay_out(self.encoder.response(text, finished, given))
+
+    def responses(
+        self,
+        texts: Sequence[str],
+        finished: Sequence[bool] | None = None,
+        given_steps: Sequence[list[str]] | None = None,
+    ) -> list[EncodedResponse]:
+        """Encode responses as the model reads them; arguments and errors as for `Encoder.responses`."""
+        return [self.lay_out(encoded) for encoded in self.encoder.responses(texts, finished, given_steps)]
+
+    def lay_out(self, encoded: EncodedResponse) -> EncodedResponse:
+        """A response with the steps and separators of this kind of model."""
         if self.kind == "orm":
-            whole = [StepSpan(0, len(text))] if encoded.spans else []
+            whole = [StepSpan(0, encoded.spans[-1].end)] if encoded.spans else []
             return replace(encoded, step_of_token=[0] * len(encoded.ids), spans=whole)
         if self.separator is None:
             return encoded
         ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
         steps: list[int] = []
-        characters: list[StepSpan] = []
         start = 0
-        for step, end in enumerate(read_positions(encoded.step_of_token, len(encoded.spans))):
-            own = slice(start, end + 1)
-            behind = encoded.token_spans[end].end if end >= 0 else 0
+        for step, last in enumerate(read_positions(encoded.step_of_token, len(encoded.spans))):
+            own = slice(start, last + 1)
+            end = encoded.offsets[last][1] if last >= 0 else 0
             ids += [*encoded.ids[own], self.separator]
+            offsets += [*encoded.offsets[own], (end, end)]
             steps += [step] * (len(ids) - len(steps))
-            characters += [*encoded.token_spans[own], StepSpan(behind, behind)]
-            start = end + 1
-        return EncodedResponse(ids, steps, characters, encoded.spans)
+            start = last + 1
+        return EncodedResponse(ids, offsets, steps, encoded.spans)
 
     def group(self, group: Group) -> EncodedGroup:
-        """A graded group's token ids and targets.
+        """Encode a graded group for training, with its step labels.
 
         Raises:
-            ImplicitPRMError: a response that cannot be split, is empty and cut off, or has not one label for each step.
+            ImplicitPRMError: a response that is empty or cannot be split into steps, or without one label for each
+                step; names the group and the response.
         """
-        responses: list[ResponseIds] = []
-        for place, text in enumerate(group.completions):
-            try:
-                given = group.steps[place] if group.steps is not None and self.encoder.text.steps == "given" else None
-                one = self.response(text, group.finished[place], given)
-                if not one.ids:
-                    raise ImplicitPRMError("the response is empty and was cut off; remove it")
-                targets = self._targets(group, place, len(one.spans))
-            except ImplicitPRMError as error:
-                raise ImplicitPRMError(f"{group.id}, response {place}: {error}") from None
-            responses.append(
-                LabelledIds(ids=array("i", one.ids), step_of_token=array("i", one.step_of_token), targets=targets)
-            )
-        labels = [bool(label) for label in group.correctness]
-        return EncodedGroup(group.id, array("i", self.prompt_ids(group.prompt)), responses, labels)
+        responses = [self.lay_out(encoded) for encoded in self.encoder.group_responses(group)]
+        return EncodedGroup.of(group, self.prompt_ids(group.prompt), responses, self.step_labels)
 
-    def _targets(self, group: Group, place: int, steps: int) -> array[float]:
+    def step_labels(self, group: Group, place: int, encoded: EncodedResponse) -> list[float]:
+        """[S] what the model should predict at the end of each step of a response; NaN for a step without a label.
+
+        Raises:
+            ImplicitPRMError: no step labels, or not one for each step.
+        """
+        steps = len(encoded.spans)
         if self.labels == "outcome":
-            return array("f", [float(bool(group.correctness[place]))] * steps)
-        found = group.step_labels[place] if group.step_labels is not None else None
-        if found is None:
+            return [float(bool(group.correctness[place]))] * steps
+        labels = group.step_labels[place] if group.step_labels is not None else None
+        if labels is None:
             raise ImplicitPRMError("there are no step labels; `ipr-label` makes them")
-        if len(found) != steps:
-            raise ImplicitPRMError(
-                f"{len(found)} step labels but {steps} steps; set data.steps to the rule that the labels were made for"
-            )
-        nan = float("nan")
-        if self.labels == "hard":  # some completion of the prefix was right (arXiv 2312.08935, Equation 3)
-            return array("f", [nan if label is None else float(label > 0) for label in found])
-        return array("f", [nan if label is None else float(label) for label in found])
+        labels.require_steps(steps)
+        if self.labels == "hard":  # right if any completion of the prefix was (arXiv 2312.08935, Equation 3)
+            return [math.nan if label is None else float(label > 0) for label in labels]
+        return [math.nan if label is None else float(label) for label in labels]
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -128,7 +128,7 @@ def _settings(
 
 
 def _target_line(config: BaselineConfig, source: str | None, groups: Sequence[EncodedGroup]) -> str:
-    targets = [target for group in groups for one in group.responses for target in one.targets]  # type: ignore[attr-defined]
+    targets = [target for group in groups for one in group.responses for target in one.step_labels or []]
     known = [target for target in targets if target == target]
     if not known:
         raise ImplicitPRMError("no position has a label; is every step label null?")

@@ -14,15 +14,15 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from implicit_prm.baselines.checkpoint import BaselineSettings
-from implicit_prm.baselines.layouts import LabelledIds, read_positions
+from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.baselines.reward_model import Reader, Row
-from implicit_prm.data.tokenization import EncodedGroup
+from implicit_prm.data.tokenization import EncodedGroup, TrainingResponse
 from implicit_prm.training import GroupTrainer, dev_metrics
 from implicit_prm.training.metrics import ABSENT
 from implicit_prm.types import ImplicitPRMError
 
 # What a process holds that got fewer prompts than the others.
-_NOTHING = EncodedGroup("", [0, 0], [], [])  # type: ignore[arg-type]
+_NOTHING = EncodedGroup("", [0, 0], [], [])
 
 
 class LabelledGroups(Dataset):
@@ -73,7 +73,7 @@ class RewardModelTrainer(GroupTrainer):
 
     def units(self, group: EncodedGroup) -> float:
         """Labelled positions."""
-        return sum(float((~_targets(one).isnan()).sum()) for one in _responses(group))
+        return sum(float((~_targets(one).isnan()).sum()) for one in group.responses)
 
     def group_tokens(self, group: EncodedGroup) -> int:
         """The prompt counts with each response, as it is encoded."""
@@ -108,7 +108,7 @@ class RewardModelTrainer(GroupTrainer):
                 known = ~targets.isnan()
                 loss = F.binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum")
                 sums[place] += torch.tensor([loss.item(), float(known.sum())])
-                sizes = [len(_targets(_responses(group)[column])) for column in piece]
+                sizes = [len(_targets(group.responses[column])) for column in piece]
                 for column, some in zip(piece, logits.split(sizes), strict=True):
                     if len(some):
                         values[place, column] = torch.stack([some[-1], some.min()])
@@ -124,9 +124,10 @@ class RewardModelTrainer(GroupTrainer):
 
     def _read(self, model: nn.Module, group: EncodedGroup, piece: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[N] logits at the read positions of some responses, and [N] their targets."""
-        responses = [_responses(group)[place] for place in piece]
+        responses = [group.responses[place] for place in piece]
         rows: list[Row] = [
-            (group.prompt_ids, one.ids, read_positions(one.step_of_token, len(one.targets))) for one in responses
+            (group.prompt_ids, one.ids, read_positions(one.step_of_token, len(one.step_labels or [])))
+            for one in responses
         ]
         core = self.accelerator.unwrap_model(model)
         with self.compute_loss_context_manager():
@@ -145,9 +146,5 @@ class RewardModelTrainer(GroupTrainer):
         self.observe("probability/bad", logits.sigmoid()[~good])
 
 
-def _responses(group: EncodedGroup) -> list[LabelledIds]:
-    return group.responses  # type: ignore[return-value]
-
-
-def _targets(response: LabelledIds) -> Tensor:
-    return torch.tensor(response.targets, dtype=torch.float32)
+def _targets(response: TrainingResponse) -> Tensor:
+    return torch.tensor(response.step_labels, dtype=torch.float32)

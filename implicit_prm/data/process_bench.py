@@ -6,7 +6,7 @@ from typing import Any
 
 from implicit_prm.config.evaluation import is_file
 from implicit_prm.data.readers import read_rows
-from implicit_prm.types import Group, ImplicitPRMError
+from implicit_prm.types import Group, ImplicitPRMError, StepLabels
 
 # The official columns, and nothing less: what is reported by generator or by final answer needs them all.
 COLUMNS = ("id", "generator", "problem", "steps", "final_answer_correct", "label")
@@ -68,9 +68,9 @@ def _group(rows: list[dict[str, Any]], others: list[str]) -> Group:
     )
 
 
-def _step_labels(label: int, steps: int) -> list[bool]:
+def _step_labels(label: int, steps: int) -> StepLabels:
     right = steps if label == -1 else label
-    return [True] * right + [False] * (steps - right)
+    return StepLabels([True] * right + [False] * (steps - right))
 
 
 def _check(row: dict[str, Any], where: str, seen: set[str]) -> None:

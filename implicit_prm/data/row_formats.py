@@ -20,6 +20,7 @@ from implicit_prm.data.columns import (
     STEPS,
 )
 from implicit_prm.types import Group, ImplicitPRMError, Prompt
+from implicit_prm.utils.errors import error_context
 
 FORMS = (
     "grouped rows (prompt, completions, correctness), TRL unpaired rows (prompt, completion, label) or TRL paired rows "
@@ -71,35 +72,21 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
     source = value(STEP_LABEL_SOURCE)
     if source is not None and not isinstance(source, str):
         raise ImplicitPRMError(f"{where}: step_label_source is {source!r}; it must be the name of who says so")
-    _check_step_labels(aligned["step_labels"], where)
     answer, identifier = value(ANSWER), value(IDENTIFIER)
     prompt = checked_prompt(value(PROMPT), where)
-    return Group(
-        id=fingerprint_of(prompt) if identifier is None else str(identifier),
-        prompt=prompt,
-        completions=completions,
-        correctness=[as_label(label, where) if graded or label is not None else None for label in correctness],
-        finished=ends,
-        answer=None if answer is None else str(answer),
-        steps=steps,
-        step_labels=aligned["step_labels"],
-        step_label_source=source,
-        extra={name: row[name] for name in columns if name not in KNOWN},
-    )
-
-
-def _check_step_labels(labels: list[Any] | None, where: str) -> None:
-    for place, some in enumerate(labels or []):
-        if some is not None and not isinstance(some, list):
-            raise ImplicitPRMError(
-                f"{where}: step_labels of response {place} must be a list with an entry for each step"
-            )
-        for label in some or []:
-            if label is not None and not (isinstance(label, bool | int | float) and 0 <= label <= 1):
-                raise ImplicitPRMError(
-                    f"{where}: the step label {_shown(label)} of response {place} must be true, false, a number from 0 "
-                    "to 1, or null where nobody said"
-                )
+    with error_context(where):
+        return Group(
+            id=fingerprint_of(prompt) if identifier is None else str(identifier),
+            prompt=prompt,
+            completions=completions,
+            correctness=[as_label(label, where) if graded or label is not None else None for label in correctness],
+            finished=ends,
+            answer=None if answer is None else str(answer),
+            steps=steps,
+            step_labels=aligned["step_labels"],
+            step_label_source=source,
+            extra={name: row[name] for name in columns if name not in KNOWN},
+        )
 
 
 def unpaired_row(row: dict[str, Any], columns: list[str], where: str) -> list[Graded]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -20,25 +19,42 @@ from transformers import PreTrainedTokenizerBase
 from implicit_prm.config import TextConfig
 from implicit_prm.rewards.step_splitting import split_steps, steps_of_tokens
 from implicit_prm.types import Group, ImplicitPRMError, Prompt, StepSpan
+from implicit_prm.utils.errors import error_context
 
 _PROBE = "probe"
 
 
 @dataclass(frozen=True)
 class EncodedResponse:
-    """A response behind its prompt. `step_of_token` is aligned with `ids`; the end of turn is in the last step."""
+    """The token ids and steps of one response, T tokens and S steps.
+
+    Args:
+        ids: [T] token ids; the last one is the end-of-turn token if the response ended by itself.
+        offsets: [T] the characters [start, end) of each token.
+        step_of_token: [T] the step that each token belongs to, non-decreasing.
+        spans: [S] the characters of each step.
+    """
 
     ids: list[int]
+    offsets: list[tuple[int, int]]
     step_of_token: list[int]
-    token_spans: list[StepSpan]
     spans: list[StepSpan]
+
+    @property
+    def token_spans(self) -> list[StepSpan]:
+        """[T] the characters of each token."""
+        return [StepSpan(*pair) for pair in self.offsets]
 
 
 @dataclass(frozen=True)
-class ResponseIds:
-    """What training keeps of a response: two machine integers a token, as there may be 10^8 of them.
+class TrainingResponse:
+    """What training keeps of a response. Compact arrays: a data set may hold 10^8 tokens.
 
-    `step_labels` has an entry for each step, NaN where there is nothing to learn from; None if the loss reads none.
+    Args:
+        ids: [T] token ids.
+        step_of_token: [T] the step that each token belongs to.
+        step_labels: [S] what the model should predict for each step, from 0 (wrong) to 1 (right), NaN for a step
+            without a label; None if the loss reads none.
     """
 
     ids: array[int]
@@ -48,21 +64,56 @@ class ResponseIds:
 
 @dataclass(frozen=True)
 class EncodedGroup:
-    """A prompt's token ids with those of its responses. `name` is for messages."""
+    """A prompt's token ids with those of its K responses, as every trainer reads them.
+
+    Args:
+        name: the group's id, for messages.
+        prompt_ids: token ids of the prompt.
+        responses: [K] the responses.
+        labels: [K] whether each final answer is right.
+    """
 
     name: str
-    prompt_ids: array[int]
-    responses: list[ResponseIds]
+    prompt_ids: Sequence[int]
+    responses: list[TrainingResponse]
     labels: list[bool]
+
+    @classmethod
+    def of(
+        cls,
+        group: Group,
+        prompt_ids: Sequence[int],
+        responses: Sequence[EncodedResponse],
+        step_labels: Callable[[Group, int, EncodedResponse], Sequence[float]] | None = None,
+    ) -> EncodedGroup:
+        """Keep what training reads of a graded group.
+
+        Args:
+            group: the group.
+            prompt_ids: token ids of its prompt.
+            responses: [K] its responses, encoded.
+            step_labels: returns the step labels of the response at a place of the group; by default there are none.
+
+        Raises:
+            ImplicitPRMError: an empty response, or step labels that do not match the steps; names the response.
+        """
+        kept = []
+        for place, response in enumerate(responses):
+            with error_context(f"{group.id}, response {place}"):
+                if not response.ids:
+                    raise ImplicitPRMError("the response is empty and was cut off; remove it")
+                labels = None if step_labels is None else array("f", step_labels(group, place, response))
+            kept.append(TrainingResponse(array("i", response.ids), array("i", response.step_of_token), labels))
+        return cls(group.id, array("i", prompt_ids), kept, [bool(label) for label in group.correctness])
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of prompt and response together, one number per response."""
+        """[K] tokens of the prompt and each response together."""
         return [len(self.prompt_ids) + len(response.ids) for response in self.responses]
 
 
-def ask(problem: str, text: TextConfig) -> Prompt:
-    """The prompt that asks `problem`: the template applied, with the system message in front if there is one."""
+def build_prompt(problem: str, text: TextConfig) -> Prompt:
+    """The prompt for a problem: `prompt_template` applied, after the system message if there is one."""
     # replace, not format: problems are full of braces.
     content = text.prompt_template.removeprefix("raw:").replace("{problem}", problem)
     system = text.system_prompt
@@ -99,71 +150,83 @@ class Encoder:
             )
         self.end_of_turn = self._end_of_turn(name)
 
-    def turn(self, problem: str) -> Prompt:
+    def build_prompt(self, problem: str) -> Prompt:
         """The prompt that asks `problem`: the template applied, with the system message in front if there is one."""
-        return ask(problem, self.text)
+        return build_prompt(problem, self.text)
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The prompt as the model reads it, up to where the response starts."""
-        turn = self.turn(prompt) if isinstance(prompt, str) else prompt
+        turn = self.build_prompt(prompt) if isinstance(prompt, str) else prompt
         if self.raw:
             if not isinstance(turn, str):
                 raise ImplicitPRMError("a chat prompt cannot be used with a raw: prompt_template; give plain texts")
             return turn
-        return self._render(messages(turn), add_generation_prompt=True)
+        return self._render(as_chat(turn), add_generation_prompt=True)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of the prompt. A chat template writes its own special tokens; for plain text they are added."""
         return self.tokenizer(self.prompt_text(prompt), add_special_tokens=self.raw)["input_ids"]
 
     def response(self, text: str, finished: bool = True, given: list[str] | None = None) -> EncodedResponse:
-        """Token ids and steps of a response. A response that was cut off gets no end-of-turn token it never produced.
+        """Encode one response; see `responses`."""
+        return self.responses([text], [finished], None if given is None else [given])[0]
+
+    def responses(
+        self,
+        texts: Sequence[str],
+        finished: Sequence[bool] | None = None,
+        given_steps: Sequence[list[str]] | None = None,
+    ) -> list[EncodedResponse]:
+        """Token ids and steps of responses.
+
+        Args:
+            texts: K responses.
+            finished: [K] whether each response ended by itself; all of them by default. A response that was cut off
+                gets no end-of-turn token, as it never produced one.
+            given_steps: [K] the steps of each response, for the step rule `given`.
 
         Raises:
-            ImplicitPRMError: step rule `given` with steps that are not in the text.
+            ImplicitPRMError: with the step rule `given`, steps that are missing or not in the text.
         """
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = self._ended(encoding["input_ids"], encoding["offset_mapping"], text, finished)
-        spans = split_steps(text, self.text.steps, given)
-        steps = steps_of_tokens([start for start, _ in offsets], spans)
-        return EncodedResponse(ids, steps, [StepSpan(*pair) for pair in offsets], spans)
+        if not texts:
+            return []
+        batch = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        encoded = []
+        for place, text in enumerate(texts):
+            ids, offsets = batch["input_ids"][place], batch["offset_mapping"][place]
+            if finished is None or finished[place]:
+                ids, offsets = [*ids, self.end_of_turn], [*offsets, (len(text), len(text))]
+            with error_context(f"response {place}"):
+                spans = split_steps(text, self.text.steps, None if given_steps is None else given_steps[place])
+            encoded.append(
+                EncodedResponse(ids, offsets, steps_of_tokens([start for start, _ in offsets], spans), spans)
+            )
+        return encoded
 
     def length(self, text: str, finished: bool = True) -> int:
         """Tokens of a response, its end-of-turn token included."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) + finished
 
+    def given_steps(self, group: Group) -> list[list[str]] | None:
+        """[K] the steps that come with the group's responses, if the step rule is `given`."""
+        return group.steps if self.text.steps == "given" else None
+
+    def group_responses(self, group: Group) -> list[EncodedResponse]:
+        """[K] the responses of a group, encoded; errors name the group and the response."""
+        try:
+            return self.responses(group.completions, group.finished, self.given_steps(group))
+        except ImplicitPRMError as error:
+            raise ImplicitPRMError(f"{group.id}, {error}") from None
+
     def group(self, group: Group, step_labels: bool = False) -> EncodedGroup:
-        """A graded group's token ids, and its step labels if they are asked for.
+        """Encode a graded group for training, with its step labels if `step_labels`.
 
         Raises:
-            ImplicitPRMError: a response that cannot be split, or whose step labels do not fit; names both.
+            ImplicitPRMError: a response that is empty or cannot be split into steps, or step labels that do not match
+                the steps; names the group and the response.
         """
-        batch = self.tokenizer(group.completions, add_special_tokens=False, return_offsets_mapping=True)
-        encodings = zip(batch["input_ids"], batch["offset_mapping"], strict=True)
-        responses = []
-        for place, (text, (ids, offsets)) in enumerate(zip(group.completions, encodings, strict=True)):
-            try:
-                given = group.steps[place] if group.steps is not None and self.text.steps == "given" else None
-                ids, offsets = self._ended(ids, offsets, text, group.finished[place])
-                spans = split_steps(text, self.text.steps, given)
-                steps = steps_of_tokens([start for start, _ in offsets], spans)
-                if not ids:
-                    raise ImplicitPRMError("the response is empty and was cut off; remove it")
-                told = None
-                if step_labels:
-                    given_labels = None if group.step_labels is None else group.step_labels[place]
-                    told = _step_labels(given_labels, len(spans), set(steps))
-            except ImplicitPRMError as error:
-                raise ImplicitPRMError(f"{group.id}, response {place}: {error}") from None
-            responses.append(ResponseIds(array("i", ids), array("i", steps), told))
-        labels = [bool(label) for label in group.correctness]
-        return EncodedGroup(group.id, array("i", self.prompt_ids(group.prompt)), responses, labels)
-
-    def _ended(
-        self, ids: list[int], offsets: list[tuple[int, int]], text: str, finished: bool
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and character offsets with the end of turn behind them, where the response ended by itself."""
-        return ([*ids, self.end_of_turn], [*offsets, (len(text), len(text))]) if finished else (ids, offsets)
+        labels = given_step_labels if step_labels else None
+        return EncodedGroup.of(group, self.prompt_ids(group.prompt), self.group_responses(group), labels)
 
     @property
     def template_hash(self) -> str:
@@ -188,7 +251,7 @@ class Encoder:
     def _end_of_turn(self, name: str) -> int:
         """The token that ends an assistant's turn: what the template writes behind it if special, else the EOS."""
         if not self.raw:
-            turn = [*messages(self.turn(_PROBE)), {"role": "assistant", "content": _PROBE}]
+            turn = [*as_chat(self.build_prompt(_PROBE)), {"role": "assistant", "content": _PROBE}]
             behind = self._render(turn, add_generation_prompt=False).rpartition(_PROBE)[2]
             ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
             if ids and ids[0] in self.tokenizer.added_tokens_decoder and ids[0] != self.tokenizer.unk_token_id:
@@ -198,31 +261,25 @@ class Encoder:
         return self.tokenizer.eos_token_id
 
 
-def _step_labels(labels: Sequence[Any] | None, steps: int, with_tokens: set[int]) -> array[float]:
-    """A response's step labels as numbers, NaN for null and for steps that own no token: they have no reward to learn.
+def given_step_labels(group: Group, place: int, encoded: EncodedResponse) -> list[float]:
+    """[S] the step labels that come with a response; NaN for a step without one.
+
+    A step that owns no token is NaN as well: its reward is always 0, so nothing can be learned from it.
 
     Raises:
-        ImplicitPRMError: not one label for each step, or one that is no number from 0 to 1.
+        ImplicitPRMError: not one label for each step.
     """
+    labels = group.step_labels[place] if group.step_labels is not None else None
     if labels is None:
-        labels = [None] * steps
-    if not isinstance(labels, Sequence) or len(labels) != steps:
-        found = len(labels) if isinstance(labels, Sequence) else repr(labels)
-        raise ImplicitPRMError(
-            f"{found} step labels but {steps} steps; set data.steps to the rule that the labels were made for"
-        )
-    for label in labels:
-        if label is not None and not (isinstance(label, bool | int | float) and 0 <= label <= 1):
-            raise ImplicitPRMError(
-                f"the step label {label!r} must be true, false, a number from 0 to 1, or null where nobody said"
-            )
-    known = [label is not None and step in with_tokens for step, label in enumerate(labels)]
-    return array("f", [label if know else math.nan for label, know in zip(labels, known, strict=True)])
+        return [math.nan] * len(encoded.spans)
+    labels.require_steps(len(encoded.spans))
+    with_tokens = set(encoded.step_of_token)
+    return [math.nan if label is None or step not in with_tokens else label for step, label in enumerate(labels)]
 
 
-def messages(turn: Prompt) -> list[dict[str, str]]:
-    """A prompt as a chat: a plain text is the user's turn."""
-    return [{"role": "user", "content": turn}] if isinstance(turn, str) else turn
+def as_chat(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as a chat; a text is the user's message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def context_length(model_config, limit_tokens: int | None) -> int | None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from implicit_prm.data.columns import ESTIMATED
 from implicit_prm.evaluation.statistics import clustered_auroc, clustered_ratio
-from implicit_prm.types import Group, ImplicitPRMError, StepScores
+from implicit_prm.types import Group, ImplicitPRMError, StepLabels, StepScores
+from implicit_prm.utils.errors import error_context
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,12 @@ def step_errors(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]])
         for place, (told, one) in enumerate(zip(group.step_labels, scored, strict=True)):
             if told is None:
                 continue
-            labels = _verdicts(told, f"problem {group.id}, response {place}")
-            if len(labels) != len(one.step_rewards):
-                raise ImplicitPRMError(
-                    f"problem {group.id}, response {place}: {len(labels)} step labels but "
-                    f"{len(one.step_rewards)} steps; score with the step rule that the labels were made for"
-                )
-            error = labels.index(False) if False in labels else len(labels)
+            with error_context(f"problem {group.id}, response {place}"):
+                _require_hard(told)
+                told.require_steps(len(one.step_rewards))
+            error = told.first_error
             kept += one.step_rewards[:error]
-            if error < len(labels):
+            if error is not None:
                 first.append(one.step_rewards[error])
                 hits += one.lowest_step == error
         errors.right.append(kept)
@@ -81,12 +79,9 @@ def step_errors(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]])
     return errors
 
 
-def _verdicts(labels: Sequence[float | None], where: str) -> list[bool]:
-    """The labels as true and false, which they must be to measure with."""
-    for label in labels:
-        if label not in (0, 1):
-            raise ImplicitPRMError(
-                f"{where}: the step label {label!r} is neither true nor false, so nothing can be measured with it; "
-                f"leave step_labels out, or name its source in step_label_source ({', '.join(sorted(ESTIMATED))})"
-            )
-    return [bool(label) for label in labels]
+def _require_hard(labels: StepLabels) -> None:
+    if not labels.is_hard:
+        raise ImplicitPRMError(
+            f"the step labels {list(labels)} are not all true or false, so nothing can be measured with them; leave "
+            f"step_labels out, or name their source in step_label_source ({', '.join(sorted(ESTIMATED))})"
+        )

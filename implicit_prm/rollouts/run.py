@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from implicit_prm.config import RolloutConfig, ServerConfig, TextConfig, from_mapping
 from implicit_prm.data.problems import load_problems, step_checker
-from implicit_prm.data.tokenization import ask
+from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.grading.grader import Grader
 from implicit_prm.rollouts.provenance import Provenance, run_of, settings_of
 from implicit_prm.rollouts.server_sampler import ServerSampler
@@ -128,7 +128,7 @@ def _row(
     verdicts = [grader.grade(response, problem.answer) for response in samples.texts]
     row: dict[str, Any] = {
         "id": problem.id,
-        "prompt": ask(problem.text, text),
+        "prompt": build_prompt(problem.text, text),
         "answer": problem.answer,
         "completions": samples.texts,
         "correctness": [verdict.correct for verdict in verdicts],
@@ -176,7 +176,7 @@ def _check_source(rows: Sequence[dict[str, Any]], problems: Sequence[Problem], t
                     f"{path} holds problem {row['id']}, which the source no longer has: it has changed; give another "
                     "output"
                 )
-        elif row["prompt"] != ask(problem.text, text) or row["answer"] != problem.answer:
+        elif row["prompt"] != build_prompt(problem.text, text) or row["answer"] != problem.answer:
             raise ImplicitPRMError(
                 f"{path}: problem {row['id']} now has another text or answer: the source has changed; give another "
                 "output"

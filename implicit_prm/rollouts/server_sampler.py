@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 from implicit_prm.config import SamplingConfig, ServerConfig, TextConfig
-from implicit_prm.data.tokenization import ask, messages
+from implicit_prm.data.tokenization import as_chat, build_prompt
 from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Samples
 from implicit_prm.utils.distributed import Processes
 
@@ -105,7 +105,7 @@ class ServerSampler:
 
     def _responses(self, problem: Problem, many: bool) -> Samples:
         """All responses to one problem: in one request, or in as many as it takes."""
-        prompt, wanted = ask(problem.text, self._text), self._sampling.n
+        prompt, wanted = build_prompt(problem.text, self._text), self._sampling.n
         texts: list[str] = []
         finished: list[bool] = []
         tokens = 0
@@ -140,14 +140,14 @@ class ServerSampler:
         client: Any = self._client.with_options(max_retries=options.pop("retries", self._policy.retries))
         if self._raw:
             return client.completions.create(prompt=prompt, **options)
-        return client.chat.completions.create(messages=messages(prompt), **options)
+        return client.chat.completions.create(messages=as_chat(prompt), **options)
 
     def _takes_n(self) -> bool:
         """Whether one request may ask for several responses, found out with one token; llama.cpp refuses, with 500.
 
         It is also the first look at whether the server takes such requests at all.
         """
-        prompt = ask(_PROBE, self._text)
+        prompt = build_prompt(_PROBE, self._text)
         if self._sampling.n > 1:
             try:
                 answer = self._request(prompt, 2, 0, max_tokens=1, retries=min(2, self._policy.retries))

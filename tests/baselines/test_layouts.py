@@ -68,8 +68,8 @@ def test_nothing_is_read_of_a_response_without_a_step(encoder):
 
 
 def _group(**changes):
-    labels = [[1.0, 0.25, 0.0], [True, None, False]]
-    return Group("g", "p", [TEXT, TEXT], [True, False], [True, True], step_labels=labels, **changes)
+    values = {"step_labels": [[1.0, 0.25, 0.0], [True, None, False]]} | changes
+    return Group("g", "p", [TEXT, TEXT], [True, False], [True, True], **values)
 
 
 @pytest.mark.parametrize(
@@ -85,19 +85,16 @@ def _group(**changes):
 def test_targets_are_outcomes_or_labels_hard_or_soft(kind, labels, expected, encoder):
     tokens = TOKENS if kind == "next_token" else None
     found = Layout(encoder, kind, tokens, labels).group(_group())
-    assert [list(one.targets) for one in found.responses] == [pytest.approx(some, nan_ok=True) for some in expected]
+    assert [list(one.step_labels) for one in found.responses] == [pytest.approx(some, nan_ok=True) for some in expected]
     assert found.labels == [True, False]
 
 
 def test_labels_that_do_not_fit_the_steps_are_refused(encoder):
     layout = Layout(encoder, "value_head", labels="hard")
-    group = _group()
-    group.step_labels[1].append(1.0)
-    with pytest.raises(ImplicitPRMError, match=r"g, response 1: 4 step labels but 3 steps; set data\.steps"):
-        layout.group(group)
-    group.step_labels[1] = None
-    with pytest.raises(ImplicitPRMError, match="g, response 1: there are no step labels"):
-        layout.group(group)
+    with pytest.raises(ImplicitPRMError, match=r"g, response 1: 4 step labels but 3 steps.*data\.steps"):
+        layout.group(_group(step_labels=[[1.0, 0.25, 0.0], [1.0] * 4]))
+    with pytest.raises(ImplicitPRMError, match=r"g, response 1.*ipr-label"):
+        layout.group(_group(step_labels=[[1.0, 0.25, 0.0], None]))
 
 
 def test_the_sandbox_has_no_reserved_tokens_and_existing_ones_are_chosen(encoder):

@@ -147,4 +147,4 @@ def test_dev_metrics_by_hand(tmp_path, tokenizer):
     for key in ("eval_loss", "eval_rewards/accuracies", "eval_best_of_n/min", "eval_pass_at_1"):
         assert results[0][key] == pytest.approx(results[1][key], rel=1e-4)
     logits, targets = trainer._read(model, groups[0], [0])
-    assert len(logits) == len(targets) == len(groups[0].responses[0].targets)
+    assert len(logits) == len(targets) == len(groups[0].responses[0].step_labels)

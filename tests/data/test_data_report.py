@@ -3,7 +3,7 @@
 from array import array
 
 from implicit_prm.data.data_report import Lengths, Report, table
-from implicit_prm.data.tokenization import EncodedGroup, ResponseIds
+from implicit_prm.data.tokenization import EncodedGroup, TrainingResponse
 from implicit_prm.types import Group
 
 
@@ -13,7 +13,7 @@ def _group(labels, prompt="p", texts=None, finished=None):
 
 
 def _encoded(prompt, lengths, labels=()):
-    responses = [ResponseIds(array("i", range(length)), array("i", [0] * length)) for length in lengths]
+    responses = [TrainingResponse(array("i", range(length)), array("i", [0] * length)) for length in lengths]
     return EncodedGroup("g", array("i", range(prompt)), responses, list(labels))
 
 

@@ -42,7 +42,7 @@ def test_subset_and_take_responses_keep_everything_aligned(tmp_path):
     taken = subset(group, [2, 1])
     assert (taken.id, taken.prompt) == (group.id, "p")
     assert (taken.completions, taken.correctness, taken.finished) == (["c", "b"], [True, False], [True, False])
-    assert (taken.steps, taken.step_labels) == ([["c"], ["b"]], [[True], [False]])
+    assert (taken.steps, taken.step_labels) == ([["c"], ["b"]], [(True,), (False,)])
     drawn = {tuple(take_responses([group], 2, seed)[0].completions) for seed in range(20)}
     assert drawn == {("a", "b"), ("a", "c"), ("b", "c")}  # any of them, in their order
     assert take_responses([group], 2, 7) == take_responses([_group([True], "q"), group], 2, 7)[1:]

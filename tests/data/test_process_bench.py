@@ -45,12 +45,12 @@ def test_a_problem_comes_with_all_of_its_solutions(tmp_path):
     first, second = load_process_bench(str(write_rows(tmp_path / "pb.jsonl", some)), "unused")
     assert (first.id, first.prompt, first.extra["ids"]) == ("gsm8k-0", "1 + 1?", ["gsm8k-0", "gsm8k-2"])
     assert first.completions == ["One and one.\n\nThat is 3.\n- so 3\n\n\\boxed{3}", "Hm.\n\n\\boxed{2}"]
-    assert first.step_labels == [[True, False, False], [False, False]]
+    assert first.step_labels == [(True, False, False), (False, False)]
     assert first.correctness == [False, True]
     assert first.finished == [True, True]
     assert first.extra["generators"] == ["A", "B"]
     assert first.extra["my_prm"] == [[0.5] * 3, [0.5] * 2]
-    assert (second.id, second.step_labels) == ("gsm8k-1", [[True]])
+    assert (second.id, second.step_labels) == ("gsm8k-1", [(True,)])
 
 
 @pytest.mark.parametrize("form", ["pb.jsonl.gz", "pb.json", "pb.parquet"])

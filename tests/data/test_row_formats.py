@@ -98,14 +98,14 @@ def test_everything_a_grouped_row_may_bring(tmp_path):
     assert group.correctness == [True, False]
     assert all(type(label) is bool for label in group.correctness)
     assert (group.finished, group.steps) == ([True, False], [["a", "b"], ["c"]])
-    assert group.step_labels == [[True, True], [False]]
+    assert group.step_labels == [(True, True), (False,)]
     assert group.step_label_source is None
 
 
 def test_estimated_step_labels_are_numbers_and_say_who_made_them(tmp_path):
     labels = [[0.25, 1, None], None]
     (group,) = _load(tmp_path, [{**GROUPED[0], "step_labels": labels, "step_label_source": "math_shepherd"}])
-    assert group.step_labels == labels
+    assert group.step_labels == [(0.25, 1, None), None]
     assert group.step_label_source == "math_shepherd"
     assert group.extra == {}
 
@@ -162,10 +162,10 @@ GOOD = GROUPED[0]
         ({**GOOD, "finished": []}, ["row 2: 2 responses but 0 entries in finished"]),
         ({**GOOD, "steps": [["2"]]}, ["row 2: 2 responses but 1 entries in steps"]),
         ({**GOOD, "step_labels": [[True]]}, ["row 2: 2 responses but 1 entries in step_labels"]),
-        ({**GOOD, "step_labels": [[True], True]}, ["row 2: step_labels of response 1 must be a list"]),
-        ({**GOOD, "step_labels": [[True], [1.5]]}, ["row 2: the step label 1.5 of response 1 must be true, false"]),
-        ({**GOOD, "step_labels": [[math.nan], [1]]}, ["row 2: the step label nan of response 0 must be true, false"]),
-        ({**GOOD, "step_labels": [["right"], [1]]}, ["row 2: the step label 'right' of response 0 must be true"]),
+        ({**GOOD, "step_labels": [[True], True]}, ["row 2: response 1: expected a list of step labels"]),
+        ({**GOOD, "step_labels": [[True], [1.5]]}, ["row 2: response 1: ", "1.5"]),
+        ({**GOOD, "step_labels": [[math.nan], [1]]}, ["row 2: response 0: ", "nan"]),
+        ({**GOOD, "step_labels": [["right"], [1]]}, ["row 2: response 0: ", "'right'"]),
         ({**GOOD, "step_label_source": 3}, ["row 2: step_label_source is 3; it must be the name of who says so"]),
         ({**GOOD, "prompt": ""}, ["row 2: the prompt is ''; it must be a text"]),
         ({**GOOD, "prompt": " \n"}, ["row 2: the prompt is ' \\n'; it must be a text"]),

@@ -16,7 +16,7 @@ import torch
 from implicit_prm.baselines.labels.labeller import LabelledGroup
 from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.config import MathShepherdConfig, PolicyConfig
-from implicit_prm.data.tokenization import Encoder, context_length
+from implicit_prm.data.tokenization import EncodedResponse, Encoder, context_length
 from implicit_prm.grading.grader import Grader
 from implicit_prm.models import forward, loading
 from implicit_prm.rollouts.transformers_sampler import Prefix, complete
@@ -82,8 +82,8 @@ class MathShepherd:
         remaining: dict[PrefixKey, int] = {}
         for index, group in enumerate(block):
             prompt_ids = self._encoder.prompt_ids(group.prompt)
-            for response in range(len(group)):
-                for cut in self._cuts(group, response):
+            for encoded in self._encoder.group_responses(group):
+                for cut in _cuts(encoded):
                     seed = self._seed(group, cut.key)
                     prefixes.setdefault((index, cut.key), Prefix(prompt_ids, cut.ids, seed))
                     remaining.setdefault((index, cut.key), cut.remaining)
@@ -110,29 +110,14 @@ class MathShepherd:
     def _labelled(self, group: Group, index: int, completed: dict[PrefixKey, _Completed]) -> LabelledGroup:
         m = self._config.sampling.n
         counts, used = [], set()
-        for response in range(len(group)):
-            keys = [(index, cut.key) for cut in self._cuts(group, response)]
+        for response, encoded in enumerate(self._encoder.group_responses(group)):
+            keys = [(index, cut.key) for cut in _cuts(encoded)]
             used |= set(keys)
-            has_steps = bool(self._encoded(group, response).spans)
-            outcome = [m * bool(group.correctness[response])] * has_steps
+            outcome = [m * bool(group.correctness[response])] * bool(encoded.spans)
             counts.append([completed[key].correct for key in keys] + outcome)
         labels = [[count / m for count in response_counts] for response_counts in counts]
         tokens = sum((completed[key].tokens for key in used), TokenCounts())
         return LabelledGroup(group, labels, tokens, {"step_counts": counts, "completions_per_step": m})
-
-    def _cuts(self, group: Group, response: int) -> list[_Cut]:
-        """The response cut after each step but the last."""
-        encoded = self._encoded(group, response)
-        ends = read_positions(encoded.step_of_token, len(encoded.spans))[:-1]
-        prefixes = [encoded.ids[: end + 1] for end in ends]
-        return [_Cut(_hash(ids), ids, len(encoded.ids) - len(ids)) for ids in prefixes]
-
-    def _encoded(self, group: Group, response: int) -> Any:
-        given = group.steps[response] if group.steps is not None and self._config.steps == "given" else None
-        try:
-            return self._encoder.response(group.completions[response], group.finished[response], given)
-        except ImplicitPRMError as error:
-            raise ImplicitPRMError(f"{group.id}, response {response}: {error}") from None
 
     def _check(self, groups: Sequence[Group], context: int | None) -> None:
         """Refuse groups that cannot be labelled before sampling starts, rather than hours later."""
@@ -143,14 +128,21 @@ class MathShepherd:
             if context is None:
                 continue
             room = context - len(self._encoder.prompt_ids(group.prompt)) - new_tokens
-            for response in range(len(group)):
-                longest = max((len(cut.ids) for cut in self._cuts(group, response)), default=0)
+            for response, encoded in enumerate(self._encoder.group_responses(group)):
+                longest = max((len(cut.ids) for cut in _cuts(encoded)), default=0)
                 if longest > room:
                     raise ImplicitPRMError(
                         f"{group.id}, response {response}: the prompt, a prefix of {longest} tokens and "
                         f"sampling.max_new_tokens={new_tokens} exceed the model's context of {context} tokens; lower "
                         "sampling.max_new_tokens or remove the response"
                     )
+
+
+def _cuts(encoded: EncodedResponse) -> list[_Cut]:
+    """The response cut after each step but the last."""
+    ends = read_positions(encoded.step_of_token, len(encoded.spans))[:-1]
+    prefixes = [encoded.ids[: end + 1] for end in ends]
+    return [_Cut(_hash(ids), ids, len(encoded.ids) - len(ids)) for ids in prefixes]
 
 
 def _hash(ids: Sequence[int]) -> bytes:

@@ -131,8 +131,8 @@ def _agreement(groups: Sequence[Group], labels: dict[str, list[list[float]]]) ->
         if group.step_labels is None or group.step_label_source is not None:
             continue
         for truth, made in zip(group.step_labels, labels[group.id], strict=True):
-            if truth is None or len(truth) != len(made) or any(value not in (0, 1) for value in truth):
+            if truth is None or len(truth) != len(made) or not truth.is_hard:
                 continue
-            end = truth.index(False) + 1 if False in truth else len(truth)
+            end = len(truth) if truth.first_error is None else truth.first_error + 1
             agree += [bool(true) == (value > 0) for true, value in zip(truth[:end], made[:end], strict=True)]
     return agree

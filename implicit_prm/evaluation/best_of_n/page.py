@@ -124,11 +124,10 @@ def _shown(
 def _marks(group: Group, place: int, one: StepScores) -> list[list[str]]:
     """What is known of each step: is it right, by the data's own label, and is it the lowest?"""
     marks: list[list[str]] = [[] for _ in one.step_rewards]
-    labels = (group.step_labels[place] if group.step_labels is not None else None) or []
-    if len(labels) == len(marks):
-        first = labels.index(False) if False in labels else len(labels)
+    labels = group.step_labels[place] if group.step_labels is not None else None
+    if labels is not None and len(labels) == len(marks):
         for step, label in enumerate(labels):
-            marks[step].append(RIGHT if label else FIRST_WRONG if step == first else WRONG)
+            marks[step].append(RIGHT if label else FIRST_WRONG if step == labels.first_error else WRONG)
     if len(marks) > 1 and one.lowest_step is not None:
         marks[one.lowest_step].append(LOWEST)
     return marks

@@ -114,10 +114,10 @@ def score_subset(
     scores = scorer.score_all(groups, folder, scorer.key(groups))
     for group, some in zip(groups, scores, strict=True):
         for place, (told, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
-            labels = told or []
-            if len(one.step_rewards) not in (0, len(labels)) or (scorer.prm is None and not one.step_rewards):
+            steps = len(told or [])
+            if len(one.step_rewards) not in (0, steps) or (scorer.prm is None and not one.step_rewards):
                 raise ImplicitPRMError(
-                    f"{name}, solution {group.extra['ids'][place]}: {len(labels)} steps but {len(one.step_rewards)} "
+                    f"{name}, solution {group.extra['ids'][place]}: {steps} steps but {len(one.step_rewards)} "
                     f"scores in column {config.scores_column}"
                 )
     sizes = [len(group) for group in groups]

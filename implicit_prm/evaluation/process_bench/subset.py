@@ -28,8 +28,8 @@ class Subset:
     @property
     def labels(self) -> NDArray[np.int64]:
         """[n] index of the first wrong step, -1 for none."""
-        flat = [labels or [] for group in self.groups for labels in group.step_labels or []]
-        return np.array([labels.index(False) if False in labels else -1 for labels in flat])
+        errors = [labels.first_error if labels else None for group in self.groups for labels in group.step_labels or []]
+        return np.array([-1 if error is None else error for error in errors])
 
     @property
     def problem(self) -> NDArray[np.int64]:

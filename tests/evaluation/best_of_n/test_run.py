@@ -195,7 +195,7 @@ def test_estimated_step_labels_measure_nothing_and_unclear_ones_are_refused():
         assert step_metrics([replace(group, step_label_source=source)], scores) == {}
     assert step_metrics([replace(group, step_labels=[None])], scores) == {}
     for label in (0.25, None):
-        with pytest.raises(ImplicitPRMError, match=f"problem p, response 0: the step label {label} is neither"):
+        with pytest.raises(ImplicitPRMError, match=f"problem p, response 0: .*{label}"):
             step_metrics([replace(group, step_labels=[[label, 0.0]])], scores)
 
 
