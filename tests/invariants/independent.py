@@ -62,7 +62,7 @@ def step_sums(rewards, steps):
 
 
 def loss(name, groups):
-    """`groups`: for each prompt [(token rewards, step of every token, correct, step labels), ...]. A mean over units."""
+    """Mean over units. `groups`: for each prompt [(token rewards, step of every token, correct, step labels), ...]."""
     rewards = [[(tokens.sum(), correct) for tokens, _, correct, _ in group] for group in groups]
     every = [one for group in rewards for one in group]
     mixed = [group for group in rewards if len({correct for _, correct in group}) == 2]
