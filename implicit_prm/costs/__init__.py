@@ -1,1 +1,1 @@
-"""What a training run takes, before it is started: a model's shape, arithmetic on it, and the report."""
+"""What a run costs: floating-point operations, memory, the estimate before training and the ledger after it."""

@@ -1,4 +1,4 @@
-"""How many tokens a run passes through its models, and in what pieces: counted in the data, or as stated."""
+"""The tokens of a training run and the pieces they run in: counted in the data, or as `estimate.*` states them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from implicit_prm.config import EstimateConfig, LossConfig, TrainConfig
+from implicit_prm.costs.operations import Tokens
 from implicit_prm.data import training_set
 from implicit_prm.data.data_report import Report
 from implicit_prm.data.tokenization import Encoder
@@ -17,28 +18,20 @@ from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.types import ImplicitPRMError
 
 _SAMPLE = 1000
-# Stated lengths are means; responses to a prompt are spread evenly over this share of it.
+# Stated response lengths are means; the responses to a prompt are spread evenly over this range around the mean.
 _SPREAD = (0.6, 1.4)
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Tokens that pass through a model with their padding, those that are read, and pairs that attention multiplies."""
-
-    padded: float = 0.0
-    read: float = 0.0
-    pairs: float = 0.0
-
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(self.padded + other.padded, self.read + other.read, self.pairs + other.pairs)
-
-    def __mul__(self, factor: float) -> Tokens:
-        return Tokens(self.padded * factor, self.read * factor, self.pairs * factor)
-
-
-@dataclass(frozen=True)
 class Piece:
-    """`rows` rows of `width` tokens, `read` of which have their log-probability read, behind `prompt` shared ones."""
+    """Rows that run together.
+
+    Args:
+        prompt: tokens of the shared prompt that the rows attend to; 0 for plain rows.
+        rows: number of rows.
+        width: tokens of a row, padding included.
+        read: tokens whose log-probability is computed.
+    """
 
     prompt: int
     rows: int
@@ -47,31 +40,37 @@ class Piece:
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(self.rows * self.width, self.read, self.rows * self.width * (self.width / 2 + self.prompt))
+        """The tokens of one pass over the rows, without the shared prompt."""
+        return Tokens.rows(self.rows, self.width, self.prompt, self.read)
+
+    @property
+    def size(self) -> int:
+        """Tokens of all rows, padding included."""
+        return self.rows * self.width
 
     def __str__(self) -> str:
-        return f"{self.rows} x {self.width}" + (f" behind {self.prompt}" if self.prompt else "")
+        return f"{self.rows} x {self.width}" + (f" after {self.prompt}" if self.prompt else "")
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """A prompt's tokens and those of its responses."""
+    """The number of tokens of a prompt and of each of its responses."""
 
     prompt: int
     responses: Sequence[int]
 
     def pieces(self, max_tokens: int, shared: bool) -> list[Piece]:
-        """What is run at once, as `group_logprobs` cuts it: rows of responses, or of prompt and response."""
-        behind = self.prompt - 1 if shared else 0
-        in_a_row = 0 if shared else self.prompt
+        """The pieces that `group_logprobs` runs: rows of responses if the prompt is shared, else prompt + response."""
+        shared_tokens = self.prompt - 1 if shared else 0
+        row_prompt = 0 if shared else self.prompt
         cut = pieces(self.responses, max_tokens, 1 if shared else self.prompt)
-        found = [[self.responses[place] for place in places] for places in cut]
-        return [Piece(behind, len(some), max(some) + in_a_row, sum(some)) for some in found]
+        lengths = [[self.responses[index] for index in indices] for indices in cut]
+        return [Piece(shared_tokens, len(rows), max(rows) + row_prompt, sum(rows)) for rows in lengths]
 
-    def pass_through(self, max_tokens: int, shared: bool) -> Tokens:
-        """One pass over prompt and responses; a shared prompt is run once."""
-        total = Tokens(self.prompt - 1, 0, (self.prompt - 1) ** 2 / 2) if shared else Tokens()
-        return sum((piece.tokens for piece in self.pieces(max_tokens, shared)), total)
+    def forward(self, max_tokens: int, shared: bool) -> Tokens:
+        """One pass over prompt and responses. A shared prompt runs once."""
+        prompt = Tokens.rows(1, self.prompt - 1) if shared else Tokens()
+        return sum((piece.tokens for piece in self.pieces(max_tokens, shared)), prompt)
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,14 @@ class Workload:
 
     Args:
         source: where the lengths come from, in words.
-        responses: of a prompt.
-        trained: what passes forward and backward.
-        repeated: what passes the policy without gradient too: for a group in several pieces whose loss looks at all of
-            it, all but the first piece, and for KTO's baseline.
-        asked: what the reference reads, once in a run.
-        typical, longest: the middle and the largest of the prompts' largest pieces.
+        prompts: number of prompts.
+        responses: mean number of responses to a prompt.
+        trained: tokens of the forward and backward pass.
+        repeated: tokens of the policy's extra passes without gradient: for a loss over whole groups, all pieces of a
+            group but the first; for KTO, its baseline.
+        reference: tokens that the reference scores, once in a run.
+        typical: the median of the prompts' largest pieces.
+        longest: the largest of them.
     """
 
     source: str
@@ -93,16 +94,20 @@ class Workload:
     responses: float
     trained: Tokens
     repeated: Tokens
-    asked: Tokens
+    reference: Tokens
     typical: Piece
     longest: Piece
 
 
 @dataclass(frozen=True)
-class Way:
-    """How groups are run: at most so many tokens at once, the prompt shared unless checkpointing forbids it.
+class Batching:
+    """How groups are cut into pieces.
 
-    `whole` runs every group in one piece of plain rows, as training does under DeepSpeed.
+    Args:
+        max_tokens: tokens of one piece, padding included.
+        checkpointing: gradient checkpointing, under which prompts are not shared.
+        loss: some losses look at whole groups.
+        whole: run every group in one piece of plain rows, as training under DeepSpeed does.
     """
 
     max_tokens: int
@@ -112,52 +117,64 @@ class Way:
 
     @property
     def shared(self) -> bool:
+        """Is the prompt of a group run once for all responses?"""
         return not self.checkpointing and not self.whole
 
-    def pieces(self, one: Lengths) -> list[Piece]:
-        """What the policy runs at once."""
-        return one.pieces(sys.maxsize if self.whole else self.max_tokens, self.shared)
+    @property
+    def _limit(self) -> int:
+        return sys.maxsize if self.whole else self.max_tokens
 
-    def trained(self, one: Lengths) -> Tokens:
-        """What passes forward and backward."""
-        return one.pass_through(sys.maxsize if self.whole else self.max_tokens, self.shared)
+    def pieces(self, lengths: Lengths) -> list[Piece]:
+        """The pieces that the policy runs."""
+        return lengths.pieces(self._limit, self.shared)
 
-    def repeated(self, one: Lengths) -> Tokens:
-        """What passes the policy without gradient before, or beside, the pass that has one."""
+    def trained(self, lengths: Lengths) -> Tokens:
+        """Tokens of the policy's forward and backward pass."""
+        return lengths.forward(self._limit, self.shared)
+
+    def repeated(self, lengths: Lengths) -> Tokens:
+        """Tokens of the policy's extra passes without gradient; see `Workload`."""
         total = Tokens()
         if not self.loss.by_response:
-            total += sum((piece.tokens for piece in self.pieces(one)[1:]), Tokens())
+            total += sum((piece.tokens for piece in self.pieces(lengths)[1:]), Tokens())
         if self.loss.name == "kto":
-            total += one.pass_through(self.max_tokens, self.shared)
+            total += lengths.forward(self.max_tokens, self.shared)
         return total
 
-    def asked(self, one: Lengths) -> Tokens:
-        """What the reference is asked; unpaired KTO asks it about as many mismatched responses too."""
-        twice = self.loss.name == "kto" and not self.loss.needs_pairs
-        return one.pass_through(self.max_tokens, shared=True) * (2 if twice else 1)
+    def reference(self, lengths: Lengths) -> Tokens:
+        """Tokens that the reference scores. Unpaired KTO adds about as many mismatched responses."""
+        passes = 2 if self.loss.name == "kto" and not self.loss.needs_pairs else 1
+        return lengths.forward(self.max_tokens, shared=True) * passes
 
-    def largest(self, one: Lengths) -> Piece:
-        return max(self.pieces(one), key=_size)
+    def largest(self, lengths: Lengths) -> Piece:
+        """The piece with the most tokens."""
+        return max(self.pieces(lengths), key=lambda piece: piece.size)
 
 
-def workload(config: TrainConfig, limit: int | None, way: Way, seed: int, say: Callable[[str], None]) -> Workload:
-    """The run's tokens: of the data if it is a local file and the tokenizer can be opened, else as `estimate.*` states.
+def workload(
+    config: TrainConfig, limit: int | None, batching: Batching, seed: int, say: Callable[[str], None]
+) -> Workload:
+    """The run's tokens, counted if the data is a local file and the tokenizer opens, else as `estimate.*` states them.
 
     Args:
+        config: of the run.
         limit: the longest prompt + response in tokens.
+        batching: how groups are cut into pieces.
+        seed: of the sample of prompts that is counted.
+        say: prints a line.
 
     Raises:
         ImplicitPRMError: data that training would refuse as well.
     """
     assert config.estimate is not None
     if not Path(config.data.train).exists():
-        say(f"data.train={config.data.train} is not a local file or folder: lengths are as estimate.* states them")
-        return stated(config.estimate, limit, way)
+        say(f"data.train={config.data.train} is not a local file or folder: using the lengths in estimate.*")
+        return stated(config.estimate, limit, batching)
     try:
         tokenizer = loading.open_tokenizer(config.model)
     except ImplicitPRMError as error:
-        say(f"{error}; without the tokenizer, lengths are as estimate.* states them")
-        return stated(config.estimate, limit, way)
+        say(f"{error}; without a tokenizer, using the lengths in estimate.*")
+        return stated(config.estimate, limit, batching)
     train, _ = training_set.read(config.data, config.loss, seed)
     groups = train.groups
     sample = random.Random(seed).sample(groups, min(_SAMPLE, len(groups)))
@@ -171,37 +188,33 @@ def workload(config: TrainConfig, limit: int | None, way: Way, seed: int, say: C
     lengths = [Lengths(len(g.prompt_ids), [len(response.ids) for response in g.responses]) for g in encoded]
     source = f"{config.data.train}, all prompts counted"
     if len(sample) < len(groups):
-        source = f"{config.data.train}, {len(sample):,} of {len(groups):,} prompts counted, drawn at random"
-    return of_lengths(lengths, round(len(groups) * len(encoded) / len(sample)), way, source)
+        source = f"{config.data.train}, a random {len(sample):,} of {len(groups):,} prompts counted"
+    return mean_workload(lengths, round(len(groups) * len(encoded) / len(sample)), batching, source)
 
 
-def of_lengths(lengths: Sequence[Lengths], prompts: int, way: Way, source: str) -> Workload:
-    """What prompts of these lengths make, `prompts` of them in all."""
+def mean_workload(lengths: Sequence[Lengths], prompts: int, batching: Batching, source: str) -> Workload:
+    """The workload of `prompts` prompts with the mean of these lengths."""
     each = 1 / len(lengths)
-    largest = sorted(map(way.largest, lengths), key=_size)
+    largest = sorted(map(batching.largest, lengths), key=lambda piece: piece.size)
     return Workload(
         source=source,
         prompts=prompts,
         responses=sum(len(one.responses) for one in lengths) * each,
-        trained=sum(map(way.trained, lengths), Tokens()) * each,
-        repeated=sum(map(way.repeated, lengths), Tokens()) * each,
-        asked=sum(map(way.asked, lengths), Tokens()) * each,
+        trained=sum(map(batching.trained, lengths), Tokens()) * each,
+        repeated=sum(map(batching.repeated, lengths), Tokens()) * each,
+        reference=sum(map(batching.reference, lengths), Tokens()) * each,
         typical=largest[len(largest) // 2],
         longest=largest[-1],
     )
 
 
-def stated(estimate: EstimateConfig, limit: int | None, way: Way) -> Workload:
-    """Prompts of the stated mean lengths; the longest piece is one of responses that are all as long as stated."""
+def stated(estimate: EstimateConfig, limit: int | None, batching: Batching) -> Workload:
+    """Prompts of the stated mean lengths. In the longest piece, all responses have the stated maximal length."""
     prompt, low, high = estimate.prompt_tokens, *_SPREAD
     longest = estimate.longest_tokens if limit is None else min(limit, estimate.longest_tokens)
     room = max(1, longest - prompt)
-    places = [(place + 0.5) / estimate.responses for place in range(estimate.responses)]
-    responses = [min(room, round(estimate.response_tokens * (low + (high - low) * place))) for place in places]
-    source = f"as stated, {prompt} + {estimate.response_tokens} tokens in the mean, {longest} at most"
-    load = of_lengths([Lengths(prompt, responses)], estimate.prompts, way, source)
-    return replace(load, longest=way.largest(Lengths(prompt, [room] * estimate.responses)))
-
-
-def _size(piece: Piece) -> int:
-    return piece.rows * piece.width
+    fractions = [(index + 0.5) / estimate.responses for index in range(estimate.responses)]
+    responses = [min(room, round(estimate.response_tokens * (low + (high - low) * part))) for part in fractions]
+    source = f"as stated: {prompt} + {estimate.response_tokens} tokens on average, at most {longest}"
+    load = mean_workload([Lengths(prompt, responses)], estimate.prompts, batching, source)
+    return replace(load, longest=batching.largest(Lengths(prompt, [room] * estimate.responses)))

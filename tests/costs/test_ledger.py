@@ -1,4 +1,4 @@
-"""The ledger: tokens of runs as they were, operations by hand, and what is and is not in the total."""
+"""The ledger: tokens that runs recorded, FLOPs by hand, totals."""
 
 import json
 
@@ -16,9 +16,9 @@ from implicit_prm.config import (
     SamplingConfig,
     TextConfig,
 )
-from implicit_prm.costs.ledger import Ledger, count, sampling_flops, tokens_of, with_each_response
+from implicit_prm.costs.ledger import Ledger, count, tokens_of, with_each_response
+from implicit_prm.costs.operations import Tokens, forward_flops
 from implicit_prm.costs.shapes import Shape, open_shape
-from implicit_prm.costs.workload import Tokens
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.rollouts.run import rollout
@@ -41,7 +41,7 @@ def test_tokens_and_pairs_by_hand():
 
 def test_sampling_by_hand():
     body = 2 * 1000 * 140 + 4 * 2 * 8 * 2500
-    assert sampling_flops(SHAPE, COUNTS) == body + 2 * 50 * 120
+    assert forward_flops(SHAPE, tokens_of(COUNTS)) == body + 2 * 50 * 120
 
 
 def test_counts_are_those_of_the_tokenizer(tmp_path, tokenizer):
@@ -57,8 +57,8 @@ def _shape(folder):
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory, tiny_folder):
-    """Rollouts, labels, a value head, an implicit PRM."""
+def runs(tmp_path_factory, tiny_folder):
+    """Rollouts, labels, a value head and an implicit PRM."""
     folder = tmp_path_factory.mktemp("ledger")
     sampling = SamplingConfig(n=4, max_new_tokens=30, batch_size=8)
     policy = PolicyConfig(str(tiny_folder))
@@ -74,21 +74,21 @@ def road(tmp_path_factory, tiny_folder):
     return folder
 
 
-def test_every_run_is_read_from_what_it_left(road, tiny_folder):
+def test_runs_are_read_from_their_files(runs, tiny_folder):
     ledger = Ledger()
-    ledger.rollouts(road / "r.jsonl")
-    ledger.labels(road / "l.jsonl")
-    ledger.training(road / "value")
-    ledger.scoring(road / "value", road / "rows.jsonl")
+    ledger.rollouts(runs / "r.jsonl")
+    ledger.labels(runs / "l.jsonl")
+    ledger.training(runs / "value")
+    ledger.scoring(runs / "value", runs / "rows.jsonl")
     rows = ledger.rows()
     assert [row["stage"] for row in rows] == ["rollouts", "labels", "training", "scoring"]
     assert [row["responses"] for row in (rows[0], rows[2], rows[3])] == [20, 32, 32]
-    labelled = [json.loads(line)["step_label_tokens"] for line in (road / "l.jsonl").read_text().splitlines()]
+    labelled = [json.loads(line)["step_label_tokens"] for line in (runs / "l.jsonl").read_text().splitlines()]
     assert rows[1]["response_tokens"] == sum(one["response_tokens"] for one in labelled)
     assert rows[1]["responses"] == 4 * rows[1]["prompts"] == sum(one["responses"] for one in labelled)
 
     shape = _shape(tiny_folder)
-    for row in rows[2:]:  # the prompt stands before each response: 32 rows
+    for row in rows[2:]:  # the prompt precedes each response: 32 rows
         assert row["prompts"] == 32
     tokens = rows[2]["prompt_tokens"] + rows[2]["response_tokens"]
     pairs = tokens_of(TokenCounts(*(rows[2][key] for key in TokenCounts.__annotations__))).pairs
@@ -100,23 +100,23 @@ def test_every_run_is_read_from_what_it_left(road, tiny_folder):
     assert ledger.total(rollouts=False) == pytest.approx(ledger.total() - rows[0]["flops"])
 
 
-def test_an_implicit_prm_encodes_prompts_once_and_asks_its_reference_once(road, tiny_folder):
+def test_implicit_prm_encodes_prompts_once_and_runs_its_reference_once(runs, tiny_folder):
     ledger = Ledger()
-    ledger.training(road / "ce")
-    ledger.scoring(road / "ce", road / "rows.jsonl")
-    trained, asked, scored = ledger.rows()
+    ledger.training(runs / "ce")
+    ledger.scoring(runs / "ce", runs / "rows.jsonl")
+    trained, reference, scored = ledger.rows()
     assert (trained["prompts"], trained["responses"]) == (8, 32)
-    assert asked["prompt_tokens"] == trained["prompt_tokens"]
+    assert reference["prompt_tokens"] == trained["prompt_tokens"]
     shape = _shape(tiny_folder)
     counts = TokenCounts(*(trained[key] for key in TokenCounts.__annotations__))
     body = 2 * shape.backbone * (counts.prompt_tokens + counts.response_tokens)
     body += 4 * shape.layers * shape.attention_width * tokens_of(counts).pairs
     head = 2 * shape.head * counts.response_tokens
     assert trained["flops"] == pytest.approx(2 * (3 * body + 4 * head))
-    assert asked["flops"] == pytest.approx(body + head)
+    assert reference["flops"] == pytest.approx(body + head)
     assert scored["flops"] == pytest.approx(2 * (body + head))
     value = Ledger()
-    value.training(road / "value")
+    value.training(runs / "value")
     assert value.rows()[0]["response_tokens"] == trained["response_tokens"]
     assert value.rows()[0]["prompt_tokens"] == 4 * trained["prompt_tokens"]
 
@@ -131,8 +131,8 @@ def test_exact_labels_cost_nothing(tmp_path):
     assert ledger.total() == 0
 
 
-def test_what_a_run_did_not_leave_is_named(tmp_path):
-    with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl\.meta\.json: No such file .* the ledger reads"):
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl\.meta\.json"):
         Ledger().rollouts(tmp_path / "rows.jsonl")
-    with pytest.raises(ImplicitPRMError, match=r"data_report\.json: No such file"):
+    with pytest.raises(ImplicitPRMError, match=r"data_report\.json"):
         Ledger().training(tmp_path)

@@ -1,4 +1,4 @@
-"""Shapes of public models from their configuration, and what autograd keeps against a real forward pass."""
+"""Shapes of public models from their configuration."""
 
 import json
 
@@ -7,13 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from implicit_prm.config import LoraConfig, ModelConfig
-from implicit_prm.costs.shapes import open_shape, saved_bytes
-from implicit_prm.costs.workload import Piece
-from implicit_prm.models.shared_prompt import PlainRows, SharedPrompt
+from implicit_prm.costs.shapes import open_shape, shape_of
 from implicit_prm.training.initial_model import with_lora
 from implicit_prm.types import ImplicitPRMError
 
-# The public config.json of each, without what has no part in its shape.
+# The public config.json of each, reduced to the keys that determine the shape.
 LLAMA_31_8B = {
     "model_type": "llama",
     "vocab_size": 128256,
@@ -39,14 +37,14 @@ QWEN25_7B = {
 }
 
 
-def folder(path, values):
+def config_folder(path, values):
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps(values))
     return str(path)
 
 
 def test_llama_by_hand(tmp_path):
-    shape, _, dtype = open_shape(ModelConfig(folder(tmp_path / "llama", LLAMA_31_8B), dtype="auto"))
+    shape, _, dtype = open_shape(ModelConfig(config_folder(tmp_path / "llama", LLAMA_31_8B), dtype="auto"))
     attention = 4096 * (4096 + 1024 + 1024 + 4096)
     layer = attention + 3 * 4096 * 14336 + 2 * 4096
     assert shape.backbone == 32 * layer + 4096 == 6_979_588_096
@@ -57,7 +55,7 @@ def test_llama_by_hand(tmp_path):
 
 
 def test_qwen_and_its_adapter_by_hand(tmp_path):
-    shape, _, dtype = open_shape(ModelConfig(folder(tmp_path / "qwen", QWEN25_7B), lora=LoraConfig(r=16)))
+    shape, _, dtype = open_shape(ModelConfig(config_folder(tmp_path / "qwen", QWEN25_7B), lora=LoraConfig(r=16)))
     assert shape.base == 7_615_616_512
     ends = [(3584, 3584), (3584, 512), (3584, 512), (3584, 3584), (3584, 18944), (3584, 18944), (18944, 3584)]
     assert shape.trained == shape.adapter == 28 * 16 * sum(map(sum, ends)) == 40_370_176
@@ -65,64 +63,31 @@ def test_qwen_and_its_adapter_by_hand(tmp_path):
 
 
 def test_tied_embeddings_are_held_once(tmp_path):
-    shape, _, _ = open_shape(ModelConfig(folder(tmp_path / "m", QWEN25_7B | {"tie_word_embeddings": True})))
+    shape, _, _ = open_shape(ModelConfig(config_folder(tmp_path / "m", QWEN25_7B | {"tie_word_embeddings": True})))
     assert shape.tied
     assert shape.base == 7_615_616_512 - shape.head
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("lora", [None, LoraConfig(r=2)])
-def test_saved_bytes_are_those_of_a_real_piece(shared, autocast, lora, tiny_folder):
-    config = ModelConfig(str(tiny_folder), lora=lora)
-    _, meta, dtype = open_shape(config)
-    real = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="sdpa").train()
-    if lora is not None:
-        real = with_lora(real, lora)
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*real.parameters(), *real.buffers())}
-    saved = {}
-
-    def keep(tensor):
-        if tensor.untyped_storage().data_ptr() not in weights:
-            saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    prompt, responses = list(range(1, 21)), [[3] * 90, [4] * 90, [5] * 70]
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), hooks:
-        (SharedPrompt if shared else PlainRows)(real, prompt).logprobs(responses)
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    piece = Piece(19, 3, 90, 250) if shared else Piece(0, 3, 110, 250)
-    # The real one keeps what the head needs as well: the hidden states that are read, and their targets.
-    extra = measured - saved_bytes(meta, piece, dtype, autocast, checkpointing=False)
-    assert 0 <= extra < 0.06 * measured
-
-
-def test_checkpointing_keeps_one_hidden_state_a_layer(tmp_path):
-    short = LLAMA_31_8B | {"num_hidden_layers": 3}
-    _, model, dtype = open_shape(ModelConfig(folder(tmp_path / "llama", short), dtype="bfloat16"))
-    kept = saved_bytes(model, Piece(0, 2, 64, 64), dtype, False, checkpointing=True)
-    states = 3 * 2 * 64 * 4096 * 2
-    assert states < kept < 2.5 * states  # and what the final norm keeps, in float32
-    # The model is as it was: the same question without checkpointing has another answer, and again the first one.
-    assert saved_bytes(model, Piece(0, 2, 64, 64), dtype, False, checkpointing=False) > 10 * kept
-    assert saved_bytes(model, Piece(0, 2, 64, 64), dtype, False, checkpointing=True) == kept
-
-
-def test_a_model_that_cannot_be_reached_names_the_way_out():
-    with pytest.raises(ImplicitPRMError, match=r"no/where.*local folder that holds the model's config.json"):
+def test_unreachable_model_is_named():
+    with pytest.raises(ImplicitPRMError, match=r"no/where.*config.json"):
         open_shape(ModelConfig("no/where"))
 
 
-def test_a_start_that_is_an_adapter_has_its_bases_shape(tmp_path, tiny_folder):
+def test_adapter_to_start_from_has_the_shape_of_its_base(tmp_path, tiny_folder):
     base = AutoModelForCausalLM.from_pretrained(tiny_folder)
     with_lora(base, LoraConfig(r=2)).save_pretrained(tmp_path)
     shape, _, _ = open_shape(ModelConfig(str(tmp_path)))
     assert shape == open_shape(ModelConfig(str(tiny_folder)))[0]
 
 
-def test_a_mixture_of_experts_is_refused(tmp_path):
+def test_mixture_of_experts_is_refused(tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     mixture = {"model_type": "mixtral", "num_local_experts": 4, "num_key_value_heads": 2, "vocab_size": 32} | sizes
     with pytest.raises(ImplicitPRMError, match="mixture of experts"):
-        open_shape(ModelConfig(folder(tmp_path / "moe", mixture)))
+        open_shape(ModelConfig(config_folder(tmp_path / "moe", mixture)))
+
+
+def test_shape_of_an_open_model(tiny_folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    assert shape_of(model) == open_shape(ModelConfig(str(tiny_folder)))[0]
+    assert shape_of(model).base == sum(parameter.numel() for parameter in model.parameters())
