@@ -1,9 +1,10 @@
-"""Time and memory of scoring as the work grows: the official way and this library, on a small random model.
+"""Time and memory of scoring by size: the official implementation and this library, on a small random model.
 
-    python scripts/bench_growth.py                       # docs/images/growth.png and growth.json, under three minutes
+    python scripts/bench_growth.py     # docs/images/growth.png and outputs/growth.json, under three minutes
 
-Four things grow one at a time from a base case: the prompt, the responses to it, the vocabulary, and a response. The
-model is small so that the sizes, not the hardware, make the picture; the log-ratios are checked at every point.
+Four sizes grow from a base case, one at a time: the prompt, the number of responses, the vocabulary, and the response.
+The model is small, so that the sizes rather than the hardware determine the result. Log-ratios are checked at every
+point.
 """
 
 from __future__ import annotations
@@ -15,17 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import torch
 from bench_scoring import agreement, variants
 from benchlib import measure, report, work
 from benchlib.official import Models
 from benchlib.rivals import UnavailableError
 from benchlib.run import progress
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -37,7 +35,7 @@ from implicit_prm.utils.io import atomic_write, write_json
 
 @dataclass(frozen=True)
 class Size:
-    """A case: tokens, responses, entries of the vocabulary."""
+    """A case: prompt tokens, number of responses, vocabulary size, mean response tokens."""
 
     prompt: int = 64
     responses: int = 8
@@ -51,7 +49,7 @@ AXES: dict[str, tuple[str, tuple[int, ...]]] = {
     "vocabulary": ("vocabulary", (8192, 32768, 131072, 262144)),
     "response": ("mean response (tokens)", (64, 256, 1024)),
 }
-# Name of a scoring variant: colour (Okabe and Ito's, which colour-blind readers tell apart), marker, line.
+# Scoring variant: colour (Okabe and Ito's palette for colour-blind readers), marker, line.
 LINES = {
     "official": ("#D55E00", "o", "-"),
     "ours, neither cached nor shared": ("#E69F00", "^", ":"),
@@ -62,7 +60,7 @@ LINES = {
 
 @dataclass(frozen=True)
 class Point:
-    """A variant at a size: medians over the rounds. `peak_bytes` is None where memory cannot be measured."""
+    """A variant at a size: medians over rounds. `peak_bytes` is None where memory cannot be measured."""
 
     axis: str
     size: Size
@@ -79,7 +77,7 @@ def measure_at(
     rounds: int,
     say: Callable[[str], None],
 ) -> list[Point]:
-    """All variants at one size: checked, then timed in turns."""
+    """Check all variants at one size, then time them in turns."""
     at = f"{AXES[axis][0]} = {getattr(size, axis)}"
     say(at)
     found = work.generate(tokenizer, (size.prompt, size.response), 1, size.responses, seed=0)
@@ -104,7 +102,7 @@ def measure_at(
 
 
 def sweep(axes: Mapping[str, Sequence[int]], rounds: int, console: Console) -> Iterator[list[Point]]:
-    """Every value of every axis, the other three as in the base case."""
+    """Measure every value of every axis, with the other three at their base value."""
     tokenizer = loading.open_tokenizer(PolicyConfig("sandbox"))
     sizes = [(axis, replace(Size(), **{axis: value})) for axis, values in axes.items() for value in values]
     made: dict[int, Models] = {}
@@ -123,21 +121,20 @@ def _models(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Models:
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Seconds above, peak memory below, one column for each thing that grows."""
+    """Plot seconds (above) and peak memory (below), one column per axis."""
     axes = [axis for axis in AXES if any(point.axis == axis for point in points)]
-    with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, grid = plt.subplots(
-            2, len(axes), figsize=(3 * len(axes), 5.2), sharex="col", sharey="row", squeeze=False
-        )
+    with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(3 * len(axes), 5.2))
+        grid = figure.subplots(2, len(axes), sharex="col", sharey="row", squeeze=False)
         for column, axis in enumerate(axes):
             for name, (colour, marker, line) in LINES.items():
-                on = [point for point in points if (point.axis, point.variant) == (axis, name)]
+                series = [point for point in points if (point.axis, point.variant) == (axis, name)]
                 style = {"color": colour, "marker": marker, "linestyle": line, "label": name, "markersize": 5}
-                at = [getattr(point.size, axis) for point in on]
-                if on:
-                    grid[0, column].plot(at, [point.seconds for point in on], **style)
-                    megabytes = [float("nan") if p.peak_bytes is None else p.peak_bytes / 1e6 for p in on]
-                    grid[1, column].plot(at, megabytes, **style)
+                sizes = [getattr(point.size, axis) for point in series]
+                if series:
+                    grid[0, column].plot(sizes, [point.seconds for point in series], **style)
+                    megabytes = [float("nan") if p.peak_bytes is None else p.peak_bytes / 1e6 for p in series]
+                    grid[1, column].plot(sizes, megabytes, **style)
             values = sorted({getattr(point.size, axis) for point in points if point.axis == axis})
             for panel in grid[:, column]:
                 panel.set(xscale="log", yscale="log")
@@ -153,20 +150,19 @@ def draw(points: Sequence[Point], path: Path) -> None:
         figure.tight_layout(rect=(0, 0, 1, 0.94))
         with atomic_write(path) as stream:
             figure.savefig(stream, dpi=150, format="png")
-        plt.close(figure)
 
 
 def run(axes: Mapping[str, Sequence[int]], rounds: int, figure: Path, data: Path, console: Console) -> list[Point]:
-    """Measure, and write figure and JSON; after Ctrl-C, of what there is."""
-    logging.set_verbosity_error()  # the sandbox's tokenizer says that its model would not read such long texts
+    """Measure, then write figure and JSON. Ctrl-C writes the points measured so far."""
+    logging.set_verbosity_error()  # the sandbox's tokenizer warns about texts longer than its model's context
     points: list[Point] = []
     try:
         for found in sweep(axes, rounds, console):
             points += found
     except KeyboardInterrupt:
         if not points:
-            raise SystemExit("interrupted before anything was measured") from None
-        console.print("interrupted; what was measured is written")
+            raise SystemExit("interrupted before the first measurement") from None
+        console.print("interrupted; writing the points measured so far")
     draw(points, figure)
     write_json(
         data,
@@ -186,7 +182,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--figure", type=Path, default=Path("docs/images/growth.png"))
     parser.add_argument("--json", type=Path, default=Path("outputs/growth.json"))
-    parser.add_argument("--redraw", type=Path, metavar="JSON", help="draw an earlier run's figure again")
+    parser.add_argument("--redraw", type=Path, metavar="JSON", help="redraw the figure of an earlier run")
     chosen = parser.parse_args()
     if chosen.redraw:
         points = json.loads(chosen.redraw.read_text(encoding="utf-8"))["points"]

@@ -1,10 +1,10 @@
-"""Hidden states to token log-probabilities and back: the output head alone, by this library and by others.
+"""Time the output head alone, from hidden states to log-probabilities and gradients: this library and others.
 
     python scripts/bench_head.py                                             # trained and frozen head, on the CPU
     python scripts/bench_head.py --vocabulary 131072 --width 2048 --tokens 4096 --device cuda --dtype bfloat16
 
-Values and gradients are compared with the definition's first (the largest error, relative to the largest number), then
-the variants take turns. PyTorch's linear_cross_entropy is given the chunk that this library would take.
+Values and gradients are first compared with those of whole logits (largest error relative to the largest value); then
+the variants take turns. PyTorch's linear_cross_entropy is given the chunk size that this library uses.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
 
 @dataclass(frozen=True)
 class Head:
-    """Tokens at an output head, and what the loss says of each log-probability."""
+    """Hidden states at an output head, their targets, and the loss's gradient for each log-probability."""
 
     hidden: Tensor
     weight: Tensor
     targets: Tensor
-    slopes: Tensor
+    gradients: Tensor
 
     @classmethod
     def draw(cls, chosen: argparse.Namespace, frozen: bool) -> Head:
@@ -65,11 +65,11 @@ class Head:
         """Values and gradients."""
         leaves = [leaf for leaf in (self.hidden, self.weight) if leaf.requires_grad]
         values = logprobs(self.hidden, self.weight, self.targets).float()
-        return [values.detach(), *torch.autograd.grad((values * self.slopes).sum(), leaves)]
+        return [values.detach(), *torch.autograd.grad((values * self.gradients).sum(), leaves)]
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """PyTorch's own (2.13 and newer), in chunks of the size that ours would be."""
+    """PyTorch's own (2.13 and newer), with our chunk size."""
     if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         raise rivals.UnavailableError(f"torch {torch.__version__} has no chunked linear_cross_entropy")
     chunks = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, CHUNK_BYTES // (4 * len(weight))))
@@ -90,7 +90,7 @@ WAYS: dict[str, LogProbs] = {
 
 
 def agreement(dtype: str) -> Callable[[str, Variant], dict[str, float]]:
-    """Compares values and gradients with those of the first variant that it sees."""
+    """A function that compares a variant's values and gradients with those of the first variant it is called with."""
     expected: list[Tensor] = []
 
     def check(name: str, variant: Variant) -> dict[str, float]:
@@ -102,21 +102,21 @@ def agreement(dtype: str) -> Callable[[str, Variant], dict[str, float]]:
             ((one - other).abs().max() / other.abs().max()).item() for one, other in zip(found, expected, strict=True)
         ]
         if not max(errors) <= TOLERANCE.get(dtype, float("inf")):
-            raise ImplicitPRMError(f"{name}: {max(errors):.1e} off the definition; nothing was timed")
+            raise ImplicitPRMError(f"{name}: error {max(errors):.1e} relative to whole logits; nothing was timed")
         return {"value error": errors[0], "gradient error": max(errors[1:])}
 
     return check
 
 
 def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
-    """A trained head, and a frozen one."""
+    """A report on a trained head, and one on a frozen head."""
     for frozen in (False, True):
         head = Head.draw(chosen, frozen)
         product = 2 * head.weight.numel() * len(head.targets)
-        useful = product * (2 if frozen else 3)  # forward, and a gradient for each factor that is trained
+        useful = product * (2 if frozen else 3)  # the forward pass, and a gradient for each trained factor
 
         def variant(logprobs: LogProbs, head: Head = head, useful: float = useful) -> Variant:
-            head.run(logprobs)  # raises where it is not to be had
+            head.run(logprobs)  # raises UnavailableError
             return Variant(partial(head.run, logprobs), Cost(useful, len(head.targets)), useful)
 
         makers = {name: partial(variant, logprobs) for name, logprobs in WAYS.items()}

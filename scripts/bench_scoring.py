@@ -1,13 +1,13 @@
-"""Score the responses to a prompt in the official way, with TRL's and Liger's log-probabilities, and with this library.
+"""Time scoring the responses to a prompt: official implementation, TRL's and Liger's log-probabilities, this library.
 
     python scripts/bench_scoring.py                                    # 8 responses, about 200 + 200 tokens, on the CPU
     python scripts/bench_scoring.py --responses 64                     # three quarters of an hour on two cores
     python scripts/bench_scoring.py --lengths 150 2000 --responses 4   # long responses, little to share
-    python scripts/bench_scoring.py --exact --responses 4              # how far each way is from float64
+    python scripts/bench_scoring.py --exact --responses 4              # the error of each variant against float64
     python scripts/bench_scoring.py --data rollouts.jsonl --responses 8 --device cuda --dtype bfloat16
 
-All variants score the same token ids with the same two models. Their log-ratios are compared first, and a difference
-over the tolerance stops the run; then they take turns, in a new order each round. Ctrl-C shows what there is so far.
+All variants score the same token ids with the same two models. Their log-ratios are compared first; a difference above
+the tolerance stops the run. Then they take turns, in a new order each round. Ctrl-C shows the results so far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 from benchlib import official, options, ours, rivals
-from benchlib.cost import Cost, Decoder
+from benchlib.cost import Cost, padded, shared, unpadded
 from benchlib.official import Models
 from benchlib.report import Report, Variant
 from benchlib.run import compare, main
@@ -28,8 +28,10 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm import ImplicitPRMError
+from implicit_prm.costs.operations import Tokens
+from implicit_prm.costs.shapes import shape_of
 
-# What is switched off in our own rows.
+# Our variants, by what is switched off.
 OURS = {
     "ours": ours.Ablation(),
     "ours, reference not cached": ours.Ablation(cached=False),
@@ -37,31 +39,31 @@ OURS = {
     "ours, not sorted by length": ours.Ablation(sorted=False),
     "ours, neither cached nor shared": ours.Ablation(cached=False, shared=False),
 }
-# Largest difference to the official way's log-ratio of a response, in nats. bfloat16 is reported, not judged: its noise
-# is as large as what it should measure.
+# Largest difference to the official log-ratio of a response, in nats. bfloat16 is reported but not checked: its
+# rounding error is as large as the log-ratios.
 TOLERANCE = {"float32": 1e-3, "float16": 1.0}
 
 
 def variants(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work) -> dict[str, Callable[[], Variant]]:
-    """Name to a function that makes the variant ready; the official way first."""
-    decoder = Decoder.of(models.policy)
+    """Name to a function that makes the variant; the official one first."""
+    forward = partial(Cost.forward, shape_of(models.policy))
     rows = [(len(prompt), len(response)) for prompt, response in work.rows]
-    shared = sum((decoder.shared(*lengths) for lengths in work.lengths), Cost())
-    padded = partial(decoder.padded, rows, official.SCORING_BATCH)
-    compact = "response" if models.policy.device.type == "cuda" else "all"  # the positions that TRL projects
+    least = forward(sum((shared(*lengths) for lengths in work.lengths), Tokens()))
+    trl_logits = "response" if models.policy.device.type == "cuda" else "all"
 
-    def rival(run: Callable[[Sequence[official.Row]], list[float]], cost: Cost) -> Variant:
-        return Variant(partial(run, work.rows), cost * 2, 2 * shared.flops)
+    def rival(run: Callable[[Sequence[official.Row]], list[float]], project: str = "all") -> Variant:
+        cost = forward(padded(rows, official.SCORING_BATCH, project))
+        return Variant(partial(run, work.rows), cost * 2, 2 * least.flops)
 
     def own(how: ours.Ablation) -> Variant:
         passes = 1 if how.cached else 2
-        cost = shared if how.shared else decoder.unpadded(rows)
-        return Variant(ours.score(models, tokenizer, work, how), cost * passes, passes * shared.flops)
+        cost = least if how.shared else forward(unpadded(rows))
+        return Variant(ours.score(models, tokenizer, work, how), cost * passes, passes * least.flops)
 
     return {
-        "official": lambda: rival(partial(official.score, models), padded("all")),
-        "TRL's log-probs": lambda: rival(rivals.trl_score(models), padded(compact)),
-        "Liger's cross-entropy": lambda: rival(rivals.liger_score(models), padded("all")),
+        "official": lambda: rival(partial(official.score, models)),
+        "TRL's log-probs": lambda: rival(rivals.trl_score(models), trl_logits),
+        "Liger's cross-entropy": lambda: rival(rivals.liger_score(models)),
         **{name: partial(own, how) for name, how in OURS.items()},
     }
 
@@ -69,36 +71,36 @@ def variants(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work) -> 
 def agreement(
     dtype: str, expected: list[float], exact: Sequence[float] = ()
 ) -> Callable[[str, Variant], dict[str, float]]:
-    """Compares log-ratios with `expected`, which the first variant fills, and with `exact` ones where there are any."""
+    """A function that compares a variant's log-ratios with `expected`, which the first call fills, and with `exact`."""
 
     def furthest(found: Sequence[float], others: Sequence[float]) -> float:
         return max(abs(one - other) for one, other in zip(found, others, strict=True))
 
     def check(name: str, variant: Variant) -> dict[str, float]:
         found = variant.work()
-        told = {"nats off float64": furthest(found, exact)} if exact else {}
+        against_exact = {"nats off float64": furthest(found, exact)} if exact else {}
         if not expected:
             expected.extend(found)
-            return told
+            return against_exact
         worst = furthest(found, expected)
         if not worst <= TOLERANCE.get(dtype, float("inf")):
-            raise ImplicitPRMError(f"{name}: a log-ratio is {worst:.1e} nats off the official way's; nothing was timed")
-        return {"nats off": worst} | told
+            raise ImplicitPRMError(f"{name}: a log-ratio is {worst:.1e} nats off the official one; nothing was timed")
+        return {"nats off": worst} | against_exact
 
     return check
 
 
 def in_float64(models: Models, work: Work) -> list[float]:
-    """The log-ratios as they are but for rounding: the official way in float64, on copies of the models."""
+    """Log-ratios of the official implementation in float64, on copies of the models."""
     policy, reference = (copy.deepcopy(model).double() for model in (models.policy, models.reference))
     return official.score(replace(models, policy=policy, reference=reference), work.rows)
 
 
 def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
-    """One: the responses of all prompts."""
+    """One report, on the responses to all prompts."""
     models, tokenizer = options.open_models(chosen)
     work = options.read_work(chosen, tokenizer)
-    title = options.title(chosen, f"Scoring {chosen.responses} responses a prompt")
+    title = options.title(chosen, f"Scoring {chosen.responses} responses per prompt")
     ratios: list[float] = []
     check = agreement(chosen.dtype, ratios, in_float64(models, work) if chosen.exact else ())
     made = compare(title, variants(models, tokenizer, work), check, work, chosen, console)
@@ -109,7 +111,7 @@ def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
 
 def parser() -> argparse.ArgumentParser:
     made = options.parser(__doc__, responses=8, rounds=5)
-    made.add_argument("--exact", action="store_true", help="compare all with float64 too, which takes its time")
+    made.add_argument("--exact", action="store_true", help="also compare with float64, which is slow")
     return made
 
 

@@ -1,4 +1,4 @@
-"""The clock: wall time, CPU time and peak memory of calls that take turns, and what the machine could do."""
+"""Wall time, CPU time and peak memory of calls that take turns, and the machine's own FLOP/s."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one call. `peak_bytes` is what it held at most above what the process held before; None: not measured."""
+    """One call. `peak_bytes` is its peak above what the process held before, or None if it cannot be measured."""
 
     seconds: float
     cpu_seconds: float
@@ -30,17 +30,18 @@ class Measurement:
 
 @dataclass
 class Rounds:
-    """Every measurement of a run: one dict per round, by variant; and the matrix product's FLOP/s in each round."""
+    """All measurements of a run: one dict per round, by variant, and the FLOP/s of a matrix product in each round."""
 
     measurements: list[dict[str, Measurement]] = field(default_factory=list)
     matmul_flops: list[float] = field(default_factory=list)
     interrupted: bool = False
 
     def of(self, name: str) -> list[Measurement]:
+        """The measurements of a variant."""
         return [one[name] for one in self.measurements if name in one]
 
     def ratios(self, name: str, base: str) -> list[float]:
-        """How many times faster than `base`, in each round that has both."""
+        """The speed-up over `base` in each round that has both."""
         return [one[base].seconds / one[name].seconds for one in self.measurements if {name, base} <= set(one)]
 
     @property
@@ -57,14 +58,14 @@ def interleave(
     dtype: torch.dtype,
     say: Callable[[str], None],
 ) -> Rounds:
-    """Time all variants in each round, in an order drawn anew, so that what else the machine does hits all alike.
+    """Time all variants in every round, in a new random order, so that other load on the machine affects all alike.
 
-    Variants must have run once before: this is no place for a first call. `say` is told what runs. Ctrl-C ends it;
-    what was measured is kept.
+    Every variant must have run once before, so that no first call is timed. `say` is called with what runs. Ctrl-C
+    ends the run and keeps the measurements.
     """
     result, rng = Rounds(), random.Random(seed)
     gc.collect()
-    gc.freeze()  # what is there now need not be looked at again before every call
+    gc.freeze()  # existing objects need no further collection
     result.interrupted = True
     with contextlib.suppress(KeyboardInterrupt):
         for number in range(rounds):
@@ -92,7 +93,7 @@ def measured(call: Callable[[], Any], device: str) -> Measurement:
 
 @contextlib.contextmanager
 def _peak(device: str) -> Iterator[dict[str, int]]:
-    """Yields a dict that has `bytes` afterwards: the high-water mark within the block, less the level at its start."""
+    """Yield a dict that has `bytes` after the block: peak memory within it, less the memory at its start."""
     found: dict[str, int] = {}
     if device.startswith("cuda"):
         _wait(device)
@@ -102,9 +103,9 @@ def _peak(device: str) -> Iterator[dict[str, int]]:
         found["bytes"] = torch.cuda.max_memory_allocated() - start
         return
     try:
-        # Memory that was freed but not given back would hide the next call's use of it.
+        # Return freed memory to the system, or the next call could reuse it unseen.
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        _CLEAR.write_text("5")  # sets the high-water mark (VmHWM) to what is resident now
+        _CLEAR.write_text("5")  # resets the peak (VmHWM) to the current resident size
         start = _resident("VmRSS")
     except (OSError, AttributeError):  # not Linux with glibc
         yield found
@@ -124,7 +125,7 @@ def _wait(device: str) -> None:
 
 
 def matmul_flops(device: str, dtype: torch.dtype, least_seconds: float = 0.3) -> float:
-    """FLOP/s of a large square matrix product, with the threads that the variants have: the machine's own limit."""
+    """FLOP/s of a large square matrix product, with the variants' number of threads: the machine's limit."""
     size = 8192 if device.startswith("cuda") else 2048
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     left @ right
@@ -138,7 +139,7 @@ def matmul_flops(device: str, dtype: torch.dtype, least_seconds: float = 0.3) ->
 
 
 def profiled(call: Callable[[], Any], device: str, operators: int = 12) -> str:
-    """The operators that take a call's time, as a table."""
+    """A table of the operators that take most of a call's time."""
     activities, time_of = [ProfilerActivity.CPU], "self_cpu_time_total"
     if device.startswith("cuda"):
         activities, time_of = [*activities, ProfilerActivity.CUDA], "self_device_time_total"

@@ -1,8 +1,8 @@
-"""The official way, restated from its description (arXiv 2412.01981 and its code's behaviour), in plain torch.
+"""The official implementation, rewritten in plain torch from its description (arXiv 2412.01981) and its behaviour.
 
 Every response is a row of prompt and response, right-padded to the longest of its batch. The model returns the logits
 of all positions, [rows, tokens, vocabulary]; log_softmax makes a second tensor of that size, and one number per token
-is gathered from it. The reference runs beside the policy every time. DPO encodes both responses of every pair.
+is gathered from it. The reference runs with the policy every time. DPO encodes both responses of every pair.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DPO_BATCH = 1  # pairs, so two rows
 
 @dataclass(frozen=True)
 class Models:
-    """The policy, its frozen reference, and what a step needs beside them."""
+    """The policy and its frozen reference, with the padding id and beta."""
 
     policy: PreTrainedModel
     reference: PreTrainedModel
@@ -36,7 +36,7 @@ class Models:
 
 
 def token_logprobs(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """[rows, tokens - 1] log-probabilities in nats of what follows each position, zero outside the response."""
+    """[rows, tokens - 1] log-probabilities in nats of each next token, zero outside the response."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     logprobs = logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
     return logprobs.masked_fill(~batch["completion_mask"][:, 1:], 0.0)
@@ -54,7 +54,7 @@ def score(models: Models, rows: Sequence[Row], batch_size: int = SCORING_BATCH) 
 
 
 def ce_step(models: Models, rows: Sequence[Row], labels: Sequence[bool], batch_size: int = CE_BATCH) -> float:
-    """Cross-entropy of the labels: loss, its gradient left in the policy."""
+    """Cross-entropy on the labels. Returns the loss; the gradient is left in the policy."""
     total = 0.0
     for start in range(0, len(rows), batch_size):
         piece = slice(start, start + batch_size)
@@ -69,7 +69,7 @@ def ce_step(models: Models, rows: Sequence[Row], labels: Sequence[bool], batch_s
 def dpo_step(
     models: Models, rows: Sequence[Row], pairs: Sequence[tuple[int, int]], batch_size: int = DPO_BATCH
 ) -> float:
-    """DPO over `pairs` (correct row, incorrect row): loss, its gradient left in the policy."""
+    """DPO over `pairs` (correct row, incorrect row). Returns the loss; the gradient is left in the policy."""
     total = 0.0
     for start in range(0, len(pairs), batch_size):
         piece = pairs[start : start + batch_size]
@@ -83,7 +83,7 @@ def dpo_step(
 
 @contextlib.contextmanager
 def checkpointing(model: PreTrainedModel) -> Iterator[None]:
-    """Gradient checkpointing for the length of a step."""
+    """Gradient checkpointing within the block."""
     model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         yield

@@ -1,4 +1,4 @@
-"""The library, as its users call it. `Ablation` says what is switched off."""
+"""This library as users call it. `Ablation` switches parts of it off."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ from implicit_prm.training import GroupDataset
 
 @dataclass(frozen=True)
 class Ablation:
-    """cached: the reference's log-probabilities are in the cache already; shared: the prompt is encoded once for all
-    of its responses; sorted: batches are formed by length."""
+    """The parts that are switched on.
+
+    Args:
+        cached: the reference's log-probabilities are in the cache already.
+        shared: the prompt is encoded once for all of its responses.
+        sorted: batches are formed by length.
+    """
 
     cached: bool = True
     shared: bool = True
@@ -44,7 +49,7 @@ def score(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work, how: A
     prm.reference_cache = fill_cache(models, work)[0] if how.cached else None
 
     def run() -> list[float]:
-        with _as_told(how):
+        with _ablated(how):
             scored = [one for group in work.groups for one in prm.score(group.prompt, group.completions)]
         return [one.outcome_reward / models.beta for one in scored]
 
@@ -59,7 +64,7 @@ def train(
     folder: str,
     how: Ablation,
 ) -> Callable[[], float]:
-    """An optimiser step of `ImplicitPRMTrainer` over all groups: the loss, with its gradient left in the policy."""
+    """A step of `ImplicitPRMTrainer` over all groups. Returns the loss; the gradient is left in the policy."""
     arguments = TrainingArguments(
         folder,
         per_device_train_batch_size=1,
@@ -75,7 +80,7 @@ def train(
     )
 
     def run() -> float:
-        with _as_told(how):
+        with _ablated(how):
             if not how.cached:
                 dataset.cache = fill_cache(models, work)[0]
             micro = (trainer.data_collator([dataset[place]]) for place in range(len(dataset)))
@@ -87,7 +92,7 @@ def train(
 
 @contextlib.contextmanager
 def compiled(model: PreTrainedModel) -> Iterator[None]:
-    """Compiled blocks for the length of a step; what was compiled before is found again."""
+    """Compiled blocks within the block of code; later steps reuse the compiled code."""
     compile_blocks(model)
     try:
         yield
@@ -97,14 +102,14 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
 
 
 def recomputed_tokens(models: Models, work: Work, loss: LossConfig) -> int:
-    """Response tokens whose logits are computed again in the backward pass: all but the first chunk of each piece."""
+    """Response tokens whose logits the backward pass recomputes: all but the first chunk of each piece."""
     chunk = CHUNK_BYTES // (4 * models.policy.get_output_embeddings().weight.shape[0])
     return sum(max(0, sum(piece) - chunk) for cut in _cut(models, work, loss) for piece in cut)
 
 
 def repeated(models: Models, work: Work, loss: LossConfig) -> list[tuple[int, list[int]]]:
-    """Of every group, the tokens of its prompt and of the responses that run forward twice: those behind the first
-    piece, where the loss looks at whole groups."""
+    """Prompt and response tokens of the pieces that run forward twice: all but a group's first, if the loss needs whole
+    groups."""
     if loss.by_response:
         return []
     cut = zip(work.lengths, _cut(models, work, loss), strict=True)
@@ -112,14 +117,14 @@ def repeated(models: Models, work: Work, loss: LossConfig) -> list[tuple[int, li
 
 
 def _cut(models: Models, work: Work, loss: LossConfig) -> list[list[list[int]]]:
-    """Response lengths of every group, in the pieces that training runs."""
+    """The response lengths of every group, in the pieces that training runs."""
     budget = token_budget(models.policy.device, loss.by_response)
     cut = [(lengths, pieces(lengths, budget, SharedPrompt.row_overhead)) for _, lengths in work.lengths]
     return [[[lengths[place] for place in piece] for piece in places] for lengths, places in cut]
 
 
 def fill_cache(models: Models, work: Work) -> tuple[ReferenceCache, float]:
-    """A reference cache with every response of `work` in it, and the seconds that filling it took."""
+    """A reference cache filled with every response of `work`, and the seconds it took."""
     cache = ReferenceCache({"weights": "in memory"}, tempfile.mkdtemp(prefix="ipr-bench-"))
     start = time.perf_counter()
     fill(cache, models.reference, GroupDataset(work.encoded).requests(), token_budget(models.reference.device))
@@ -127,7 +132,7 @@ def fill_cache(models: Models, work: Work) -> tuple[ReferenceCache, float]:
 
 
 def seconds_to_read(cache: ReferenceCache, work: Work) -> float:
-    """What the reference costs when the cache is full: opening it and reading every response's log-probabilities."""
+    """Seconds to open a full cache and read the log-probabilities of every response."""
     start = time.perf_counter()
     dataset = GroupDataset(work.encoded)
     dataset.cache = ReferenceCache({"weights": "in memory"}, cache.folder.parent)
@@ -137,10 +142,11 @@ def seconds_to_read(cache: ReferenceCache, work: Work) -> float:
 
 
 @contextlib.contextmanager
-def _as_told(how: Ablation) -> Iterator[None]:
+def _ablated(how: Ablation) -> Iterator[None]:
     if how.shared:
         yield
         return
+    # An ablation, not an option: the library shares the prompt whenever the model can.
     with mock.patch.object(shared_prompt, "_shares", return_value=False):
         yield
 

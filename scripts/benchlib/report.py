@@ -30,13 +30,14 @@ _PACKAGES = ("torch", "transformers", "trl", "liger-kernel", "implicit-prm")
 
 @dataclass
 class Variant:
-    """One way to do the work.
+    """One implementation of the work.
 
-    work: does it, once, and returns what can be compared: scores, or a loss whose gradient is left in the policy.
-    cost: FLOPs and token positions that it executes, by the cost model.
-    useful: FLOPs that its result needs at least: each prompt once, no padding, head at response tokens only.
-    finish: what follows the work and is timed with it (the optimiser's step).
-    agreement: what the check before the timing found, such as the largest difference to the first variant.
+    Args:
+        work: does it once and returns what is compared: scores, or a loss whose gradient is left in the policy.
+        cost: FLOPs and tokens that it executes.
+        useful: FLOPs that the result needs at least: each prompt once, no padding, logits at response tokens only.
+        finish: runs after the work and is timed with it (the optimiser step).
+        agreement: the errors that the check before the timing found.
     """
 
     work: Callable[[], Any]
@@ -46,16 +47,22 @@ class Variant:
     agreement: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
+        """Run the timed part."""
         self.work()
         self.finish()
 
 
 @dataclass
 class Row:
-    """A line of the table. Ratios are medians over rounds with [least, most]; `None` where nothing was measured.
+    """A row of the table. Figures are medians over rounds.
 
-    executed_share: FLOPs of the cost model over time, relative to the machine's matrix product.
-    useful_share: the same with the least FLOPs that would have done.
+    Args:
+        speedup: over the first variant: median, smallest, largest.
+        predicted: the speed-up that the FLOPs predict.
+        peak_bytes: None if not measured.
+        memory_ratio: of peak memory to the first variant's.
+        useful_share: rate of the least FLOPs that the result needs, relative to the machine's matrix product.
+        executed_share: the same for all FLOPs that the variant executes.
     """
 
     name: str
@@ -73,7 +80,7 @@ class Row:
 
 
 def summarise(variants: Mapping[str, Variant], rounds: Rounds, response_tokens: int) -> list[Row]:
-    """One row per variant that was measured; the first one is what the others are compared with."""
+    """One row per measured variant, compared with the first one."""
     base = next(iter(variants))
     rows = []
     for name, variant in variants.items():
@@ -120,11 +127,11 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "executed": lambda row: f"{row.executed_share:.0%}",
 }
 LEGEND = (
-    "Medians over the rounds. Speed-up: in wall time over the first row, round by round, with [least, most]; FLOP "
-    "model: the speed-up that counting floating-point operations predicts. Peak MB: above what the process held before "
-    "(models, optimiser), with its ratio to the first row. Useful and executed: FLOP/s relative to a large matrix "
-    "product, counting the least that the result needs, and all that the variant does. The optimiser is in the time, "
-    "not in the FLOPs."
+    "Medians over the rounds. Speed-up: in wall time over the first row, per round, with [smallest, largest]; FLOP "
+    "model: the speed-up that the FLOPs predict. Peak MB: above what the process held before (models, optimiser), with "
+    "the ratio to the first row. Useful and executed: FLOP/s relative to a large matrix product, counting the least "
+    "FLOPs that the result needs, and all FLOPs that the variant executes. The optimiser is in the time, not in the "
+    "FLOPs."
 )
 
 
@@ -139,7 +146,7 @@ def _peak(row: Row) -> str:
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
-    """All columns, and one for each kind of agreement that was checked."""
+    """All columns, and one for each error that was checked."""
     checks = dict.fromkeys(name for row in rows for name in row.agreement)
     return _COLUMNS | {name: partial(_agreement, name=name) for name in checks}
 
@@ -150,7 +157,7 @@ def _agreement(row: Row, name: str) -> str:
 
 @dataclass
 class Report:
-    """Everything that one case of a script found. `title` names the case, and its section in a Markdown file."""
+    """The results of one case. `title` names the case and its section in a Markdown file."""
 
     title: str
     case: dict[str, Any]
@@ -169,16 +176,16 @@ class Report:
             pad_edge=False,
         )
         for name in _columns(self.rows):
-            whole = name in ("variant", "speed-up [range]", "peak MB (ratio)")  # the rest may break between words
+            whole = name in ("variant", "speed-up [range]", "peak MB (ratio)")  # other columns may wrap
             table.add_column(Text(name), justify="left" if name == "variant" else "right", no_wrap=whole)
         for row in self.rows:
             table.add_row(*(Text(read(row)) for read in _columns(self.rows).values()))
         console.print(table)
         product = f"A large matrix product: {self.rounds.matmul / 1e9:.0f} GFLOP/s."
-        said = [f"{product} {LEGEND}", *(f"Left out: {name}: {reason}" for name, reason in self.left_out.items())]
-        said += [f"{name}: {value}" for name, value in self.extra.items()]
-        said += [f"\nWhere the time of '{name}' goes\n{text}" for name, text in self.profiles.items()]
-        console.print("\n".join(said), highlight=False, markup=False)
+        notes = [f"{product} {LEGEND}", *(f"Left out: {name}: {reason}" for name, reason in self.left_out.items())]
+        notes += [f"{name}: {value}" for name, value in self.extra.items()]
+        notes += [f"\nProfile of '{name}'\n{text}" for name, text in self.profiles.items()]
+        console.print("\n".join(notes), highlight=False, markup=False)
 
     def as_json(self) -> dict[str, Any]:
         rounds = [{name: asdict(one) for name, one in found.items()} for found in self.rounds.measurements]
@@ -214,13 +221,13 @@ class Report:
             "",
         ]
         for name, text in self.profiles.items():
-            lines += [f"<details><summary>Where the time of <i>{name}</i> goes</summary>", ""]
+            lines += [f"<details><summary>Profile of <i>{name}</i></summary>", ""]
             lines += [f"```\n{text}\n```", "", "</details>", ""]
         return "\n".join(lines).rstrip() + "\n"
 
 
 def write(reports: Sequence[Report], json_path: Path | None, markdown_path: Path | None) -> None:
-    """The files that were asked for. An interrupted case leaves its section of the Markdown file as it is."""
+    """Write the requested files. An interrupted case does not change its section of the Markdown file."""
     if json_path is not None and reports:
         write_json(json_path, [report.as_json() for report in reports])
     whole = [report for report in reports if not report.rounds.interrupted]
@@ -235,7 +242,7 @@ def write(reports: Sequence[Report], json_path: Path | None, markdown_path: Path
 
 
 def with_section(text: str, title: str, body: str) -> str:
-    """`text` with the section `title` replaced, or added at the end; other sections stay as they are."""
+    """`text` with the section `title` replaced, or appended. Other sections do not change."""
     section = f"## {title}\n\n{body}"
     pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     if pattern.search(text):
@@ -244,7 +251,7 @@ def with_section(text: str, title: str, body: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
+    """The machine and the versions that the figures depend on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": _cpu_name(),
@@ -259,7 +266,7 @@ def machine() -> dict[str, Any]:
 
 
 def describe_machine() -> str:
-    """One sentence for a page."""
+    """The machine and versions in one sentence."""
     found = machine()
     on = f"{found['gpu']}; " if found["gpu"] else ""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
@@ -267,7 +274,7 @@ def describe_machine() -> str:
 
 
 def command() -> str:
-    """The command that was typed, from the root of the repository."""
+    """The command line, as typed in the root of the repository."""
     script, *arguments = sys.argv
     return shlex.join(["python", f"scripts/{Path(script).name}", *arguments])
 

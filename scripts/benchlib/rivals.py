@@ -1,12 +1,12 @@
-"""TRL and Liger, called as a user would who set them up well. Both are optional: `UnavailableError` says why not.
+"""TRL and Liger, set up as an experienced user would. Both are optional: `UnavailableError` says what is missing.
 
-TRL: its own DPOTrainer, from its collator to `training_step`, with its default chunked log-probabilities. Only its
-tokenisation is replaced, so that all variants read the same ids. TRL knows pairs only: eight responses are unrolled
-into all of their pairs. Outside CUDA its log-probabilities project every position, prompt included, and its logging
-metrics (entropy, mean logit) are computed in each step: its figures on a CPU are no claim about a GPU.
+TRL: its DPOTrainer, from the collator to `training_step`, with its default chunked log-probabilities. Only tokenisation
+is replaced, so that all variants read the same ids. TRL trains on pairs: the responses are unrolled into all of their
+pairs. Outside CUDA it computes logits at every position, prompt included, and logging metrics (entropy, mean logit) in
+each step, so its figures on a CPU say nothing about a GPU.
 
-Liger: the fused linear DPO loss on the last hidden states, on the rows that TRL's collator makes; and its fused linear
-cross-entropy without reduction, which is a log-probability, for scoring (Triton kernels, so CUDA only).
+Liger: the fused linear DPO loss on the last hidden states of TRL's rows; and for scoring its fused linear cross-entropy
+without reduction, which is a log-probability (Triton kernels, CUDA only).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IGNORED = -100
 
 
 class UnavailableError(Exception):
-    """This variant cannot run here; the message says why."""
+    """A variant that cannot run on this machine."""
 
 
 def trl_score(models: Models, batch_size: int = SCORING_BATCH) -> Callable[[Sequence[Row]], list[float]]:
@@ -37,7 +37,7 @@ def trl_score(models: Models, batch_size: int = SCORING_BATCH) -> Callable[[Sequ
     from trl.trainer.utils import add_fused_lm_head
 
     for model in (models.policy, models.reference):
-        add_fused_lm_head(model)  # adds an argument to `forward`; without it the forward is the model's own
+        add_fused_lm_head(model)  # adds an argument to `forward`, without which it is unchanged
 
     def logprobs(model: Any, batch: dict[str, Tensor], targets: Tensor) -> Tensor:
         return model(
@@ -81,24 +81,24 @@ def trl_dpo(
     precomputed: bool,
     batch_size: int,
 ) -> Callable[[], float]:
-    """A step of TRL's DPOTrainer over all pairs: returns the loss, the gradient is left in the policy.
+    """A step of TRL's DPOTrainer over all pairs. Returns the loss; the gradient is left in the policy.
 
     Args:
-        precomputed: with `precompute_ref_log_probs`, whose forward passes are made here, before any step.
-        batch_size: pairs in a micro-batch; it must divide their number, as TRL weighs micro-batches alike.
+        precomputed: use `precompute_ref_log_probs`; its forward passes run here, before any step.
+        batch_size: pairs per micro-batch; must divide their number, since TRL weights all micro-batches equally.
     """
     _require("trl")
     from datasets import Dataset, disable_progress_bars
     from trl import DPOConfig, DPOTrainer
 
     class TokenizedDPOTrainer(DPOTrainer):
-        """Takes rows that are token ids already."""
+        """Takes tokenized rows."""
 
         def _prepare_dataset(self, dataset, *_, **__):
             return dataset
 
     disable_progress_bars()
-    os.environ.setdefault("TQDM_DISABLE", "1")  # TRL's bar would cut through ours
+    os.environ.setdefault("TQDM_DISABLE", "1")  # TRL's bar would break our status line
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     arguments = DPOConfig(
         output_dir=folder,
@@ -107,8 +107,8 @@ def trl_dpo(
         gradient_accumulation_steps=len(pairs) // batch_size,
         precompute_ref_log_probs=precomputed,
         max_length=None,
-        gradient_checkpointing=False,  # TRL's default; without it a step is faster
-        bf16=False,  # the weights have the dtype that was asked for
+        gradient_checkpointing=False,  # TRL's default is True; a step is faster without
+        bf16=False,  # the weights have the chosen dtype already
         use_cpu=models.policy.device.type == "cpu",
         report_to="none",
         disable_tqdm=True,
@@ -126,7 +126,7 @@ def trl_dpo(
     )
     dataset = [trainer.train_dataset[place] for place in range(len(pairs))]
     batches = [dataset[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
-    trainer.current_gradient_accumulation_steps = len(batches)  # set by `train`, which is not run
+    trainer.current_gradient_accumulation_steps = len(batches)  # set by `train`, which we do not call
 
     def step() -> float:
         losses = [trainer.training_step(trainer.model, trainer.data_collator(batch)) for batch in batches]
@@ -138,13 +138,13 @@ def trl_dpo(
 def liger_dpo(
     models: Models, rows: Sequence[Row], pairs: Sequence[tuple[int, int]], batch_size: int
 ) -> Callable[[], float]:
-    """A step with Liger's fused linear DPO loss, reference online: the loss, with its gradient left in the policy."""
+    """A step with Liger's fused linear DPO loss and a live reference. Returns the loss; the gradient is left."""
     _require("liger_kernel")
     _require("triton")
     from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
 
     policy, reference = models.policy, models.reference
-    # torch.compile of the chunk pays on a GPU; on a CPU it needs a C++ compiler.
+    # torch.compile of the chunks is faster on a GPU; on a CPU it needs a C++ compiler.
     fused = LigerFusedLinearDPOLoss(beta=models.beta, compute_nll_loss=False, compiled=policy.device.type == "cuda")
     head, reference_head = policy.get_output_embeddings(), reference.get_output_embeddings()
 
@@ -176,7 +176,7 @@ def liger_dpo(
 
 
 def divisor(count: int, limit: int) -> int:
-    """The largest divisor of `count` that is not above `limit`."""
+    """The largest divisor of `count` up to `limit`."""
     return next(size for size in range(min(limit, count), 0, -1) if count % size == 0)
 
 

@@ -1,4 +1,4 @@
-"""A comparison from start to end: make the variants ready, check that they agree, let them take turns, report."""
+"""A whole comparison: make the variants, check that they agree, time them in turns, report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchlib.report import Report, Variant
 from benchlib.rivals import UnavailableError
 from implicit_prm import ImplicitPRMError
 
-LOW_SHARE = 0.6  # of the machine's matrix product: below it, a profile should say why
-OURS = "ours"  # our variants' names begin with it
+LOW_SHARE = 0.6  # of the machine's matrix product; variants below it are profiled
+OURS = "ours"  # the names of our variants start with it
 _WIDTH = 170  # columns, where the output goes to a file
 
 
 class Sized(Protocol):
-    """What a case is about: `str` describes it."""
+    """The work of a case. `str` describes it."""
 
     @property
     def response_tokens(self) -> int: ...
@@ -38,16 +38,20 @@ def compare(
     """Run a case.
 
     Args:
-        makers: name to a function that makes the variant ready, or raises `UnavailableError`. The first is the base.
-        check: runs a variant for the first time and returns how far it is from the base, which comes first; raises
-            ImplicitPRMError where that is too far.
+        title: of the report.
+        makers: name to a function that makes the variant or raises `UnavailableError`. The first is the baseline.
+        check: runs a variant for the first time and returns its errors relative to the baseline, which it is called
+            with first; raises ImplicitPRMError if they are too large.
+        work: of the case.
+        chosen: the script's options.
+        console: to print on.
 
     Raises:
-        SystemExit: no variant of a name that was asked for.
+        SystemExit: an unknown name in --variants or --profile.
     """
     wanted = {*(chosen.variants or makers), *(chosen.profile or ())}
     if unknown := wanted - set(makers):
-        raise SystemExit(f"no variant {', '.join(sorted(unknown))}; there are: {', '.join(makers)}")
+        raise SystemExit(f"unknown variant {', '.join(sorted(unknown))}; choose from {', '.join(makers)}")
     ready: dict[str, Variant] = {}
     left_out: dict[str, str] = {}
     console.print(f"[bold]{title}[/bold]: {work}")
@@ -83,7 +87,7 @@ def compare(
 
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """Says what runs: a line that is written over on a terminal, a line each in a file."""
+    """A function that shows what runs: a status line on a terminal, one line each in a log."""
     if not console.is_terminal:
         yield console.print
         return
@@ -92,7 +96,7 @@ def progress(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def main(cases: Callable[[argparse.Namespace, Console], Iterator[Report]], chosen: argparse.Namespace) -> None:
-    """Run, show and write the cases of a script. Ctrl-C keeps what was measured before it."""
+    """Run, show and write the cases of a script. Ctrl-C keeps the measurements so far."""
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     reports: list[Report] = []
     try:

@@ -1,4 +1,4 @@
-"""The work that every variant is given: texts, their token ids, and two models that differ a little."""
+"""The work that every variant gets: texts, their token ids, and two models that differ slightly."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from implicit_prm.data.groups import is_mixed, take_responses
 from implicit_prm.data.tokenization import EncodedGroup, Encoder
 from implicit_prm.models import forward, loading
 
-RANDOM = "random"  # a small Llama with random weights that reads the sandbox's tokens
+RANDOM = "random"  # a small Llama with random weights and the sandbox's tokenizer
 TEXT = TextConfig(steps="newline")
-_SPREAD = (0.6, 1.4)  # generated lengths, relative to the mean: what samples of one prompt look like
+_SPREAD = (0.6, 1.4)  # generated lengths relative to the mean, as samples of one prompt vary
 
 
 @dataclass(frozen=True)
 class Work:
-    """Prompts with their responses, as text (`groups`) and as the token ids that every variant reads (`encoded`)."""
+    """Prompts with their responses, as text (`groups`) and as token ids (`encoded`)."""
 
     groups: list[Group]
     encoded: list[EncodedGroup]
@@ -34,11 +34,12 @@ class Work:
 
     @property
     def labels(self) -> list[bool]:
+        """Correct or not, one per response, in dataset order."""
         return [label for group in self.encoded for label in group.labels]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """(correct row, incorrect row) of every pair of the cross product, group by group."""
+        """(correct row, incorrect row) of all pairs within each group."""
         found, start = [], 0
         for group in self.encoded:
             places = range(start, start + len(group.labels))
@@ -49,11 +50,12 @@ class Work:
 
     @property
     def lengths(self) -> list[tuple[int, list[int]]]:
-        """Of every group: prompt tokens, and the tokens of each response."""
+        """Prompt tokens and tokens of each response, one entry per group."""
         return [(len(group.prompt_ids), [len(response.ids) for response in group.responses]) for group in self.encoded]
 
     @property
     def response_tokens(self) -> int:
+        """Tokens of all responses."""
         return sum(len(response) for _, response in self.rows)
 
     def __str__(self) -> str:
@@ -73,7 +75,10 @@ def open_models(
 
     Args:
         name: hub id or folder, or `random`.
-        noise: standard deviation of what is added to a weight, relative to that of its tensor.
+        dtype: of both models.
+        device: of both models.
+        noise: standard deviation of the noise on a weight, relative to that of its tensor.
+        seed: of the noise.
     """
     tokenizer = loading.open_tokenizer(PolicyConfig("sandbox" if name == RANDOM else name))
     reference = random_model(tokenizer, seed=seed) if name == RANDOM else loading.open_model(PolicyConfig(name))
@@ -114,7 +119,7 @@ def read(
 ) -> Work:
     """`prompts` groups of a file with `responses` responses each, both drawn with `seed`.
 
-    `mixed`: only groups that have both correct and incorrect responses.
+    With `mixed`, only groups with both correct and incorrect responses are drawn.
 
     Raises:
         ImplicitPRMError: the file has too few such groups.
@@ -123,7 +128,7 @@ def read(
     groups = [group for group in groups if is_mixed(group)] if mixed else groups
     if len(groups) < prompts:
         kind = " of both labels" if mixed else ""
-        raise ImplicitPRMError(f"{path}: {len(groups)} prompts have {responses} responses{kind}; {prompts} are wanted")
+        raise ImplicitPRMError(f"{path}: {len(groups)} prompts have {responses} responses{kind}; expected {prompts}")
     groups = random.Random(seed).sample(groups, prompts)
     encoder = Encoder(tokenizer, TEXT)
     return Work(groups, [encoder.group(group) for group in groups])
@@ -137,21 +142,21 @@ def generate(
     seed: int,
     correct: int | None = None,
 ) -> Work:
-    """Arithmetic of about the given lengths in tokens (prompt, mean response): text that every tokenizer reads.
+    """Arithmetic texts of about the given lengths in tokens (prompt, mean response).
 
-    Response lengths are spread evenly over 0.6 to 1.4 of the mean. `correct` of the responses to a prompt are labelled
-    correct, by default a quarter: of 8 responses that gives 12 pairs, the median of MATH prompts that have any.
+    Response lengths are uniform between 0.6 and 1.4 of the mean. `correct` of the responses to a prompt are labelled
+    correct, by default a quarter: 8 responses then give 12 pairs, the median of MATH prompts that have any.
     """
     correct = max(1, responses // 4) if correct is None else correct
     if correct > responses:
-        raise ImplicitPRMError(f"{correct} of {responses} responses cannot be correct; lower --correct")
+        raise ImplicitPRMError(f"--correct {correct} exceeds --responses {responses}")
     encoder, rng = Encoder(tokenizer, TEXT), random.Random(seed)
     groups = []
     for number in range(prompts):
         template = len(encoder.prompt_ids("1"))
         prompt = _text(tokenizer, max(1, lengths[0] - template + 1), rng)
         texts = [
-            # One token less: the end of turn follows.
+            # One token less than drawn: the end of turn is added.
             _text(tokenizer, max(1, round(rng.uniform(*_SPREAD) * lengths[1]) - 1), rng)
             for _ in range(responses)
         ]
