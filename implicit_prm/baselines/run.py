@@ -12,13 +12,13 @@ from transformers import TrainingArguments
 
 from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import Layout, choose_tokens
-from implicit_prm.baselines.trainer import LabelledGroups, RewardModelTrainer
+from implicit_prm.baselines.trainer import RewardModelTrainer
 from implicit_prm.config import BaselineConfig, CEConfig, TextConfig, from_mapping
 from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.tokenization import EncodedGroup, Encoder
 from implicit_prm.data.training_set import GradedSet
 from implicit_prm.models import forward, loading
-from implicit_prm.training import initial_model
+from implicit_prm.training import GroupDataset, initial_model
 from implicit_prm.training.arguments import compile_blocks
 from implicit_prm.training.model_card import RUN_FILE, Run
 from implicit_prm.training.run import EncodedSets, GradedSets, Prepared, Say, run_training
@@ -65,14 +65,15 @@ def _prepare(
 
     def make_trainer(encoded: EncodedSets) -> RewardModelTrainer:
         say(_target_line(config, source, encoded["train"]))
+        datasets = {name: GroupDataset(groups, step_labels=True) for name, groups in encoded.items()}
         compile_blocks(config, model)
         return RewardModelTrainer(
             model=model,
             args=arguments,
             settings=settings,
             max_tokens=config.max_tokens_per_batch,
-            train_dataset=LabelledGroups(encoded["train"]),
-            eval_dataset=LabelledGroups(encoded["dev"]) if "dev" in encoded else None,
+            train_dataset=datasets["train"],
+            eval_dataset=datasets.get("dev"),
             processing_class=encoder.tokenizer,
         )
 

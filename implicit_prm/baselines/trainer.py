@@ -1,4 +1,4 @@
-"""RewardModelTrainer: binary cross-entropy at the read positions of prompts with all of their responses."""
+"""RewardModelTrainer: binary cross-entropy at the positions where an explicit reward model is read."""
 
 from __future__ import annotations
 
@@ -10,45 +10,29 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.baselines.reward_model import Reader, Row
-from implicit_prm.data.tokenization import EncodedGroup, TrainingResponse
-from implicit_prm.training import GroupTrainer, dev_metrics
+from implicit_prm.training import GroupTrainer, TrainingGroup, dev_metrics
 from implicit_prm.training.metrics import ABSENT
 from implicit_prm.types import ImplicitPRMError
 
-# What a process holds that got fewer prompts than the others.
-_NOTHING = EncodedGroup("", [0, 0], [], [])
-
-
-class LabelledGroups(Dataset):
-    """Groups that a `Layout` made, as they are. The place behind the last one is an empty group."""
-
-    def __init__(self, groups: Sequence[EncodedGroup]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, place: int) -> EncodedGroup:
-        return _NOTHING if place == len(self.groups) else self.groups[place]
-
 
 class RewardModelTrainer(GroupTrainer):
-    """Fits the logits at the read positions to their targets with binary cross-entropy.
+    """Trains an explicit reward model with binary cross-entropy on the labels of its steps.
 
-    Between two tokens alone cross-entropy is that of the difference of their logits, so one loss serves all kinds. It
-    is a sum over labelled positions, divided by their number in the whole optimiser step.
+    The cross-entropy of two tokens is the binary one of the difference of their logits, so one loss serves all kinds.
+    It is a sum over labelled positions, divided by their number in the whole optimiser step.
 
     Args:
         model: with a value head, or a causal LM for `next_token`.
-        settings: what is saved as baseline.json with every checkpoint.
-        train_dataset, eval_dataset: `LabelledGroups`.
-        max_tokens, args, processing_class, ...: as for `GroupTrainer`.
+        args: as for `GroupTrainer`.
+        settings: saved as baseline.json with every checkpoint.
+        max_tokens: as for `GroupTrainer`.
+        processing_class: the tokenizer.
+        options: other arguments of `GroupTrainer`. The datasets are `GroupDataset`s with step labels.
     """
 
     def __init__(
@@ -65,27 +49,27 @@ class RewardModelTrainer(GroupTrainer):
         super().__init__(model, args, max_tokens, metrics, processing_class=processing_class, **options)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ImplicitPRMError(
-                "DeepSpeed: explicit reward models are trained by one process, DDP or FSDP2; launch them with "
-                "configs/accelerate/fsdp2.yaml"
+                "DeepSpeed is not supported for explicit reward models; use one process, DDP or FSDP2 (launch with "
+                "configs/accelerate/fsdp2.yaml)"
             )
         self.settings = settings
         self.reader = Reader(settings, processing_class)
 
-    def units(self, group: EncodedGroup) -> float:
-        """Labelled positions."""
-        return sum(float((~_targets(one).isnan()).sum()) for one in group.responses)
+    def units(self, group: TrainingGroup) -> float:
+        """Number of labelled positions."""
+        return float((~_targets(group, range(len(group.rows))).isnan()).sum())
 
-    def group_tokens(self, group: EncodedGroup) -> int:
-        """The prompt counts with each response, as it is encoded."""
-        return sum(group.lengths)
+    def group_tokens(self, group: TrainingGroup) -> int:
+        """Tokens of prompt and response, for every response: the prompt is encoded with each."""
+        return sum(_lengths(group))
 
-    def group_gradients(self, model: nn.Module, group: EncodedGroup, scale: float) -> Tensor:
-        """Adds the gradients of a group's loss, piece by piece, and returns its detached value; all times `scale`."""
+    def group_gradients(self, model: nn.Module, group: TrainingGroup, scale: float) -> Tensor:
+        """Add the gradients of a group's loss, piece by piece, and return its detached value; all times `scale`."""
         value = torch.zeros((), device=self.args.device)
-        for piece in self.pieces(model, group.lengths):
+        for piece in self.pieces(model, _lengths(group)):
             logits, targets = self._read(model, group, piece)
             known = ~targets.isnan()
-            # Nothing labelled is a loss of zero all the same: under FSDP all processes run as many passes.
+            # A piece without labels has a backward pass too: under FSDP every process must run it.
             loss = F.binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum") * scale
             self._backward(loss + 0.0 * logits.sum())
             value += loss.detach()
@@ -94,21 +78,23 @@ class RewardModelTrainer(GroupTrainer):
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss; [G, K, 2] last and lowest logit with [G, 2] loss sum and labelled positions; [G, K] labels of outcomes.
+        """Evaluate a micro-batch of G groups with at most K responses.
 
-        Absent responses, and ones without a step, are -100.
+        Returns:
+            The loss; [G, K, 2] last and lowest logit of each response, and [G, 2] loss sum and labelled positions of
+            each group; [G, K] labels of the outcomes. Absent responses, and ones without a step, are -100.
         """
-        groups: list[EncodedGroup] = inputs["groups"]
-        shape = (len(groups), max(1, *(len(group.responses) for group in groups)))
+        groups: list[TrainingGroup] = inputs["groups"]
+        shape = (len(groups), max(1, *(len(group.rows) for group in groups)))
         values, labels = torch.full((*shape, 2), float(ABSENT)), torch.full(shape, ABSENT)
         sums = torch.zeros(len(groups), 2)
         for place, group in enumerate(groups):
-            for piece in self.pieces(model, group.lengths):
+            for piece in self.pieces(model, _lengths(group)):
                 logits, targets = (tensor.cpu() for tensor in self._read(model, group, piece))
                 known = ~targets.isnan()
                 loss = F.binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum")
                 sums[place] += torch.tensor([loss.item(), float(known.sum())])
-                sizes = [len(_targets(group.responses[column])) for column in piece]
+                sizes = [len(_targets(group, [column])) for column in piece]
                 for column, some in zip(piece, logits.split(sizes), strict=True):
                     if len(some):
                         values[place, column] = torch.stack([some[-1], some.min()])
@@ -122,19 +108,21 @@ class RewardModelTrainer(GroupTrainer):
         if self.args.should_save:
             self.settings.write(str(output_dir or self.args.output_dir))
 
-    def _read(self, model: nn.Module, group: EncodedGroup, piece: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """[N] logits at the read positions of some responses, and [N] their targets."""
-        responses = [group.responses[place] for place in piece]
+    def _read(self, model: nn.Module, group: TrainingGroup, piece: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """[N] logits at the read positions of some responses, and [N] targets, NaN if there is none."""
         rows: list[Row] = [
-            (group.prompt_ids, one.ids, read_positions(one.step_of_token, len(one.step_labels or [])))
-            for one in responses
+            (
+                group.prompt_ids,
+                group.rows.ids[place],
+                read_positions(group.step_of_token[place], len(_targets(group, [place]))),
+            )
+            for place in piece
         ]
         core = self.accelerator.unwrap_model(model)
         with self.compute_loss_context_manager():
-            # DDP's own hooks want one backward pass, so it is the model inside that runs; FSDP's work is in the model.
+            # Not through DDP's wrapper, whose hooks expect one backward pass per step. FSDP's hooks are in the model.
             logits = self.reader.logits(core, rows or [(group.prompt_ids, [], [])], core)
-        targets = torch.cat([torch.zeros(0), *map(_targets, responses)])
-        return logits, targets.to(logits.device)
+        return logits, _targets(group, piece).to(logits.device)
 
     def observed_names(self) -> list[str]:
         return ["accuracy", "probability/good", "probability/bad"]
@@ -146,5 +134,11 @@ class RewardModelTrainer(GroupTrainer):
         self.observe("probability/bad", logits.sigmoid()[~good])
 
 
-def _targets(response: TrainingResponse) -> Tensor:
-    return torch.tensor(response.step_labels, dtype=torch.float32)
+def _targets(group: TrainingGroup, places: Sequence[int]) -> Tensor:
+    """[N] step labels of some responses, one after the other; NaN for none."""
+    assert group.step_labels is not None  # the dataset was made with step labels
+    return torch.tensor([label for place in places for label in group.step_labels[place]], dtype=torch.float32)
+
+
+def _lengths(group: TrainingGroup) -> list[int]:
+    return [len(group.prompt_ids) + len(ids) for ids in group.rows.ids]

@@ -77,7 +77,7 @@ class GroupDataset(Dataset):
         groups: prompts with all of their responses.
         mismatched: add responses to another prompt (unpaired KTO).
         limit_tokens: truncate those so that prompt and response fit the model's context.
-        step_labels: add the step labels (loss=steps).
+        step_labels: add the step labels (loss=steps, explicit reward models).
 
     Attributes:
         cache: the reference log-probabilities; None if the reward is beta * log pi_theta.

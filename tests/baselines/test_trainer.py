@@ -11,10 +11,11 @@ from transformers import AutoModelForTokenClassification, TrainingArguments
 from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import Layout, choose_tokens
 from implicit_prm.baselines.run import fit
-from implicit_prm.baselines.trainer import LabelledGroups, RewardModelTrainer
+from implicit_prm.baselines.trainer import RewardModelTrainer
 from implicit_prm.config import TextConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.tokenization import Encoder
+from implicit_prm.training import GroupDataset
 from tests.baselines.runs import KINDS, baseline, labelled_file, quiet
 from tests.conftest import tiny_model
 from tests.runs import log
@@ -52,12 +53,18 @@ def _step(tmp_path, tokenizer, kind, labels, rows, max_tokens=None, batches=1):
     layout = Layout(encoder, kind, tokens, labels)
     groups = [layout.group(group) for group in load_groups(str(rows))]
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    dataset = GroupDataset(groups, step_labels=True)
     trainer = RewardModelTrainer(
-        *(model, arguments, BaselineSettings(kind, labels, tokens=tokens), max_tokens),
-        **{"processing_class": tokenizer, "train_dataset": LabelledGroups(groups)},
+        model,
+        arguments,
+        BaselineSettings(kind, labels, tokens=tokens),
+        max_tokens,
+        processing_class=tokenizer,
+        train_dataset=dataset,
     )
     size = -(-len(groups) // batches)
-    parts = [{"groups": groups[start : start + size]} for start in range(0, len(groups), size)]
+    items = [dataset[place] for place in range(len(dataset))]
+    parts = [{"groups": items[start : start + size]} for start in range(0, len(groups), size)]
     micro, units = trainer.get_batch_samples(iter(parts), batches, "cpu")
     loss = sum(float(trainer.training_step(model, one, units)) for one in micro)
     return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), units
@@ -141,10 +148,10 @@ def test_dev_metrics_by_hand(tmp_path, tokenizer):
         )
         trainer = RewardModelTrainer(
             *(model, arguments, BaselineSettings("next_token", "hard", tokens=tokens)),
-            **{"processing_class": tokenizer, "eval_dataset": LabelledGroups(groups)},
+            **{"processing_class": tokenizer, "eval_dataset": GroupDataset(groups, step_labels=True)},
         )
         results.append(trainer.evaluate())
     for key in ("eval_loss", "eval_rewards/accuracies", "eval_best_of_n/min", "eval_pass_at_1"):
         assert results[0][key] == pytest.approx(results[1][key], rel=1e-4)
-    logits, targets = trainer._read(model, groups[0], [0])
+    logits, targets = trainer._read(model, GroupDataset(groups, step_labels=True)[0], [0])
     assert len(logits) == len(targets) == len(groups[0].responses[0].step_labels)
