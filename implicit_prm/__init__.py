@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from implicit_prm.data.groups import load_groups
-    from implicit_prm.evaluation.best_of_n.run import evaluate
+    from implicit_prm.evaluation.api import evaluate
     from implicit_prm.models.implicit_prm import ImplicitPRM
     from implicit_prm.rewards.implicit_reward import aggregate
     from implicit_prm.training import ImplicitPRMTrainer
@@ -23,7 +23,7 @@ _HOMES = {
     "Scorer": "implicit_prm.types",
     "StepScores": "implicit_prm.types",
     "aggregate": "implicit_prm.rewards.implicit_reward",
-    "evaluate": "implicit_prm.evaluation.best_of_n.run",
+    "evaluate": "implicit_prm.evaluation.api",
     "fit": "implicit_prm.training.run",
     "load_groups": "implicit_prm.data.groups",
 }

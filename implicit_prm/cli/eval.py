@@ -13,34 +13,27 @@ from implicit_prm.config import BestOfNConfig, ProcessBenchConfig
 
 
 def _best_of_n(config: BestOfNConfig) -> None:
-    from implicit_prm.evaluation.best_of_n.report import print_metrics
-    from implicit_prm.evaluation.best_of_n.run import evaluate
-    from implicit_prm.utils.distributed import is_first
+    from implicit_prm.evaluation.best_of_n import report
+    from implicit_prm.evaluation.best_of_n.run import run_best_of_n
 
-    metrics = evaluate(config)
-    if not is_first():
-        return
-    print_metrics(metrics)
-    print(f"metrics: {config.folder}/metrics.json")
-    print(f"scores:  {config.folder}/scores.parquet")
-    print(f"figure:  {config.folder}/accuracy.png")
-    print(f"report:  {config.folder}/report.html")
+    _show(report, run_best_of_n(config), config.folder)
 
 
 def _process_bench(config: ProcessBenchConfig) -> None:
-    from implicit_prm.evaluation.process_bench.report import print_metrics
-    from implicit_prm.evaluation.process_bench.run import evaluate
+    from implicit_prm.evaluation.process_bench import report
+    from implicit_prm.evaluation.process_bench.run import run_process_bench
+
+    _show(report, run_process_bench(config), config.folder)
+
+
+def _show(report: Any, metrics: dict[str, Any], folder: str) -> None:
+    """Print the metrics as the task's `report` module does, and where the files are; in the first process only."""
+    from implicit_prm.evaluation.results import print_files
     from implicit_prm.utils.distributed import is_first
 
-    metrics = evaluate(config)
-    if not is_first():
-        return
-    print_metrics(metrics)
-    print(f"metrics:     {config.folder}/metrics.json")
-    print(f"scores:      {config.folder}/SUBSET/scores.parquet")
-    print(f"predictions: {config.folder}/SUBSET/predictions.jsonl")
-    print(f"figure:      {config.folder}/trade_off.png")
-    print(f"report:      {config.folder}/report.html")
+    if is_first():
+        report.print_metrics(metrics)
+        print_files(folder, report.FILES)
 
 
 # Chosen by the Hydra group `task`, whose files write their own name.

@@ -68,7 +68,7 @@ class ScorerConfig:
 class BestOfNConfig(ScorerConfig):
     """`ipr-eval task=best_of_n`, the default: rerank candidates."""
 
-    rollout: RolloutConfig
+    rollout: RolloutConfig | None = None
     task: Literal["best_of_n"] = "best_of_n"
     candidates: str | None = None
     steps: StepRule | None = None
@@ -93,6 +93,8 @@ class BestOfNConfig(ScorerConfig):
         return (self.aggregate, self.over) if self.vote_aggregate is None else (self.vote_aggregate, "step")
 
     def validate(self) -> None:
+        if self.candidates is None and self.rollout is None:
+            raise ImplicitPRMError("no candidates: give candidates=FILE, or rollout to sample them")
         if self.scores_column is not None and self.candidates is None:
             raise ImplicitPRMError("scores_column names a column of a file; give candidates=FILE too")
         super().validate()

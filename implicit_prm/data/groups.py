@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from implicit_prm.data.columns import COMPLETIONS, CORRECTNESS, IDENTIFIER, PROMPT
-from implicit_prm.data.readers import Rows, read_rows
+from implicit_prm.data.readers import Rows, Source, read_rows
 from implicit_prm.data.row_formats import FORMS, TRL, column, fingerprint_of, grouped_row
 from implicit_prm.types import Group, ImplicitPRMError, Prompt
 
 
 def load_groups(
-    source: str,
+    source: Source,
     split: str = "train",
     revision: str | None = None,
     graded: bool = True,
@@ -31,7 +31,7 @@ def load_groups(
     """The groups of a source, validated. TRL rows of the same prompt become one group, in order of appearance.
 
     Args:
-        source: a local file or folder, or a hub dataset id.
+        source: a local file or folder, a hub dataset id, a `datasets.Dataset`, or a list of rows as dicts.
         split: of a folder or hub dataset.
         revision: a commit, branch or tag of a hub dataset.
         graded: labels are required (training); otherwise a missing correctness column gives None labels.
@@ -49,7 +49,9 @@ def load_groups(
         return _unique(list(_grouped(rows, graded)), rows)
     if limit is not None:
         rows = read_rows(source, split, revision, option=option)
-    return _gather(rows, source, Counter() if dropped is None else dropped)[:limit]
+    return _gather(
+        rows, source if isinstance(source, str) else rows.places[0], Counter() if dropped is None else dropped
+    )[:limit]
 
 
 def _is_grouped(columns: list[str], graded: bool) -> bool:
@@ -78,12 +80,12 @@ def _unique(groups: list[Group], rows: Rows) -> list[Group]:
     return groups
 
 
-def _gather(rows: Rows, source: str, dropped: Counter[str]) -> list[Group]:
+def _gather(rows: Rows, dropped: Counter[str]) -> list[Group]:
     """TRL rows to groups. The same response twice in a prompt counts once (a paired set repeats its chosen ones)."""
     columns = rows.column_names
     form = next((form for form in TRL.values() if set(form[0]) <= set(columns)), None)
     if form is None or (column(columns, PROMPT) is None and "chosen" not in form[0]):
-        raise ImplicitPRMError(f"{source}: has columns {', '.join(sorted(columns))}; expected {FORMS}")
+        raise ImplicitPRMError(f"{rows.places[0]}: has columns {', '.join(sorted(columns))}; expected {FORMS}")
     rows.require([*form[0], *filter(None, [column(columns, PROMPT)])])
     prompts: dict[str, Prompt] = {}
     found: dict[str, dict[tuple[str, bool], None]] = {}

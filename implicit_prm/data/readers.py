@@ -9,10 +9,10 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union, cast
 
 from implicit_prm.data.columns import LABEL
 from implicit_prm.data.hub import DataFile, folder_files, hub_files
@@ -21,6 +21,11 @@ from implicit_prm.types import ImplicitPRMError
 _LFS = b"version https://git-lfs"
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# A path or hub id, or rows in memory.
+Source: TypeAlias = Union[str, Path, "Dataset", Sequence[Mapping[str, Any]]]
 NumberedRows = Iterator[tuple[int, dict[str, Any]]]
 
 
@@ -55,7 +60,7 @@ class Rows:
 
 
 def read_rows(
-    source: str,
+    source: Source,
     split: str = "train",
     revision: str | None = None,
     subset: str | None = None,
@@ -66,7 +71,8 @@ def read_rows(
 
     Args:
         source: a file (JSON lines, JSON, parquet, CSV; .gz of them), a folder (of such files, as the hub lays them out,
-            or a dataset that was saved to disk), or the id of a hub dataset.
+            or a dataset that was saved to disk), the id of a hub dataset, or rows in memory: a `datasets.Dataset` or a
+            list of dicts.
         split: of a folder or hub dataset; a file is one split, whatever it is called.
         revision: a commit, branch or tag of a hub dataset.
         subset: the configuration of a hub dataset or a copy of it, where it has several.
@@ -78,6 +84,9 @@ def read_rows(
         ImplicitPRMError: no such source or split, a hub that cannot be reached, a download that was not finished, or
             a file that is empty, damaged or not what its ending says; names the file and the way out.
     """
+    if not isinstance(source, str | Path):
+        return _in_memory(source, limit)
+    source = str(source)
     path = Path(source).expanduser()
     if path.exists() and revision is not None:
         raise ImplicitPRMError(f"{source} is a local copy, and revision={revision} names a commit of the hub; drop one")
@@ -93,6 +102,14 @@ def read_rows(
     found = ((f"{file.name}, row {number}", row) for file in files for number, row in _read(file))
     pairs = list(itertools.islice(found, limit))
     return _rows(pairs, source)
+
+
+def _in_memory(source: Iterable[Mapping[str, Any]], limit: int | None) -> Rows:
+    rows = list(itertools.islice(source, limit))
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise ImplicitPRMError(f"row {number}: expected a dict with columns, got {type(row).__name__}")
+    return _rows([(f"row {number}", dict(row)) for number, row in enumerate(rows, 1)], "the given rows")
 
 
 def _rows(pairs: list[tuple[str, dict[str, Any]]], source: str) -> Rows:

@@ -1,4 +1,4 @@
-"""From options to what scores: an implicit PRM that is opened, or a column of the data."""
+"""What an evaluation scores with: opened from options, or given as an object."""
 
 from __future__ import annotations
 
@@ -10,56 +10,79 @@ from typing import Any
 from implicit_prm.baselines.reward_model import RewardModel, saved_settings
 from implicit_prm.config import ScorerConfig, StepRule
 from implicit_prm.models.implicit_prm import ImplicitPRM
-from implicit_prm.scoring.store import (
-    ScoreGroup,
-    ScoringModel,
-    cache_key,
-    checkpoint_identity,
-    column_scorer,
-    model_scorer,
-    score_all,
-)
-from implicit_prm.types import Group, ImplicitPRMError, StepScores
+from implicit_prm.scoring.scorers import ScoreGroup, check_lengths, column_scorer, group_scorer
+from implicit_prm.scoring.store import cache_key, checkpoint_identity, score_all, score_in_memory, write_scores
+from implicit_prm.types import Group, ImplicitPRMError, Scorer, StepScores
+from implicit_prm.utils.distributed import is_first
 
 
 @dataclass(frozen=True)
 class OpenScorer:
-    """A function that scores a group, and what names its scores. `prm` is None for scores from a column.
+    """A function that scores a group, and what is known of it.
 
-    `by_step` is false where a response has one score, which says nothing of its steps.
+    Attributes:
+        name: for the report: the checkpoint, the column, or the object's class.
+        score: scores one group.
+        model: the scorer behind `score`; None for a column.
+        column: of the candidates, if scores are read from one.
+        identity: names the scores for the store; None for an object, which may have changed since the last run.
+        by_step: false for an outcome model, whose one score says nothing about single steps.
     """
 
+    name: str
     score: ScoreGroup
-    identity: dict[str, Any]
-    prm: ScoringModel | None = None
+    model: Scorer | None = None
     column: str | None = None
+    identity: dict[str, Any] | None = None
     by_step: bool = True
+
+    def check(self, groups: Sequence[Group], lengths: bool) -> None:
+        """Refuse a column that cannot be read and, with `lengths`, a response that is too long."""
+        if self.column is not None:
+            for group in groups:
+                self.score(group)
+        elif lengths and self.model is not None:
+            check_lengths(groups, self.model)
 
     def key(self, groups: Sequence[Group]) -> str:
         """Names the scores of these groups by this scorer: a change of either gives another key."""
         values = {} if self.column is None else {"values": [group.extra.get(self.column) for group in groups]}
-        return cache_key(groups, **self.identity, **values)
+        return cache_key(groups, **(self.identity or {}), **values)
 
-    def score_all(self, groups: Sequence[Group], folder: Path, key: str) -> list[list[StepScores]]:
-        """Scores of every group, kept in `folder` as they come, under `key`; see `scoring.score_all`."""
+    def score_all(self, groups: Sequence[Group], folder: Path | None) -> list[list[StepScores]]:
+        """Scores of every group; kept in `folder`, and read from there if the scorer is one that can be named.
+
+        Raises:
+            ImplicitPRMError: what the scorer raises, or log-ratios and probabilities in one run.
+        """
         try:
-            return score_all(groups, self.score, folder, key)
-        finally:  # what an interrupted run has computed of the reference is kept, too
-            if isinstance(self.prm, ImplicitPRM) and self.prm.reference_cache is not None:
-                self.prm.reference_cache.flush()
+            if folder is not None and self.identity is not None:
+                scores = score_all(groups, self.score, folder, self.key(groups))
+            else:
+                scores = score_in_memory(groups, self.score)
+                if folder is not None and is_first():
+                    write_scores(groups, scores, folder)
+        finally:  # keep what an interrupted run has computed with the reference, too
+            if isinstance(self.model, ImplicitPRM) and self.model.reference_cache is not None:
+                self.model.reference_cache.flush()
+        kinds = {one.kind for some in scores for one in some if one.step_rewards}
+        if len(kinds) > 1:
+            raise ImplicitPRMError(f"{self.name}: scores of both kinds, {' and '.join(sorted(kinds))}; expected one")
+        return scores
 
 
 def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: bool) -> OpenScorer:
-    """What `config` names.
+    """The column or checkpoint that `config` names.
 
     Args:
+        config: options.
         steps: step rule; None takes the checkpoint's.
-        skip_too_long: a response over the model's context gets no step scores instead of stopping the run.
+        skip_too_long: a response over the limit gets no step scores instead of stopping the run.
     """
     column = config.scores_column
     if column is not None:
-        read = column_scorer(column, config.scores_kind)
-        return OpenScorer(read, {"column": column, "kind": config.scores_kind}, column=column)
+        identity: dict[str, Any] = {"column": column, "kind": config.scores_kind}
+        return OpenScorer(column, column_scorer(column, config.scores_kind), column=column, identity=identity)
     assert config.checkpoint is not None  # ScorerConfig.validate
     too_long = "lowest" if skip_too_long else "error"
     if saved_settings(config.checkpoint, config.revision) is not None:
@@ -86,11 +109,12 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
     }
     if config.reference_cache is not None:
         prm.open_reference_cache(None if config.reference_cache == "default" else config.reference_cache)
-    return OpenScorer(model_scorer(prm, config.max_tokens_per_batch, too_long), identity, prm)
+    score = group_scorer(prm, config.max_tokens_per_batch, too_long)
+    return OpenScorer(config.checkpoint, score, prm, identity=identity)
 
 
 def _open_baseline(config: ScorerConfig, checkpoint: str, steps: StepRule | None, too_long: str) -> OpenScorer:
-    """An explicit reward model, which has no log-ratio: what only concerns that is refused."""
+    """An explicit reward model. It has no log-ratio, so options that concern one are refused."""
     for key in ("reference", "beta", "quantization"):
         if getattr(config, key) is not None:
             raise ImplicitPRMError(f"{key}: {checkpoint} is an explicit reward model, which has none; leave it out")
@@ -104,13 +128,32 @@ def _open_baseline(config: ScorerConfig, checkpoint: str, steps: StepRule | None
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         prompt_template=config.prompt_template,
+        max_length=config.max_length,
         dtype=config.dtype,
     )
-    identity = {
+    identity: dict[str, Any] = {
         "baseline": asdict(model.settings),
+        "limit_tokens": model.limit_tokens,
         "weights": checkpoint_identity(checkpoint, config.revision),
         "checkpoint": checkpoint,
         "dtype": config.dtype,
     }
-    score = model_scorer(model, config.max_tokens_per_batch, too_long)
-    return OpenScorer(score, identity, model, by_step=model.settings.kind != "orm")
+    score = group_scorer(model, config.max_tokens_per_batch, too_long)
+    return OpenScorer(checkpoint, score, model, identity=identity, by_step=model.settings.kind != "orm")
+
+
+def wrap_scorer(scorer: Scorer, config: ScorerConfig, skip_too_long: bool) -> OpenScorer:
+    """An object with `score(problem, responses)`; `config` may hold no option that is for opening a checkpoint."""
+    score = group_scorer(scorer, config.max_tokens_per_batch, "lowest" if skip_too_long else "error")
+    by_step = not (isinstance(scorer, RewardModel) and scorer.settings.kind == "orm")
+    return OpenScorer(type(scorer).__name__, score, scorer, by_step=by_step)
+
+
+def kind_of(scores: Sequence[Sequence[StepScores]]) -> str:
+    """The kind of all scores: that of the first response with a scored step."""
+    return next((one.kind for some in scores for one in some if one.step_rewards), "log_ratio")
+
+
+def have_steps(scores: Sequence[Sequence[StepScores]]) -> bool:
+    """Whether any response has more than one step score; outcome scores say nothing about steps."""
+    return any(len(one.step_rewards) > 1 for some in scores for one in some)

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from implicit_prm.config import BestOfNConfig
-from implicit_prm.evaluation.best_of_n.run import MAJORITY, ORACLE, accuracy_curves, as_candidates, graded, prepare
+from implicit_prm.evaluation.best_of_n.candidates import grade
+from implicit_prm.evaluation.best_of_n.curves import MAJORITY, ORACLE, accuracy_curves
+from implicit_prm.evaluation.best_of_n.run import prepare
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.statistics import Interval, auroc_resamples, percentile_interval, resampled_counts
 from implicit_prm.evaluation.step_errors import step_errors
-from implicit_prm.grading.grader import Grader
 from implicit_prm.utils.io import atomic_write
 
 SIZES = (4, 16, 32)
@@ -55,9 +56,8 @@ def mean(measures: Sequence[Measure]) -> Measure:
 
 def measure_candidates(config: BestOfNConfig) -> None:
     """What every cell shares, kept beside the candidates: which are right, and which answers are equal."""
-    groups, _, _ = prepare(config, Path(config.folder), print)
-    with Grader() as grader:
-        found = [as_candidates(graded(group, grader), grader, config.unanswered) for group in groups]
+    groups, _ = prepare(config, print)
+    _, found = grade(groups, config.unanswered)
     stacked = {name: np.stack([getattr(one, name) for one in found]) for name in ("correct", "classes", "valid")}
     with atomic_write(Path(str(config.candidates)).parent / CANDIDATES) as stream:
         np.savez(stream, **stacked)
@@ -65,8 +65,8 @@ def measure_candidates(config: BestOfNConfig) -> None:
 
 def score(config: BestOfNConfig) -> None:
     """Score, and nothing else: the reference's log-probabilities are then in the cache."""
-    groups, scorer, key = prepare(config, Path(config.folder), print)
-    scorer.score_all(groups, Path(config.folder), key)
+    groups, scorer = prepare(config, print)
+    scorer.score_all(groups, Path(config.folder))
 
 
 def measure(config: BestOfNConfig) -> None:
@@ -76,8 +76,8 @@ def measure(config: BestOfNConfig) -> None:
     """
     config = replace(config, vote_draws=200)
     folder = Path(config.folder)
-    groups, scorer, key = prepare(config, folder, print)
-    scores = scorer.score_all(groups, folder, key)
+    groups, scorer = prepare(config, print)
+    scores = scorer.score_all(groups, folder)
     with np.load(Path(str(config.candidates)).parent / CANDIDATES) as kept:
         candidates = [Candidates(*rows) for rows in zip(kept["correct"], kept["classes"], kept["valid"], strict=True)]
     sizes = [n for n in SIZES if n <= len(groups[0])]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from implicit_prm.evaluation.best_of_n.report import png
-from implicit_prm.evaluation.html.render import embedded, write_page
+from implicit_prm.evaluation.figures import embedded, png
+from implicit_prm.evaluation.html.render import write_page
 from implicit_prm.evaluation.statistics import Interval
 from implicit_prm.utils.io import atomic_write
 from studylib.cells import Grid

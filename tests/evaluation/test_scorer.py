@@ -12,7 +12,7 @@ def test_the_limit_is_the_models_unless_one_is_given_and_scores_are_kept_by_it(t
     free, short = (
         open_scorer(ScorerConfig(**options, max_length=limit), "newline", skip_too_long=True) for limit in (None, 40)
     )
-    assert (free.prm.limit_tokens, short.prm.limit_tokens) == (256, 40)
+    assert (free.model.limit_tokens, short.model.limit_tokens) == (256, 40)
     assert all(score.step_rewards for group in groups for score in free.score(group))
     assert not any(score.step_rewards for group in groups for score in short.score(group))
     assert free.key(groups) != short.key(groups)

@@ -34,7 +34,7 @@ def _config(folder, **changes):
 def test_best_of_n_by_any_kind(run, tmp_path):
     """Step measures where there are scores of steps; of an outcome score, every aggregate is the score."""
     kind, folder = run
-    metrics = best_of_n.evaluate(_config(folder, output_dir=str(tmp_path)), quiet)
+    metrics = best_of_n.run_best_of_n(_config(folder, output_dir=str(tmp_path)), quiet)
     assert (
         0
         < metrics["accuracy"]["PRM, min of steps"]["4"]["value"]
@@ -49,10 +49,10 @@ def test_best_of_n_by_any_kind(run, tmp_path):
 
 def test_scores_are_kept_and_known_by_their_checkpoint(run, tmp_path, monkeypatch):
     _, folder = run
-    first = best_of_n.evaluate(_config(folder, output_dir=str(tmp_path)), quiet)
+    first = best_of_n.run_best_of_n(_config(folder, output_dir=str(tmp_path)), quiet)
     with monkeypatch.context() as patch:
-        patch.setattr(scorer.RewardModel, "score", None)  # nothing is computed again
-        again = best_of_n.evaluate(_config(folder, output_dir=str(tmp_path), aggregate="mean"), quiet)
+        patch.setattr(scorer.RewardModel, "score", lambda *_: pytest.fail("scored again"))
+        again = best_of_n.run_best_of_n(_config(folder, output_dir=str(tmp_path), aggregate="mean"), quiet)
     assert (
         again["accuracy"]["PRM, mean of steps"] == first["aggregates"]["mean"] | again["accuracy"]["PRM, mean of steps"]
     )
@@ -64,10 +64,10 @@ def test_scores_are_kept_and_known_by_their_checkpoint(run, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"beta": 0.1}, "beta: .* is an explicit reward model, which has none"),
-        ({"reference": "sandbox"}, "reference: .* is an explicit reward model"),
-        ({"quantization": "none"}, "quantization: .* is an explicit reward model"),
-        ({"over": "prefix"}, "over=prefix: .* set over=step"),
+        ({"beta": 0.1}, "beta"),
+        ({"reference": "sandbox"}, "reference"),
+        ({"quantization": "none"}, "quantization"),
+        ({"over": "prefix"}, "over=prefix"),
     ],
 )
 def test_what_only_an_implicit_prm_has_is_refused(changes, words, run):
@@ -80,9 +80,9 @@ def test_a_response_over_the_context_is_named_or_scores_lowest(run):
     rows = graded_rows(2, 2)
     rows[1]["completions"][1] = "1 + 1 = 2\n" * 60
     long = str(write_rows(folder / "long.jsonl", rows))
-    with pytest.raises(ImplicitPRMError, match=r"response 1 is .* the limit is 256"):
-        best_of_n.prepare(_config(folder, candidates=long), folder, quiet)
-    groups, opened, _ = best_of_n.prepare(_config(folder, candidates=long, too_long="lowest"), folder, quiet)
+    with pytest.raises(ImplicitPRMError, match=r"response 1 .* 256"):
+        best_of_n.prepare(_config(folder, candidates=long), quiet)
+    groups, opened = best_of_n.prepare(_config(folder, candidates=long, too_long="lowest"), quiet)
     assert [len(one.step_rewards) > 0 for one in opened.score(groups[1])] == [True, False]
 
 
@@ -98,9 +98,9 @@ def test_processbench_takes_step_scores_and_refuses_an_outcome_score(run, tmp_pa
     options = {"checkpoint": str(folder / "model"), "subsets": [subset], "output_dir": str(tmp_path / "out")}
     config = from_mapping(ProcessBenchConfig, options | {"bootstrap_resamples": 20})
     if kind == "orm":
-        with pytest.raises(ImplicitPRMError, match="is an outcome reward model, whose one score says nothing"):
-            process_bench.evaluate(config, quiet)
+        with pytest.raises(ImplicitPRMError, match="outcome reward model"):
+            process_bench.run_process_bench(config, quiet)
         return
-    metrics = process_bench.evaluate(config, quiet)
+    metrics = process_bench.run_process_bench(config, quiet)
     assert "PRM, step scores" in metrics["mean_f1"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["subsets"]["pb"]["solutions"] == 36

@@ -1,15 +1,12 @@
 """Scores are kept as they come: nothing is scored twice, nothing stale is read."""
 
-import json
-
 import pyarrow.parquet as pq
 import pytest
 
 from implicit_prm import ImplicitPRM
-from implicit_prm.data.groups import load_groups
 from implicit_prm.scoring import store
-from implicit_prm.types import Group, ImplicitPRMError, StepScores, StepSpan
-from tests.conftest import graded_rows, write_rows
+from implicit_prm.scoring.scorers import group_scorer
+from implicit_prm.types import Group, StepScores, StepSpan
 
 
 def _groups(count):
@@ -93,7 +90,7 @@ def test_scores_in_the_columns_of_an_older_version_are_computed_again(part, tmp_
 def test_token_counts_of_steps_are_kept(tmp_path, tiny_folder):
     prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="newline", device="cpu")
     group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3\n\\boxed{3}", ""], [True] * 2, [True] * 2)
-    first, empty = store.score_all([group], store.model_scorer(prm), tmp_path, "key")[0]
+    first, empty = store.score_all([group], group_scorer(prm), tmp_path, "key")[0]
     assert sum(first.step_tokens) == len(prm.encoder.response(group.completions[0]).ids)
     assert len(first.step_tokens) == 2
     assert empty.step_tokens == []
@@ -110,48 +107,3 @@ def test_the_key_changes_with_scorer_and_candidates():
     }
     assert len(keys) == 5
     assert store.cache_key(groups, beta=0.1) in keys
-
-
-def test_a_column_of_probabilities(tmp_path):
-    rows = graded_rows(1, 2)
-    rows[0]["prm"] = [[0.5, 0.25], []]
-    (group,) = load_groups(str(write_rows(tmp_path / "c.jsonl", rows)), graded=False)
-    first, second = store.column_scorer("prm", "probability")(group)
-    assert (first.step_rewards, first.kind, first.prefix_values) == ([0.5, 0.25], "probability", None)
-    assert second.step_rewards == []
-    assert store.column_scorer("prm", "log_ratio")(group)[0].prefix_values == [0.5, 0.75]
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "message"),
-    [
-        ("nope", [[0.5], [0.5]], "no column nope"),
-        ("prm", [[0.5]], "2 responses but 1 in column prm"),
-        ("prm", [[1.5], [0.5]], "response 0, column prm: a probability outside"),
-        ("prm", [[0.5], [float("nan")]], "response 1, column prm: step scores must be a list of finite numbers"),
-    ],
-)
-def test_columns_that_cannot_be_read_are_named(column, values, message):
-    group = Group("p0", "prompt", ["a", "b"], [True, False], [True, True], extra={"prm": values})
-    with pytest.raises(ImplicitPRMError, match=message):
-        store.column_scorer(column, "probability")(group)
-
-
-def test_a_response_over_the_context_is_named_or_scores_lowest(tiny_folder):
-    prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="newline", device="cpu")
-    group = Group(
-        "p7", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3", "1 + 1 = 2\n" * 99], [True, False], [True, True]
-    )
-    with pytest.raises(ImplicitPRMError, match="problem p7: response 1 is"):
-        store.model_scorer(prm, 4)(group)
-    fits, long = store.model_scorer(prm, 4, too_long="lowest")(group)
-    assert len(fits.step_rewards) == 1
-    assert long.step_rewards == []
-
-
-def test_given_steps_are_used_with_the_rule_given(tiny_folder):
-    prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="given", device="cpu")
-    group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3"], [True], [True], steps=[["1 + 2", "= 3"]])
-    (score,) = store.model_scorer(prm, 4)(group)
-    assert score.steps == ["1 + 2 ", "= 3"]
-    assert json.dumps(score.step_rewards)

@@ -15,7 +15,7 @@ from implicit_prm.baselines.labels.labeller import LabelledGroup
 from implicit_prm.baselines.reward_model import RewardModel
 from implicit_prm.config import AutoPSVConfig
 from implicit_prm.models import loading
-from implicit_prm.scoring.store import check_lengths, model_scorer
+from implicit_prm.scoring.scorers import check_lengths, group_scorer
 from implicit_prm.types import Group, ImplicitPRMError, TokenCounts
 
 
@@ -46,7 +46,7 @@ class AutoPSV:
         """Label the groups whose id is not in `done`, in order."""
         waiting = [group for group in groups if group.id not in done]
         check_lengths(waiting, self._verifier)
-        score = model_scorer(self._verifier, self._config.max_tokens_per_batch)
+        score = group_scorer(self._verifier, self._config.max_tokens_per_batch)
         for group in waiting:
             confidences = [scores.step_rewards for scores in score(group)]
             labels = labels_of(confidences, self._config.threshold)

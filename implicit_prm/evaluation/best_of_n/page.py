@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from implicit_prm.evaluation.best_of_n.report import accuracy_figure, lowest_step_figure, reliability_figure
+from implicit_prm.evaluation.best_of_n.figures import accuracy_figure, lowest_step_figure, reliability_figure
+from implicit_prm.evaluation.figures import embedded
 from implicit_prm.evaluation.html.render import write_page
 from implicit_prm.evaluation.html.solutions import (
     FIRST_WRONG,
@@ -23,6 +24,7 @@ from implicit_prm.evaluation.html.solutions import (
     prompt_text,
     shown_steps,
 )
+from implicit_prm.evaluation.scorer import kind_of
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.colors import Scale
@@ -81,7 +83,7 @@ def write(
     """
     choices = [choose(c, v) for c, v in zip(candidates, values, strict=True)]
     order = sorted(range(len(groups)), key=lambda problem: _KINDS.index(choices[problem].kind))
-    scale = common_scale(scores[0][0].kind, [one.step_rewards for some in scores for one in some])
+    scale = common_scale(kind_of(scores), [one.step_rewards for some in scores for one in some])
 
     shown = browser(_shown(groups[n], scores[n], values[n], candidates[n], choices[n], scale) for n in order)
     wrong = sum(choice.kind == WRONG_PICK for choice in choices)
@@ -90,9 +92,9 @@ def write(
         "best_of_n.html",
         metrics=metrics,
         bases=list(dict.fromkeys(name.rpartition(" - ")[2] for name in metrics["difference"])),
-        accuracy=accuracy_figure(metrics),
-        reliability=reliability_figure(metrics) if metrics["reliability"]["bins"] else None,
-        lowest_step=lowest_step_figure(metrics) if metrics["lowest_step"] else None,
+        accuracy=embedded(accuracy_figure(metrics)),
+        reliability=embedded(reliability_figure(metrics)) if metrics["reliability"]["bins"] else None,
+        lowest_step=embedded(lowest_step_figure(metrics)) if metrics["lowest_step"] else None,
         scale=scale,
         remark=f"{len(shown.problems)} of {len(groups)} problems: {shown.tags.get(WRONG_PICK, 0)} of the {wrong} whose "
         f"pick is wrong though a right response exists, then others. Left out: {len(groups) - len(shown.problems)}.",

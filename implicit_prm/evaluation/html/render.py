@@ -9,9 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from implicit_prm.evaluation.best_of_n.report import band, percent, png
+from implicit_prm.evaluation.formatting import band, percent
 from implicit_prm.utils.io import atomic_write
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -27,19 +26,13 @@ _ENVIRONMENT.filters.update(percent=percent, band=band)
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:
-    """Fill in one of the `templates` and write it, atomically. Of `content`, texts are escaped and figures embedded."""
+    """Fill in one of the `templates` and write it, atomically. Texts of `content` are escaped."""
     script, style = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     # The browser runs this script alone and fetches nothing, whatever a response might smuggle in.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    filled = {name: embedded(value) if isinstance(value, Figure) else value for name, value in content.items()}
     page = _ENVIRONMENT.get_template(template).render(
-        policy=policy, script=Markup(script), style=Markup(style), **filled
+        policy=policy, script=Markup(script), style=Markup(style), **content
     )
     with atomic_write(path) as stream:
         stream.write(page.encode("utf-8", errors="replace"))  # half a surrogate pair is no reason to have no page
-
-
-def embedded(figure: Figure) -> str:
-    """The figure as what an `img` tag may have for its source."""
-    return f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"

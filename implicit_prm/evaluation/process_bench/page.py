@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from implicit_prm.evaluation.figures import embedded
 from implicit_prm.evaluation.html.render import write_page
 from implicit_prm.evaluation.html.solutions import (
     FIRST_WRONG,
@@ -23,8 +24,10 @@ from implicit_prm.evaluation.html.solutions import (
     shown_steps,
 )
 from implicit_prm.evaluation.process_bench import thresholds as th
-from implicit_prm.evaluation.process_bench.report import notes, trade_off_figure
+from implicit_prm.evaluation.process_bench.figures import trade_off_figure
+from implicit_prm.evaluation.process_bench.report import notes
 from implicit_prm.evaluation.process_bench.subset import Subset, Verdict
+from implicit_prm.evaluation.scorer import kind_of
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.colors import Scale
 
@@ -68,14 +71,14 @@ def write(
         over: step or prefix, the values that were judged by.
     """
     wrong = [solution for one, verdict in judged for solution in wrong_solutions(one, verdict, over)]
-    kind = judged[0][0].scores[0][0].kind
+    kind = kind_of([some for one, _ in judged for some in one.scores])
     scale = common_scale(kind, [values for one, _ in judged for values in one.values(over)])
     shown = browser(_shown(one, scale) for one in in_turn(wrong))
     write_page(
         path,
         "process_bench.html",
         metrics=metrics,
-        trade_off=trade_off_figure(metrics, curves),
+        trade_off=embedded(trade_off_figure(metrics, curves)),
         notes={name: notes(row, metrics["values"]) for name, row in metrics["subsets"].items()},
         scale=scale,
         remark=f"{len(shown.problems)} of the {len(wrong)} wrongly judged solutions, by turns of every kind and "

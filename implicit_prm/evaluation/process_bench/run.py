@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from implicit_prm.config import CROSS_FIT, ProcessBenchConfig, from_mapping
+from implicit_prm.config import CROSS_FIT, ProcessBenchConfig
 from implicit_prm.data.process_bench import load_process_bench, same_problem
-from implicit_prm.evaluation.process_bench import page, report
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.metrics import (
     READINGS,
@@ -24,62 +23,104 @@ from implicit_prm.evaluation.process_bench.metrics import (
     write_predictions,
 )
 from implicit_prm.evaluation.process_bench.subset import Subset, Verdict, blind
+from implicit_prm.evaluation.results import validated, write_results
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import resampled_counts
-from implicit_prm.scoring.store import check_lengths
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.distributed import is_first, spoken_once
-from implicit_prm.utils.io import write_json
 
 FOLDS = 10
 
 
-def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Score every subset and write metrics.json, trade_off.png, report.html and a folder per subset to `config.folder`.
+def run_process_bench(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """`ipr-eval task=processbench`: open what the config names, and evaluate it; results go to `config.folder`.
+
+    Returns:
+        The metrics, as metrics.json holds them; see `evaluate_subsets`.
+
+    Raises:
+        ImplicitPRMError: anything wrong with options, data or checkpoint, or no threshold to be fitted.
+    """
+    config, say = validated(config), spoken_once(say)
+    groups = {name: load_subset(config, source) for name, source in config.sources.items()}
+    scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
+    return evaluate_subsets(config, groups, scorer, Path(config.folder), say)
+
+
+def evaluate_subsets(
+    config: ProcessBenchConfig,
+    groups: Mapping[str, list[Group]],
+    scorer: OpenScorer,
+    folder: Path | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Score every subset and find the first wrong steps.
 
     A solution's prediction is its first step whose value is below the threshold, -1 if there is none; F1 is the
     harmonic mean of the accuracies on solutions with and without a wrong step (arXiv 2412.06559). Intervals are 95 %
     percentile bootstrap over problems; the threshold is fitted anew in each resample.
 
-    Returns:
-        What metrics.json holds; a figure that is not defined is None.
+    Args:
+        config: which step values are read, the threshold, number of resamples and seed.
+        groups: the problems of each subset.
+        scorer: what scores them.
+        folder: for metrics.json, trade_off.png, report.html and a folder per subset; None writes nothing.
+        say: is told the size of each subset.
 
-    Raises:
-        ImplicitPRMError: anything wrong with options, data or checkpoint, or no threshold to be fitted.
+    Returns:
+        The metrics, as metrics.json holds them; a figure that is not defined is None.
     """
-    config = from_mapping(ProcessBenchConfig, asdict(config))  # a config made in Python is checked like one from YAML
-    folder, main, say = Path(config.folder), is_first(), spoken_once(say)
-    groups = {name: load_subset(config, source) for name, source in config.sources.items()}
-    scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
     if not scorer.by_step:
         raise ImplicitPRMError(
-            f"task=processbench: {config.checkpoint} is an outcome reward model, whose one score says nothing of "
-            "single steps; take one of kind value_head or next_token"
+            f"ProcessBench needs a score for every step; {scorer.name} is an outcome reward model. Use one of kind "
+            "value_head or next_token"
         )
     for name, some in groups.items():
         say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
-        if scorer.prm is not None and config.too_long == "error":
-            check_lengths(some, scorer.prm)
+        scorer.check(some, lengths=config.too_long == "error")
     subsets = {
-        name: score_subset(config, name, some, scorer, folder / name, config.seed + place)
+        name: score_subset(config, name, some, scorer, None if folder is None else folder / name, config.seed + place)
         for place, (name, some) in enumerate(groups.items())
     }
+    verdicts = {name: all_verdicts(config, one, subsets) for name, one in subsets.items()}
+    metrics = process_bench_metrics(config, subsets, verdicts, scorer)
+    if folder is not None and is_first():
+        from implicit_prm.evaluation.process_bench import figures, page  # matplotlib
+
+        judged = [(one, verdicts[name][READINGS[config.over]]) for name, one in subsets.items()]
+        for one, verdict in judged:
+            write_predictions(one, verdict, config.over, folder / one.name / "predictions.jsonl")
+        curves = {name: th.accuracy_curve(one.windows(config.over)) for name, one in subsets.items()}
+        write_results(
+            folder,
+            metrics,
+            {"trade_off.png": figures.trade_off_figure(metrics, curves)},
+            lambda path: page.write(path, metrics, curves, judged, config.over),
+        )
+    return metrics
+
+
+def all_verdicts(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset]) -> dict[str, Verdict]:
+    """The verdicts on a subset by each reading of the scores and without them; the reading of `config.over` first."""
     readings: list[str] = [config.over]
     if isinstance(config.threshold, str):  # another reading costs nothing but another threshold
         others = [name for name in READINGS if name != config.over]
-        readings += [name for name in others if all(can_be_read(one, name) for one in subsets.values())]
-    rows, f1s, judged = {}, [], []
-    for name, one in subsets.items():
-        verdicts = {READINGS[over]: judge(config, one, subsets, over) for over in readings} | blind(one)
-        rows[name] = subset_metrics(one, verdicts, config)
-        f1s.append(f1_of(one, verdicts))
-        judged.append((one, verdicts[READINGS[config.over]]))
-        if main:
-            write_predictions(*judged[-1], config.over, folder / name / "predictions.jsonl")
-    metrics = {
-        "scorer": config.scores_column or config.checkpoint,
+        readings += [name for name in others if all(can_be_read(some, name) for some in subsets.values())]
+    return {READINGS[over]: judge(config, one, subsets, over) for over in readings} | blind(one)
+
+
+def process_bench_metrics(
+    config: ProcessBenchConfig,
+    subsets: Mapping[str, Subset],
+    verdicts: Mapping[str, dict[str, Verdict]],
+    scorer: OpenScorer,
+) -> dict[str, Any]:
+    """What metrics.json holds."""
+    f1s = [f1_of(one, verdicts[name]) for name, one in subsets.items()]
+    return {
+        "scorer": scorer.name,
         "values": READINGS[config.over],
-        "subsets": rows,
+        "subsets": {name: subset_metrics(one, verdicts[name], config) for name, one in subsets.items()},
         "mean_f1": {name: interval(np.mean([f1[name] for f1 in f1s], axis=0)) for name in f1s[0]},
         "bootstrap": {
             "resamples": config.bootstrap_resamples,
@@ -89,12 +130,6 @@ def evaluate(config: ProcessBenchConfig, say: Callable[[str], None] = print) -> 
         },
         "config": asdict(config),
     }
-    if main:
-        write_json(folder / "metrics.json", metrics)
-        curves = {name: th.accuracy_curve(one.windows(config.over)) for name, one in subsets.items()}
-        report.save_figure(metrics, curves, folder / "trade_off.png")
-        page.write(folder / "report.html", metrics, curves, judged, config.over)
-    return metrics
 
 
 def load_subset(config: ProcessBenchConfig, source: str) -> list[Group]:
@@ -108,17 +143,18 @@ def load_subset(config: ProcessBenchConfig, source: str) -> list[Group]:
 
 
 def score_subset(
-    config: ProcessBenchConfig, name: str, groups: list[Group], scorer: OpenScorer, folder: Path, seed: int
+    config: ProcessBenchConfig, name: str, groups: list[Group], scorer: OpenScorer, folder: Path | None, seed: int
 ) -> Subset:
     """Scores of a subset, kept in `folder`, and the resamples that all of its intervals use."""
-    scores = scorer.score_all(groups, folder, scorer.key(groups))
+    scores = scorer.score_all(groups, folder)
     for group, some in zip(groups, scores, strict=True):
         for place, (told, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
             steps = len(told or [])
-            if len(one.step_rewards) not in (0, steps) or (scorer.prm is None and not one.step_rewards):
+            # A model leaves a solution that is too long without scores; a column must have them all.
+            if len(one.step_rewards) not in (0, steps) or (scorer.column is not None and not one.step_rewards):
                 raise ImplicitPRMError(
-                    f"{name}, solution {group.extra['ids'][place]}: {steps} steps but {len(one.step_rewards)} "
-                    f"scores in column {config.scores_column}"
+                    f"{name}, solution {group.extra['ids'][place]}: expected {steps} scores from {scorer.name}, one "
+                    f"per step, got {len(one.step_rewards)}; steps are the ones that are given (steps=given)"
                 )
     sizes = [len(group) for group in groups]
     drawn = np.concatenate(list(resampled_counts(len(groups), config.bootstrap_resamples, seed, len(groups))))

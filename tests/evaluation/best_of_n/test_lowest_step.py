@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from implicit_prm.evaluation.best_of_n.figures import lowest_step_figure
 from implicit_prm.evaluation.best_of_n.lowest_step import lowest_step_positions
-from implicit_prm.evaluation.best_of_n.report import lowest_step_figure
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.types import StepScores
 

@@ -50,7 +50,7 @@ def _evaluate(folder, rows, **options):
     rows = [{name: row.get(name) for name in columns} for row in rows]
     candidates = write_rows(folder / "candidates.jsonl", rows)
     options = {"output_dir": str(folder / "out"), "scores_column": "scores", "bootstrap_resamples": 50, **options}
-    run.evaluate(BestOfNConfig(rollout=ROLLOUT, candidates=str(candidates), **options), lambda *_: None)
+    run.run_best_of_n(BestOfNConfig(rollout=ROLLOUT, candidates=str(candidates), **options), lambda *_: None)
     return Page((folder / "out/report.html").read_text(encoding="utf-8"))
 
 

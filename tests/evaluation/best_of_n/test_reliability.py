@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from implicit_prm.evaluation.best_of_n.figures import reliability_figure
 from implicit_prm.evaluation.best_of_n.reliability import reliability
-from implicit_prm.evaluation.best_of_n.report import reliability_figure
 from implicit_prm.evaluation.selection import Candidates
 
 

@@ -9,10 +9,12 @@ import pytest
 
 from implicit_prm.config import BestOfNConfig, PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.data.groups import load_groups
-from implicit_prm.evaluation.best_of_n import report
-from implicit_prm.evaluation.best_of_n.run import Candidates, best_of, evaluate, pick, vote_weights
+from implicit_prm.evaluation.best_of_n import figures, report
+from implicit_prm.evaluation.best_of_n.curves import aggregated, best_of, vote_weights
+from implicit_prm.evaluation.best_of_n.run import run_best_of_n
+from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.step_errors import step_metrics
-from implicit_prm.scoring.store import column_scorer
+from implicit_prm.scoring.scorers import column_scorer
 from implicit_prm.types import Group, ImplicitPRMError, StepScores
 from tests.conftest import graded_rows, write_rows
 
@@ -39,7 +41,7 @@ ROWS = [
 def _evaluate(tmp_path, rows=ROWS, **options):
     candidates = write_rows(tmp_path / "candidates.jsonl", rows)
     options = {"output_dir": str(tmp_path / "out"), "scores_column": "scores", "bootstrap_resamples": 100, **options}
-    return evaluate(BestOfNConfig(rollout=ROLLOUT, candidates=str(candidates), **options), lambda *_: None)
+    return run_best_of_n(BestOfNConfig(rollout=ROLLOUT, candidates=str(candidates), **options), lambda *_: None)
 
 
 def _value(metrics, name, n):
@@ -161,7 +163,7 @@ def test_the_table_prints_at_80_columns(tmp_path, capsys):
 
 
 def test_the_figure_names_its_axes(tmp_path):
-    axes = report.accuracy_figure(_evaluate(tmp_path)).axes[0]
+    axes = figures.accuracy_figure(_evaluate(tmp_path)).axes[0]
     assert axes.get_xlabel() == "N, responses to choose from"
     assert axes.get_ylabel() == "accuracy (%)"
     assert len(axes.lines) == 5
@@ -210,7 +212,7 @@ def test_the_published_figures_of_a_real_prm_are_reproduced(shared_data):
         for group in groups
     ]
     accuracy = {
-        how: best_of(candidates, pick(scores, how, "step"), [32], "first").mean()
+        how: best_of(candidates, aggregated(scores, how, "step"), [32], "first").mean()
         for how in ("min", "last", "product", "mean")
     }
     assert {how: round(value, 3) for how, value in accuracy.items()} == {

@@ -3,7 +3,7 @@
 import pytest
 
 from implicit_prm.config import ProcessBenchConfig
-from implicit_prm.evaluation.process_bench.run import evaluate
+from implicit_prm.evaluation.process_bench.run import run_process_bench
 from tests.conftest import write_rows
 from tests.pages import Page
 
@@ -38,7 +38,7 @@ ROWS = [
 def _evaluate(folder, rows, **options):
     files = [str(write_rows(folder / f"{name}.jsonl", some)) for name, some in rows.items()]
     options = {"scores_column": "scores", "threshold": 0.5, "bootstrap_resamples": 20, **options}
-    evaluate(ProcessBenchConfig(subsets=files, output_dir=str(folder / "out"), **options), lambda *_: None)
+    run_process_bench(ProcessBenchConfig(subsets=files, output_dir=str(folder / "out"), **options), lambda *_: None)
     return Page((folder / "out/report.html").read_text(encoding="utf-8"))
 
 

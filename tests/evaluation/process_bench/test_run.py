@@ -10,9 +10,9 @@ from rich.console import Console
 
 from implicit_prm import ImplicitPRM
 from implicit_prm.config import ProcessBenchConfig
-from implicit_prm.evaluation.process_bench import page, report
+from implicit_prm.evaluation.process_bench import figures, report, run
 from implicit_prm.evaluation.process_bench import thresholds as th
-from implicit_prm.evaluation.process_bench.run import FOLDS, evaluate, fold_of_problem
+from implicit_prm.evaluation.process_bench.run import FOLDS, fold_of_problem, run_process_bench
 from implicit_prm.evaluation.statistics import clustered_ratio
 from implicit_prm.types import ImplicitPRMError
 from tests.conftest import graded_rows, write_rows
@@ -63,9 +63,8 @@ def _evaluate(tmp_path, rows, figure=False, **options):
     options = {"output_dir": str(tmp_path / "out"), "scores_column": "scores", "bootstrap_resamples": 50, **options}
     with pytest.MonkeyPatch.context() as patch:
         if not figure:  # drawing takes longer than all the rest
-            patch.setattr(report, "save_figure", lambda *_: None)
-            patch.setattr(page, "write", lambda *_: None)
-        return evaluate(ProcessBenchConfig(subsets=files, **options), lambda *_: None)
+            patch.setattr(run, "write_results", lambda *_: None)
+        return run_process_bench(ProcessBenchConfig(subsets=files, **options), lambda *_: None)
 
 
 def _value(result, key):
@@ -233,7 +232,7 @@ def test_the_table_prints_at_80_columns(tmp_path):
 
 def test_the_figure_marks_every_subset(tmp_path):
     metrics = _evaluate(tmp_path, {"pb": ROWS}, threshold=0.5)
-    axes = report.trade_off_figure(metrics, {"pb": (np.array([0.0, 1.0]), np.array([1.0, 0.0]))}).axes[0]
+    axes = figures.trade_off_figure(metrics, {"pb": (np.array([0.0, 1.0]), np.array([1.0, 0.0]))}).axes[0]
     assert axes.get_xlabel() == "accuracy on correct solutions (%)"
     assert axes.get_legend_handles_labels()[1] == ["pb: F1 57.1"]
 
