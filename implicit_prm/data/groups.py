@@ -49,9 +49,7 @@ def load_groups(
         return _unique(list(_grouped(rows, graded)), rows)
     if limit is not None:
         rows = read_rows(source, split, revision, option=option)
-    return _gather(
-        rows, source if isinstance(source, str) else rows.places[0], Counter() if dropped is None else dropped
-    )[:limit]
+    return _gather(rows, Counter() if dropped is None else dropped)[:limit]
 
 
 def _is_grouped(columns: list[str], graded: bool) -> bool:
