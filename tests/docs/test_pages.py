@@ -17,16 +17,16 @@ def test_the_readme_is_at_most_150_lines():
 
 
 def test_the_readmes_tree_names_what_is_there():
-    """Two levels of indented names, each a file or a folder of the one above."""
+    """A line is a file or folder, indented below its folder, and a comment that may name some of its files."""
     (tree,) = [text for text in blocks(README, "text") if text.startswith("implicit_prm/")]
-    parents, found = {}, []
-    for line in tree.splitlines():
-        indent, path = re.match(r"( *)(\S+)", line).groups()
-        parents = {depth: parent for depth, parent in parents.items() if depth < len(indent)}
-        path = "".join(parents.values()) + path
-        assert (ROOT / path).exists(), path
+    folder, found = "", []
+    for indent, path, comment in re.findall(r"^( *)(\S+) *(.*)$", tree, flags=re.MULTILINE):
+        folder = folder if indent else path
+        path = folder + path if indent else path
         assert (ROOT / path).is_dir() == path.endswith("/"), path
-        parents[len(indent)] = path if path.endswith("/") else ""
+        assert (ROOT / path).exists(), path
+        for file in re.findall(r"\w+\.py|\w+/", comment):
+            assert file == "implicit_prm/" or (ROOT / path / file).exists(), path + file
         found.append(path)
     rooms = {f"implicit_prm/{room.parent.name}/" for room in (ROOT / "implicit_prm").glob("*/__init__.py")}
     assert rooms <= set(found)
