@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_prm.config import from_mapping
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.progress import disable_bars_in_logs
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any],
     A mistake in options or input ends the process with one sentence and status 1, an interruption with status 130 and
     what to add to the command to go on (`go_on`). Everything that was written before either is whole.
     """
+    disable_bars_in_logs()
     # Reading a file is not what a run's progress is about.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:

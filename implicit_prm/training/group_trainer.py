@@ -16,6 +16,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -25,7 +26,9 @@ from implicit_prm.models.forward import token_budget
 from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training.batches import GroupSampler, collate
 from implicit_prm.training.metrics import JsonLog
+from implicit_prm.training.progress import LogProgress
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.progress import shows_bars
 
 
 class GroupTrainer(Trainer):
@@ -72,6 +75,8 @@ class GroupTrainer(Trainer):
             callbacks=[JsonLog(Path(str(args.output_dir)) / "log.jsonl"), *callbacks],
             **options,
         )
+        if not shows_bars() and self.pop_callback(ProgressCallback):
+            self.add_callback(LogProgress())
         if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
             raise ImplicitPRMError("FSDP version 1 is not supported; set fsdp_version: 2 in the accelerate config")
         self.max_tokens = max_tokens or token_budget(args.device)

@@ -1,7 +1,10 @@
-"""Progress: a bar in a terminal, lines in a log, nothing where nothing is to be shown."""
+"""Progress: a tqdm bar in a terminal, lines in a log, nothing if not shown."""
+
+import os
+import subprocess
+import sys
 
 import pytest
-from rich.console import Console
 
 from implicit_prm.utils import progress as module
 from implicit_prm.utils.progress import progress, tracked
@@ -15,23 +18,29 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_log_gets_a_line_every_half_minute_and_one_at_the_end(clock, capsys):
+@pytest.fixture(params=[False, True], ids=["log", "terminal"])
+def terminal(request, monkeypatch):
+    monkeypatch.setattr(module, "shows_bars", lambda: request.param)
+    return request.param
+
+
+def test_log_gets_a_line_every_half_minute_and_one_at_the_end(clock, capsys):
     with progress("scoring", 2000) as advance:
         for seconds in (10, 15, 15, 10):
             clock[0] += seconds
             advance(500)
     assert capsys.readouterr().out.splitlines() == [
-        "scoring: 1,500 of 2,000, 0:00:40, 0:00:13 to go",
+        "scoring: 1,500 of 2,000, 0:00:40, 0:00:13 left",
         "scoring: 2,000 of 2,000, 0:00:50",
     ]
 
 
-def test_nothing_done_yet_is_no_rate(clock, capsys):
+def test_no_estimate_before_the_first_item(clock, capsys):
     with progress("scoring", 8) as advance:
         clock[0] += 40
         advance(0)
         advance(4)
-    assert capsys.readouterr().out.splitlines() == ["scoring: 4 of 8, 0:00:40, 0:00:40 to go"]
+    assert capsys.readouterr().out.splitlines() == ["scoring: 4 of 8, 0:00:40, 0:00:40 left"]
 
 
 def test_items_come_in_order_and_count_once_each(clock, capsys):
@@ -39,23 +48,35 @@ def test_items_come_in_order_and_count_once_each(clock, capsys):
     assert capsys.readouterr().out == "grading: 3 of 3, 0:00:00\n"
 
 
-@pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize(("total", "shown"), [(3, False), (0, True)])
-def test_nothing_is_said_where_nothing_is_shown_or_done(total, shown, terminal, monkeypatch, capsys):
-    monkeypatch.setattr(module, "Console", lambda: Console(force_terminal=terminal))
+def test_nothing_is_printed_if_not_shown_or_empty(total, shown, terminal, capsys):
     assert list(tracked(range(total), "grading", shown)) == list(range(total))
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_a_bar(monkeypatch, capsys):
-    monkeypatch.setattr(module, "Console", lambda: Console(force_terminal=True))
+def test_terminal_gets_a_tqdm_bar(monkeypatch, capsys):
+    monkeypatch.setattr(module, "shows_bars", lambda: True)
     with progress("sampling", 2) as advance:
         advance(2)
-    out = capsys.readouterr().out
-    assert "━" in out
-    assert "100%" in out
+    assert "sampling: 100%|" in capsys.readouterr().err
 
 
-def test_an_error_within_goes_through(capsys):
+def test_errors_pass_through(terminal):
     with pytest.raises(KeyboardInterrupt), progress("sampling", 2):
         raise KeyboardInterrupt
+
+
+def test_bars_of_other_libraries_are_off_in_a_log():
+    code = """
+from implicit_prm.utils.progress import disable_bars_in_logs
+disable_bars_in_logs()
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers.utils.logging import tqdm as transformers_tqdm
+for bar in (tqdm, transformers_tqdm):
+    assert bar(total=3).disable
+Dataset.from_dict({"a": [1, 2]}).map(lambda row: row)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TQDM", "HF_DATASETS"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
