@@ -1,4 +1,4 @@
-"""Sampling with transformers' own generation, in this process."""
+"""Sampling with transformers' `generate`, in this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -28,10 +27,10 @@ from implicit_prm.utils.distributed import Processes
 
 
 class TransformersSampler:
-    """Samples in fixed batches of consecutive problems, each with its own seed, whoever of the processes takes it.
+    """Samples in fixed batches of consecutive problems, each with its own seed, whichever process takes it.
 
     Raises:
-        ImplicitPRMError: the model cannot be opened, or has no chat template where one is needed.
+        ImplicitPRMError: the model cannot be opened, or lacks a chat template that the prompts need.
     """
 
     def __init__(self, policy: PolicyConfig, sampling: SamplingConfig, text: TextConfig) -> None:
@@ -44,14 +43,14 @@ class TransformersSampler:
         }
 
     def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
-        """Responses to this process' share of the problems that are not `done`, in the order of the problems."""
-        model: Any = loading.open_model(self._policy).to(forward.best_device())  # type: ignore[arg-type]
+        """Responses to this process's share of the problems whose id is not in `done`, in order."""
+        model = open_for_sampling(self._policy)
         context = context_length(model.config, None)
         size = self._sampling.problems_per_batch
-        # Where a batch starts is its seed, so batches are cut before any is left out.
+        # A batch's seed is its start, so batches are cut before finished problems are skipped.
         batches = [(start, problems[start : start + size]) for start in range(0, len(problems), size)]
-        open_ones = [(start, batch) for start, batch in batches if any(problem.id not in done for problem in batch)]
-        for start, batch in open_ones[processes.rank :: processes.size]:
+        unfinished = [(start, batch) for start, batch in batches if any(problem.id not in done for problem in batch)]
+        for start, batch in unfinished[processes.rank :: processes.size]:
             refused = {problem.id: self._too_long(problem, context) for problem in batch}
             fitting = [problem for problem in batch if refused[problem.id] is None]
             sampled = iter(
@@ -68,19 +67,27 @@ class TransformersSampler:
         if context is None or prompt + self._sampling.max_new_tokens <= context:
             return None
         return (
-            f"its prompt of {prompt} tokens and sampling.max_new_tokens={self._sampling.max_new_tokens} are more than "
-            f"the {context} tokens of the model's context"
+            f"the prompt of {prompt} tokens and sampling.max_new_tokens={self._sampling.max_new_tokens} exceed the "
+            f"model's context of {context} tokens"
         )
+
+
+def open_for_sampling(policy: PolicyConfig) -> Any:
+    """The policy on the best device, without its generation defaults.
+
+    Only temperature and top-p may shape the distribution: with a model's own top-k or repetition penalty, the reference
+    would assign other log-probabilities than the responses were sampled with. `generate` takes from the model's
+    generation config whatever a call leaves open, so it is reset here.
+    """
+    model: Any = loading.open_model(policy).to(forward.best_device())  # type: ignore[arg-type]
+    model.generation_config = GenerationConfig()
+    return model
 
 
 def sample(
     model: Any, encoder: Encoder, problems: Sequence[Problem], sampling: SamplingConfig, seed: int
 ) -> list[Samples]:
-    """`sampling.n` responses to each problem, in one batch.
-
-    Nothing but temperature and top-p shapes the distribution: the model's own generation defaults (top-k, repetition
-    penalty) would make the responses ones that the reference does not assign its log-probabilities to.
-    """
+    """Sample `sampling.n` responses to each problem, in one batch. `model` is from `open_for_sampling`."""
     set_seed(seed)
     options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     generated = _generate(model, encoder, [encoder.prompt_ids(problem.text) for problem in problems], sampling, options)
@@ -97,7 +104,7 @@ def sample(
 
 @dataclass(frozen=True)
 class Prefix:
-    """A response that is begun, behind its prompt, in token ids. `seed` is of what it is continued with."""
+    """The token ids of a prompt and of the beginning of a response to it, and the seed of its continuations."""
 
     prompt_ids: Sequence[int]
     ids: Sequence[int]
@@ -105,10 +112,10 @@ class Prefix:
 
 
 def complete(model: Any, encoder: Encoder, prefixes: Sequence[Prefix], sampling: SamplingConfig) -> list[Completed]:
-    """`sampling.n` continuations of each prefix, in one batch, from the distribution that `sample` draws from.
+    """Sample `sampling.n` continuations of each prefix, in one batch, from the same distribution as `sample`.
 
-    Every prefix has random numbers of its own, so what it is continued with does not depend on the batch it is in (but
-    for rounding: logits of a row differ in the last bits with what it is batched with).
+    Every prefix has its own random numbers, so its continuations do not depend on the rest of the batch (but for
+    rounding: the last bits of a row's logits vary with the batch). `model` is from `open_for_sampling`.
     """
     numbers = [np.random.default_rng(one.seed).random((sampling.n, sampling.max_new_tokens)) for one in prefixes]
     rows = [[*one.prompt_ids, *one.ids] for one in prefixes]
@@ -118,7 +125,7 @@ def complete(model: Any, encoder: Encoder, prefixes: Sequence[Prefix], sampling:
     processors = LogitsProcessorList([*warpers, draw])
     generated = _generate(model, encoder, rows, sampling, {"do_sample": False}, logits_processor=processors)
     return [
-        # Decoded with the prefix: some tokenizers write the first token of a text otherwise than a later one.
+        # Decoded with the prefix: some tokenizers decode the first token of a text differently.
         Completed([_text(encoder, [*one.ids, *row.ids]) for row in found], sum(row.tokens for row in found))
         for one, found in zip(prefixes, generated, strict=True)
     ]
@@ -126,18 +133,18 @@ def complete(model: Any, encoder: Encoder, prefixes: Sequence[Prefix], sampling:
 
 @dataclass(frozen=True)
 class Completed:
-    """The whole responses that a prefix was completed to, and how many tokens were generated for all of them."""
+    """The completed responses of a prefix, and the number of tokens generated for all of them."""
 
     texts: list[str]
     tokens: int
 
 
 class _Draw(LogitsProcessor):
-    """Leaves only the token that a row's next number stands for, so that greedy search takes it.
+    """Draws each row's next token with the row's own random number, and leaves only that token to greedy search.
 
     Args:
         numbers: [rows, steps] float64, uniform in [0, 1).
-        width: of what is continued, in tokens.
+        width: number of tokens before the first generated one.
     """
 
     def __init__(self, numbers: Tensor, width: int) -> None:
@@ -152,7 +159,7 @@ class _Draw(LogitsProcessor):
 
 @dataclass(frozen=True)
 class _Row:
-    """What was generated, without the end of turn; `tokens` counts that, too."""
+    """A generated row without its end of turn, which `tokens` includes."""
 
     ids: list[int]
     finished: bool
@@ -168,7 +175,7 @@ def _generate(
     options: dict[str, Any],
     **more: Any,
 ) -> list[list[_Row]]:
-    """`sampling.n` rows for each context, up to their end-of-turn tokens."""
+    """Generate `sampling.n` rows for each context, up to their end-of-turn tokens."""
     tokenizer = encoder.tokenizer
     width = max(map(len, contexts))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else encoder.end_of_turn
@@ -178,14 +185,12 @@ def _generate(
     chosen = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens, pad_token_id=pad, eos_token_id=sorted(ends), **options
     )
-    # What is not chosen, generate() would take from the model's own defaults.
-    with mock.patch.object(model, "generation_config", GenerationConfig()):
-        generated = model.generate(
-            input_ids=input_ids.repeat_interleave(sampling.n, 0),
-            attention_mask=attention.repeat_interleave(sampling.n, 0),
-            generation_config=chosen,
-            **more,
-        )
+    generated = model.generate(
+        input_ids=input_ids.repeat_interleave(sampling.n, 0),
+        attention_mask=attention.repeat_interleave(sampling.n, 0),
+        generation_config=chosen,
+        **more,
+    )
     rows = [_row(ids, ends) for ids in generated[:, width:].tolist()]
     return [rows[start : start + sampling.n] for start in range(0, len(rows), sampling.n)]
 

@@ -18,8 +18,8 @@ from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.config import MathShepherdConfig, PolicyConfig
 from implicit_prm.data.tokenization import EncodedResponse, Encoder, context_length
 from implicit_prm.grading.grader import Grader
-from implicit_prm.models import forward, loading
-from implicit_prm.rollouts.transformers_sampler import Prefix, complete
+from implicit_prm.models import loading
+from implicit_prm.rollouts.transformers_sampler import Prefix, complete, open_for_sampling
 from implicit_prm.types import Group, ImplicitPRMError, TokenCounts
 
 # A prefix within a block of groups: the group's index in the block, and a hash of the prefix's token ids.
@@ -62,7 +62,7 @@ class MathShepherd:
 
     def label(self, groups: Sequence[Group], done: Container[str]) -> Iterator[LabelledGroup]:
         """Label the groups whose id is not in `done`, in order."""
-        model: Any = loading.open_model(self._config.policy).to(forward.best_device())  # type: ignore[arg-type]
+        model = open_for_sampling(self._config.policy)  # type: ignore[arg-type]
         self._check(groups, context_length(model.config, None))
         size = self._config.problems_at_once
         with Grader() as grader:
