@@ -12,6 +12,7 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ class EncodedResponse:
     step_of_token: list[int]
     spans: list[StepSpan]
 
-    @property
+    @cached_property
     def token_spans(self) -> list[StepSpan]:
         """[T] the characters of each token."""
         return [StepSpan(*pair) for pair in self.offsets]
@@ -198,9 +199,7 @@ class Encoder:
                 ids, offsets = [*ids, self.end_of_turn], [*offsets, (len(text), len(text))]
             with error_context(f"response {place}"):
                 spans = split_steps(text, self.text.steps, None if given_steps is None else given_steps[place])
-            encoded.append(
-                EncodedResponse(ids, offsets, steps_of_tokens([start for start, _ in offsets], spans), spans)
-            )
+            encoded.append(EncodedResponse(ids, offsets, steps_of_tokens(text, offsets, spans), spans))
         return encoded
 
     def length(self, text: str, finished: bool = True) -> int:

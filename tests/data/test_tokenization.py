@@ -366,7 +366,7 @@ def test_given_steps_are_used_only_by_their_rule():
 def test_a_response_that_cannot_be_encoded_is_named():
     with pytest.raises(ImplicitPRMError, match=r"g7, response 1: given step 0 \('4'\)"):
         _encoder(steps="given").group(_group(steps=[["1", "2"], ["4"]]))
-    with pytest.raises(ImplicitPRMError, match="g7, response 0: step rule 'given' needs"):
+    with pytest.raises(ImplicitPRMError, match=r"g7, response 0: .*'given'.*`steps`"):
         _encoder(steps="given").group(_group())
     with pytest.raises(ImplicitPRMError, match="g7, response 1: the response is empty and was cut off; remove it"):
         _encoder().group(_group(completions=["1", ""]))
@@ -388,8 +388,8 @@ def test_step_labels_come_along_where_they_are_asked_for():
 def test_a_step_that_owns_no_token_has_nothing_to_learn():
     group = _group(completions=["3", "so it"], steps=[["3"], ["s", "o", "it"]], step_labels=[[True], [True] * 3])
     cut_off = _encoder(steps="given").group(group, step_labels=True).responses[1]
-    assert list(cut_off.step_of_token) == [0, 1]  # " it" starts in the separator
-    assert [math.isnan(label) for label in cut_off.step_labels] == [False, False, True]
+    assert list(cut_off.step_of_token) == [0, 2]  # "so" holds the first two steps
+    assert [math.isnan(label) for label in cut_off.step_labels] == [False, True, False]
 
 
 @pytest.mark.parametrize(
