@@ -1,4 +1,4 @@
-"""A finished checkpoint to the Hugging Face hub: model, settings and card, nothing that only training needs."""
+"""Push a finished checkpoint to the Hugging Face hub: model, metadata and card, without the files of training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from huggingface_hub import HfApi, get_token
 
 from implicit_prm.types import ImplicitPRMError
 
-# Optimizer states, a pickle, trackers' files, Hydra's, and the candidates that ipr-eval may have put there.
+# Optimizer states, pickles, files of trackers and of Hydra, and the candidates of ipr-eval.
 LEFT_OUT = ["checkpoint-*", "damaged-*", "training_args.bin", "runs/*", "wandb/*", ".hydra/*", "eval/*", "*.log"]
 
 
 def check_token(repository: str) -> None:
-    """Refuse to start a run whose push is bound to fail; raises ImplicitPRMError where no token is set."""
+    """Check before a run that it can push; raises ImplicitPRMError if no token is set."""
     if get_token() is None:
         raise ImplicitPRMError(
             f"push_to_hub={repository}: not logged in; run `hf auth login`, set HF_TOKEN, or leave push_to_hub out"
@@ -23,10 +23,10 @@ def check_token(repository: str) -> None:
 
 
 def push(folder: str | Path, repository: str, private: bool, say: Callable[[str], None] = print) -> None:
-    """Upload a checkpoint's folder; the repository is made if it is not there.
+    """Upload a checkpoint's folder, creating the repository if it does not exist.
 
     Raises:
-        ImplicitPRMError: it failed. The folder is as it was, and the message has the command that uploads it.
+        ImplicitPRMError: the upload failed. The folder is unchanged, and the message has the command that uploads it.
     """
     api = HfApi()
     try:
@@ -37,11 +37,11 @@ def push(folder: str | Path, repository: str, private: bool, say: Callable[[str]
             ignore_patterns=LEFT_OUT,
             commit_message="Upload an implicit process reward model",
         )
-    except Exception as error:  # no network, no rights, no space: many kinds, and none may cost the checkpoint
+    except Exception as error:  # network, access rights, quota: whatever it is, the checkpoint is complete
         first = str(error).strip().split("\n")[0] or type(error).__name__
         options = [*(["--private"] if private else []), *(word for name in LEFT_OUT for word in ("--exclude", name))]
         command = shlex.join(["hf", "upload", repository, str(folder), ".", *options])
         raise ImplicitPRMError(
-            f"push_to_hub={repository}: {first}. The checkpoint in {folder} is whole; upload it with\n  {command}"
+            f"push_to_hub={repository}: {first}. The checkpoint in {folder} is complete; upload it with\n  {command}"
         ) from error
     say(f"pushed: {getattr(commit, 'repo_url', None) or repository}")
