@@ -14,6 +14,7 @@ from implicit_prm.models.forward import base_model
 from implicit_prm.models.loading import locate, weights_identity
 from implicit_prm.models.reference_cache import ReferenceCache, key_of
 from implicit_prm.models.shared_prompt import Ids, response_logprobs
+from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.progress import tracked
 
 Request = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
@@ -60,12 +61,20 @@ def reference_logprobs(
         model: the reference; `core` and wrappers are not its concern, as it is never trained.
         max_tokens: in one forward pass, padding included.
         cache: read first; what was not in it is added.
+
+    Raises:
+        ImplicitPRMError: log-probabilities that are not finite; they are not cached.
     """
     keys = [key_of(prompt_ids, ids) for ids in responses]
     found = [None if cache is None else cache.get(key, len(ids)) for key, ids in zip(keys, responses, strict=True)]
     missing = [place for place, values in enumerate(found) if values is None]
     if missing:
         computed = response_logprobs(model, prompt_ids, [responses[place] for place in missing], max_tokens)
+        if not all(values.isfinite().all() for values in computed):
+            raise ImplicitPRMError(
+                "the reference log-probabilities are not finite; check the reference's weights, and use bfloat16 or "
+                "float32 in the place of float16"
+            )
         for place, values in zip(missing, computed, strict=True):
             found[place] = values.numpy()
             if cache is not None:

@@ -7,14 +7,16 @@ import netrc
 import os
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any, get_args, get_type_hints
 from urllib.parse import urlparse
 
 import torch
-from transformers import TrainingArguments
+from transformers import EvalPrediction, TrainingArguments
 
 from implicit_prm.config import BaselineConfig, TrainConfig, convert
 from implicit_prm.models import forward
+from implicit_prm.training.metrics import check_best_metric, dev_metrics, metric_names
 from implicit_prm.types import ImplicitPRMError
 
 # Options that this trainer would ignore, or that would break what it relies on.
@@ -69,9 +71,17 @@ def training_arguments(config: TrainConfig | BaselineConfig) -> TrainingArgument
     # Every process computes a share of the reference log-probabilities, so each needs the weights before FSDP shards.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     try:
-        return TrainingArguments(output_dir=config.output_dir, **options)
+        arguments = TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ImplicitPRMError(f"trainer: {str(error).strip()}") from error
+    check_best_metric(arguments, metric_names(_dev_metrics_of(config)))
+    return arguments
+
+
+def _dev_metrics_of(config: TrainConfig | BaselineConfig) -> Callable[[EvalPrediction], dict[str, float]]:
+    if isinstance(config, BaselineConfig):
+        return partial(dev_metrics, outcome_name="last")
+    return partial(dev_metrics, beta=1.0, has_reference=config.model.reference != "none")
 
 
 def compile_blocks(config: TrainConfig | BaselineConfig, model: Any) -> None:

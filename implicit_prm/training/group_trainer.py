@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,11 +22,12 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from implicit_prm.models.forward import token_budget
 from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training.batches import GroupSampler, collate
-from implicit_prm.training.metrics import JsonLog
+from implicit_prm.training.metrics import JsonLog, check_best_metric, metric_names
 from implicit_prm.training.progress import LogProgress
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.progress import shows_bars
@@ -37,7 +39,8 @@ class GroupTrainer(Trainer):
     A loss is a sum over units (responses, pairs, steps), divided by their number in the whole optimiser step, which is
     known before its first backward pass: the gradient depends neither on accumulation nor on the number of processes.
     A subclass counts the `units` of a group and adds its `group_gradients`. Every log is also a line of `log.jsonl` in
-    the output folder.
+    the output folder. A run stops at the first loss or gradient norm that is not finite, and no model is saved whose
+    loss is not.
 
     Args:
         model: the model to train.
@@ -65,6 +68,7 @@ class GroupTrainer(Trainer):
                 f"{args.n_gpu} GPUs are visible to one process. Use `accelerate launch -m implicit_prm.cli.train ...` "
                 "(or cli.baseline) for all of them, or CUDA_VISIBLE_DEVICES=0 for one"
             )
+        check_best_metric(args, metric_names(compute_metrics))
         args.remove_unused_columns = False  # the collator takes the columns, not the model
         super().__init__(
             model=model,
@@ -82,6 +86,7 @@ class GroupTrainer(Trainer):
         self.max_tokens = max_tokens or token_budget(args.device)
         # `training_step` divides by the units of the whole optimiser step; transformers must not divide again.
         self.model_accepts_loss_kwargs = True
+        self._step_loss = torch.zeros((), device=args.device)
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
 
     def units(self, group: Any) -> float:
@@ -120,7 +125,20 @@ class GroupTrainer(Trainer):
             loss += self.group_gradients(model, group, scale)
         if self.accelerator.sync_gradients and isinstance(model, DistributedDataParallel):
             _mean_gradients(model)
+        self._check_loss(loss)
         return loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, its metadata and its tokenizer.
+
+        Raises:
+            ImplicitPRMError: the loss of the first training group is not finite; nothing is saved.
+        """
+        if self.train_dataset is not None:
+            first: Any = collate([self.train_dataset[0]])
+            loss: Any = self.prediction_step(self.model_wrapped, first, prediction_loss_only=True)[0]
+            self._require_finite("loss of the model to be saved", loss)
+        super().save_model(output_dir, _internal_call)
 
     def pieces(self, model: nn.Module, lengths: Sequence[int], row_overhead: int = 0) -> list[list[int]]:
         """Places of responses that share a forward pass.
@@ -143,8 +161,48 @@ class GroupTrainer(Trainer):
         scaler = self.accelerator.scaler  # float16
         (total if scaler is None else scaler.scale(total)).backward()
 
+    def _check_loss(self, loss: Tensor) -> None:
+        """Stop, in all processes, if an optimiser step's loss is not finite. `loss` is that of a micro-batch."""
+        self._step_loss += loss
+        if self.accelerator.sync_gradients:
+            total = self.accelerator.reduce(self._step_loss, reduction="sum")
+            self._step_loss = torch.zeros_like(self._step_loss)
+            self._require_finite("loss", total)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and self.accelerator.scaler is None:  # float16's scaler skips steps that overflow
+            self._require_finite("gradient norm", norm)
+        return norm
+
+    def _require_finite(self, name: str, value: Tensor | float) -> None:
+        if math.isfinite(value):
+            return
+        step = self.state.global_step
+        if step == 0:
+            raise ImplicitPRMError(
+                f"the {name} is {float(value)} at the first step, so the initial model's log-probabilities are not "
+                "finite; check its weights, and use bfloat16 or float32 in the place of float16"
+            )
+        last = get_last_checkpoint(str(self.args.output_dir)) if Path(str(self.args.output_dir)).is_dir() else None
+        raise ImplicitPRMError(
+            f"training diverged: after step {step} the {name} is {float(value)}. Use a smaller learning_rate (it is "
+            f"{self.args.learning_rate:g}) or more warmup_steps. "
+            + (f"The last checkpoint is {last}" if last else "No checkpoint was saved")
+        )
+
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        # A finished run that is resumed within an epoch would take one more step before it looks at max_steps.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **options)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was observed since the last training log, over all processes."""
+        if "train_loss" in logs and self.state.global_step == self._initial_global_step:
+            logs.pop("train_loss")  # a finished run was resumed: there is no loss, and nothing to log
+            return
         if "loss" in logs:
             for name in self.observed_names():
                 total, count = self.accelerator.reduce(self._sums[name].to(self.args.device), reduction="sum").tolist()

@@ -1,24 +1,64 @@
-"""What is seen of a run while it trains: the dev metrics, and a log of every number as JSON lines."""
+"""What is measured during training: the dev metrics, and a log of every number as JSON lines.
+
+Metrics of rewards, on training batches and, with the prefix `eval_`, on the dev set:
+
+* `rewards/chosen`, `rewards/rejected`: mean reward of correct and of incorrect responses.
+* `rewards/margins`: mean difference over all correct-incorrect pairs of a prompt.
+* `rewards/accuracies`: share of those pairs whose correct response has the higher reward. A tie, up to rounding, counts
+  one half, so it is 0.5 before the first step.
+* `forward_kl`: mean of -log[pi_theta(y) / pi_ref(y)] in nats per response, an estimate of KL(pi_ref || pi_theta) if the
+  reference sampled the responses. This is not the `kl` of TRL's KTOTrainer, which is `kto/baseline` here.
+* `kto/baseline`: what KTO subtracts from the rewards. In its unpaired form it is beta * max(0, KL(pi_theta || pi_ref)),
+  estimated on responses to other prompts.
+* `pass_at_1`: mean share of correct responses to a prompt. Dev set only.
+* `best_of_n/min`, `best_of_n/sum`: share of prompts where the response with the highest lowest step reward, or with the
+  highest reward, is correct. Equals share the pick. Dev set only.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from transformers import EvalPrediction, TrainerCallback
+from torch import Tensor
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from implicit_prm.rewards.losses import pairs
-from implicit_prm.utils.io import JsonLines, atomic_write
+from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.io import JsonLines, atomic_write, to_json
 
-ABSENT = -100  # what transformers pads gathered arrays with
+ABSENT = -100  # transformers pads gathered arrays with it
+# Log-ratios that differ by less are equal but for the rounding of a response's log-probability in float32.
+TIE_NATS = 1e-3
+# Keys of an evaluation that are not from `compute_metrics`.
+_SPEED = ("runtime", "samples_per_second", "steps_per_second")
 
 
-def dev_metrics(prediction: EvalPrediction, beta: float | None = None, outcome_name: str = "sum") -> dict[str, float]:
-    """Loss per unit, reward accuracy and margins over pairs, KL, and best-of-N over each prompt's responses.
+def pair_accuracy(margins: Tensor, beta: float | None = None) -> Tensor:
+    """[P] 1 for each pair whose correct response has the higher reward, 0.5 for a tie, else 0.
 
-    `beta` turns rewards back into nats for the KL of the reference from the policy; None where there is no reference.
-    `outcome_name` is what best-of-N by the outcome reward is called: that reward's aggregate over steps.
+    Args:
+        margins: [P] reward of the correct response minus that of the incorrect one.
+        beta: of rewards that are beta x nats, whose ties are up to rounding (`TIE_NATS`); None for exact ties.
+    """
+    tie = 0.0 if beta is None else beta * TIE_NATS
+    return torch.where(margins.abs() <= tie, 0.5, (margins > 0).float())
+
+
+def dev_metrics(
+    prediction: EvalPrediction, beta: float | None = None, has_reference: bool = True, outcome_name: str = "sum"
+) -> dict[str, float]:
+    """Loss per unit, rewards, KL and best-of-N on the dev set. A metric without any value is NaN.
+
+    Args:
+        prediction: predictions are [G, K, 2] outcome reward and lowest step reward of each response, and [G, 2] loss
+            sum and number of units of each group; label_ids are [G, K]. Absent responses are `ABSENT`.
+        beta: of rewards that are beta x nats; None for an explicit reward model.
+        has_reference: whether those are log-ratios, which have a KL.
+        outcome_name: the name of best-of-N by the outcome reward: that reward's aggregate over steps.
     """
     values, sums = map(torch.as_tensor, prediction.predictions)
     labels = torch.as_tensor(prediction.label_ids)
@@ -32,11 +72,11 @@ def dev_metrics(prediction: EvalPrediction, beta: float | None = None, outcome_n
         "rewards/chosen": outcome[correct].mean().item(),
         "rewards/rejected": outcome[present & ~correct].mean().item(),
         "rewards/margins": margins.mean().item(),
-        "rewards/accuracies": (margins > 0).float().mean().item(),
+        "rewards/accuracies": pair_accuracy(margins, beta).mean().item(),
         "pass_at_1": (correct.sum(-1) / present.sum(-1)).mean().item(),
     }
-    if beta is not None:
-        metrics["kl"] = -outcome[present].mean().item() / beta
+    if beta is not None and has_reference:
+        metrics["forward_kl"] = -outcome[present].mean().item() / beta
     for name, scores in (("min", lowest), (outcome_name, outcome)):
         scores = scores.masked_fill(~present, -torch.inf)
         best = scores == scores.max(-1, keepdim=True).values  # equals share the pick
@@ -44,21 +84,38 @@ def dev_metrics(prediction: EvalPrediction, beta: float | None = None, outcome_n
     return metrics
 
 
+def metric_names(compute_metrics: Callable[[EvalPrediction], dict[str, float]]) -> list[str]:
+    """Names of the metrics that an evaluation gives, without their prefix."""
+    predictions: Any = np.zeros((1, 2, 2)), np.ones((1, 2))  # of a group with two responses
+    return [*compute_metrics(EvalPrediction(predictions, np.array([[1, 0]]))), *_SPEED]
+
+
+def check_best_metric(arguments: TrainingArguments, names: Iterable[str]) -> None:
+    """Refuse a `metric_for_best_model` that no evaluation gives, which transformers notices at the first evaluation.
+
+    Raises:
+        ImplicitPRMError: names those that can be chosen.
+    """
+    chosen = arguments.metric_for_best_model
+    if chosen is not None and chosen.removeprefix("eval_") not in names:
+        raise ImplicitPRMError(f"metric_for_best_model={chosen}: unknown; choose one of {', '.join(names)}")
+
+
 class JsonLog(TrainerCallback):
-    """Every log of the run as a line of `log.jsonl`, whether or not a tracker is on."""
+    """Writes every log of a run as a line of JSON, whether or not a tracker is used."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
 
     def on_train_begin(self, args, state, control, **_):
-        """A resumed run goes on where its checkpoint was: what the interrupted one logged after that is cut off."""
+        """Start the file; a resumed run keeps the lines up to its checkpoint."""
         if not state.is_world_process_zero:
             return
         log = JsonLines(self.path)
         lines = [row for row in log.rows() if row["step"] <= state.global_step] if state.global_step else []
         with atomic_write(self.path) as stream:
-            stream.writelines((json.dumps(row) + "\n").encode() for row in lines)
+            stream.writelines((to_json(row) + "\n").encode() for row in lines)
 
-    def on_log(self, args, state, control, logs=None, **_):
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **_):
         if state.is_world_process_zero and logs:
             JsonLines(self.path).append({"step": state.global_step, **logs})

@@ -102,7 +102,7 @@ def fit(config: TrainConfig, say: Say = print, command: str | None = None) -> di
             for name, graded in run.sets.items()
         }
         logs = [row for row in trainer.state.log_history if "rewards/margins" in row]
-        last = {key: value for key, value in (logs or [{}])[-1].items() if key.startswith(("rewards/", "kl"))}
+        last = {key: value for key, value in (logs or [{}])[-1].items() if key.startswith(("rewards/", "forward_kl"))}
         card = model_card.Run(command, asdict(config), described, run.metrics, last)
         model_card.write(config.output_dir, trainer.settings, card, config.push_to_hub or config.output_dir)
         if config.push_to_hub:

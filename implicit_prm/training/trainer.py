@@ -28,7 +28,7 @@ from implicit_prm.rewards import implicit_reward
 from implicit_prm.rewards.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
 from implicit_prm.training.batches import Rows, TrainingGroup, loss_inputs, padded_step_labels
 from implicit_prm.training.group_trainer import GroupTrainer
-from implicit_prm.training.metrics import ABSENT, dev_metrics
+from implicit_prm.training.metrics import ABSENT, dev_metrics, pair_accuracy
 from implicit_prm.types import ImplicitPRMError
 
 
@@ -55,8 +55,7 @@ class ImplicitPRMTrainer(GroupTrainer):
         processing_class: PreTrainedTokenizerBase,
         **options: Any,
     ) -> None:
-        beta = None if settings.reference == NONE else settings.beta
-        metrics = partial(dev_metrics, beta=beta)
+        metrics = partial(dev_metrics, beta=settings.beta, has_reference=settings.reference != NONE)
         budget = max_tokens or token_budget(args.device, loss.by_response)
         super().__init__(model, args, budget, metrics, processing_class=processing_class, **options)
         self.loss, self.settings = loss, settings
@@ -86,6 +85,7 @@ class ImplicitPRMTrainer(GroupTrainer):
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         self.accelerator.backward(loss, scale_wrt_gas=False)
+        self._check_loss(loss.detach())
         return loss.detach()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -238,7 +238,7 @@ class ImplicitPRMTrainer(GroupTrainer):
         return kl_baselines(sums, counts).float()
 
     def observed_names(self) -> list[str]:
-        names = ["kl", "rewards/accuracies", "rewards/chosen", "rewards/margins", "rewards/rejected"]
+        names = ["forward_kl", "rewards/accuracies", "rewards/chosen", "rewards/margins", "rewards/rejected"]
         return [*names, "kto/baseline"] if self.loss.name == "kto" else names
 
     def _count(self, inputs: LossInputs, log_ratio: Tensor) -> None:
@@ -250,9 +250,8 @@ class ImplicitPRMTrainer(GroupTrainer):
             "rewards/chosen": rewards[labels],
             "rewards/rejected": rewards[~labels],
             "rewards/margins": margins,
-            "rewards/accuracies": (margins > 0).float(),
-            # KL(pi_ref || pi_theta) in nats per response, if the responses were sampled from the reference.
-            "kl": -log_ratio,
+            "rewards/accuracies": pair_accuracy(margins, self.settings.beta),
+            "forward_kl": -log_ratio,
         }
         if self._kl is not None:
             observed["kto/baseline"] = self._kl

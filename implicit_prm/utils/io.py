@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,10 +34,26 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             Path(name).unlink(missing_ok=True)
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON text. NaN and infinity, which JSON does not have, become null."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: str | Path, value: Any) -> None:
-    """`value` as indented JSON, atomically."""
+    """`value` as indented JSON (`to_json`), atomically."""
     with atomic_write(path) as stream:
-        stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        stream.write((to_json(value, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -107,7 +124,7 @@ class JsonLines:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row, synced to disk; on failure (a full disk) the file is left as it was before."""
-        rest = memoryview((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        rest = memoryview((to_json(row) + "\n").encode())
         # Unbuffered: a buffer would write what did not fit when it is closed, into the space that cutting back frees.
         with clear_os_errors(self.path), self.path.open("ab", buffering=0) as stream:
             before = stream.tell()
@@ -123,7 +140,7 @@ class JsonLines:
         """Write the whole file anew with these rows, atomically."""
         with atomic_write(self.path) as stream:
             for row in rows:
-                stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+                stream.write((to_json(row) + "\n").encode())
 
 
 @contextlib.contextmanager

@@ -197,7 +197,7 @@ def test_evaluation_during_training(tmp_path, tiny_folder, rollouts_file):
     for key in ("eval_rewards/accuracies", "eval_rewards/margins", "eval_best_of_n/min", "eval_best_of_n/sum"):
         assert all(key in row for row in rows)
         assert key in metrics
-    assert all(key in log(tmp_path / "run")[0] for key in ("rewards/chosen", "rewards/rejected", "kl"))
+    assert all(key in log(tmp_path / "run")[0] for key in ("rewards/chosen", "rewards/rejected", "forward_kl"))
 
 
 def test_wandb_offline(tmp_path, tiny_folder, rollouts_file, monkeypatch):
@@ -226,7 +226,7 @@ def test_dev_metrics_by_hand():
             {"predictions": (torch.stack([outcome, lowest], -1).numpy(), sums.numpy()), "label_ids": labels.numpy()},
         )
     )
-    assert metrics["rewards/accuracies"] == pytest.approx(1 / 3)
+    assert metrics["rewards/accuracies"] == pytest.approx((1 + 0 + 0) / 3)
     assert metrics["rewards/margins"] == pytest.approx((0.1 - 0.1 - 0.1) / 3, abs=1e-6)
     assert metrics["pass_at_1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert metrics["best_of_n/sum"] == pytest.approx((1 + 0) / 2)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -210,3 +211,12 @@ def test_rows_that_cannot_be_written_leave_the_file_as_it_was(tmp_path):
         log.replace([{"n": 2}, {"n": object()}])
     assert log.rows() == [{"n": 1}]
     assert list(tmp_path.iterdir()) == [log.path]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    row = {"a": math.nan, "b": [1.5, -math.inf], "c": {"d": (math.inf, "NaN")}, "e": True}
+    expected = {"a": None, "b": [1.5, None], "c": {"d": [None, "NaN"]}, "e": True}
+    write_json(tmp_path / "x.json", row)
+    JsonLines(tmp_path / "x.jsonl").append(row)
+    assert json.loads((tmp_path / "x.json").read_text()) == expected
+    assert JsonLines(tmp_path / "x.jsonl").rows() == [expected]
