@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from implicit_prm.evaluation.best_of_n.figures import accuracy_figure, lowest_step_figure, reliability_figure
+from implicit_prm.evaluation.best_of_n.report import unanswered
 from implicit_prm.evaluation.figures import embedded
 from implicit_prm.evaluation.html.render import write_page
 from implicit_prm.evaluation.html.solutions import (
@@ -91,6 +92,7 @@ def write(
         path,
         "best_of_n.html",
         metrics=metrics,
+        unanswered=unanswered(metrics) if metrics["unanswered_responses"] else None,
         bases=list(dict.fromkeys(name.rpartition(" - ")[2] for name in metrics["difference"])),
         accuracy=embedded(accuracy_figure(metrics)),
         reliability=embedded(reliability_figure(metrics)) if metrics["reliability"]["bins"] else None,

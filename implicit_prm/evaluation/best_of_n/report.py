@@ -8,32 +8,47 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from implicit_prm.evaluation.formatting import band, percent
+from implicit_prm.evaluation.formatting import band, decimals, percent
 
 FILES = {"metrics": "metrics.json", "scores": "scores.parquet", "figure": "accuracy.png", "report": "report.html"}
 
 
 def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> None:
-    """Accuracy against N, the paired differences at the largest N, the other aggregates, and the step measures."""
+    """Accuracy against N as a table, and the lines of `notes` below."""
     console = console or Console()
     sizes = [str(n) for n in metrics["sizes"]]
-    largest = sizes[-1]
     table = Table("", *(f"N={n}" for n in sizes), "95 %", box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = f"accuracy (%) of the response selected from N; {metrics['problems']} problems"
     for name, row in metrics["accuracy"].items():
-        table.add_row(name, *(percent(row[n]) for n in sizes), band(row[largest]))
+        table.add_row(name, *(percent(row[n]) for n in sizes), band(row[sizes[-1]]))
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     console.print(table)
+    for line in notes(metrics):
+        console.print(line, highlight=False)
+
+
+def notes(metrics: dict[str, Any]) -> list[str]:
+    """Responses without a vote, paired differences at the largest N, other aggregates, and AUROCs."""
+    largest = str(metrics["sizes"][-1])
+    lines = [unanswered(metrics)] if metrics["unanswered_responses"] else []
     for name, row in metrics["difference"].items():
-        console.print(f"N={largest}: {name}: {percent(row[largest], '+')} {band(row[largest])}", highlight=False)
+        lines.append(f"N={largest}: {name}: {percent(row[largest], '+')} {band(row[largest])}")
     others = ", ".join(f"{name} {row[largest]['value']:.3f}" for name, row in metrics["aggregates"].items())
-    console.print(f"best-of-{largest} by aggregate: {others}", highlight=False)
-    steps = metrics["steps"]
-    if steps:
-        auroc, found = steps["auroc"], steps["first_error_found"]
-        console.print(
-            f"step AUROC, first wrong against right: {auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]\n"
-            f"wrong responses whose lowest step is the first wrong one: {percent(found)} % {band(found)}",
-            highlight=False,
-        )
+    lines.append(f"best-of-{largest} by aggregate: {others}")
+    for name, auroc in metrics["within_problem_auroc"].items():
+        lines.append(f"within-problem AUROC, {name}: {decimals(auroc)}, {auroc['problems']} problems")
+    if metrics["steps"]:
+        found = metrics["steps"]["first_error_found"]
+        lines.append(f"step AUROC, first wrong against right: {decimals(metrics['steps']['auroc'])}")
+        lines.append(f"wrong responses whose lowest step is the first wrong one: {percent(found)} % {band(found)}")
+    return lines
+
+
+def unanswered(metrics: dict[str, Any]) -> str:
+    """How many responses have no vote, and how those among them that are labelled correct are counted."""
+    line = f"{metrics['unanswered_responses']} of {metrics['responses']} responses have no answer and so no vote"
+    correct = metrics["unanswered_correct_responses"]
+    if correct:
+        line += f"; {correct} of them are labelled correct, and every row but the votes counts them as correct"
+    return line

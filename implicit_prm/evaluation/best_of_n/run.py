@@ -19,10 +19,12 @@ from implicit_prm.evaluation.best_of_n.curves import (
     aggregated,
     best_of,
     intervals,
+    rankings,
     weight_rule,
 )
 from implicit_prm.evaluation.best_of_n.lowest_step import lowest_step_positions
 from implicit_prm.evaluation.best_of_n.reliability import reliability
+from implicit_prm.evaluation.best_of_n.within_problem import within_problem_auroc
 from implicit_prm.evaluation.results import validated, write_results
 from implicit_prm.evaluation.scorer import OpenScorer, have_steps, open_scorer
 from implicit_prm.evaluation.selection import Candidates
@@ -120,6 +122,7 @@ def best_of_n_metrics(
         "problems": len(groups),
         "responses": sum(map(len, groups)),
         "unanswered_responses": int(sum((c.classes < 0).sum() for c in candidates)),
+        "unanswered_correct_responses": int(sum((c.correct & (c.classes < 0)).sum() for c in candidates)),
         "cut_off_responses": sum(group.finished.count(False) for group in groups),
         "sizes": sizes,
         "accuracy": {name: intervals(values, sizes, config) for name, values in curves.items()},
@@ -136,6 +139,7 @@ def best_of_n_metrics(
             for name in AGGREGATES
         },
         "steps": step_metrics(groups, scores, config.seed) if by_step else {},
+        "within_problem_auroc": within_problem_auroc(candidates, rankings(config, scores), *resampling),
         "reliability": reliability(candidates, chosen, *resampling),
         "lowest_step": lowest_step_positions(candidates, scores, *resampling) if by_step else {},
         "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from implicit_prm.evaluation.formatting import band, percent
+from implicit_prm.evaluation.formatting import band, decimals, percent
 from implicit_prm.utils.io import atomic_write
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -22,7 +22,7 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters.update(percent=percent, band=band)
+_ENVIRONMENT.filters.update(percent=percent, band=band, decimals=decimals)
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:

@@ -145,6 +145,52 @@ def test_ties_go_to_the_first_or_are_shared(tmp_path):
     assert _value(_evaluate(tmp_path, rows, ties="shared"), "PRM, min of steps", 4) == 0.5
 
 
+def test_a_response_without_an_answer_has_no_vote_and_keeps_its_label(tmp_path, capsys):
+    """Response four of problem one says nothing that can be extracted; the file calls it correct."""
+    graded = _evaluate(tmp_path, ROWS[:1])
+    assert (graded["unanswered_responses"], graded["unanswered_correct_responses"]) == (1, 0)
+    labelled = _evaluate(tmp_path, [{**ROWS[0], "correctness": [False, False, True, True]}])
+    assert (labelled["unanswered_responses"], labelled["unanswered_correct_responses"]) == (1, 1)
+    assert _value(labelled, "random pick", 1) == 0.5
+    assert _value(labelled, "majority vote", 1) == 0.25
+    report.print_metrics(graded)
+    assert "labelled correct" not in capsys.readouterr().out
+    report.print_metrics(labelled)
+    assert "1 of them are labelled correct" in " ".join(capsys.readouterr().out.split())
+    assert "labelled correct" in (tmp_path / "out/report.html").read_text()
+
+
+def test_ranking_within_problems_is_reported(tmp_path, capsys):
+    """Problem one: 0.8 beats all, 1.0. Problem two: 0.2, 0.2 against 0.9, 0.1, half of the pairs."""
+    metrics = _evaluate(tmp_path)
+    found = metrics["within_problem_auroc"]["PRM, min of steps"]
+    assert (found["value"], found["problems"]) == (pytest.approx(0.75), 2)
+    report.print_metrics(metrics)
+    assert "within-problem AUROC, PRM, min of steps: 0.750" in capsys.readouterr().out
+    assert "Within-problem AUROC" in (tmp_path / "out/report.html").read_text()
+
+
+def test_bad_input_is_refused_before_anything_is_graded_or_loaded(tmp_path, monkeypatch):
+    from implicit_prm.evaluation import scorer
+    from implicit_prm.evaluation.best_of_n import candidates
+
+    for module, name in ((scorer, "ImplicitPRM"), (scorer, "RewardModel"), (candidates, "Grader")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("too late"))
+    bad_score = [ROWS[0], {**ROWS[1], "scores": [[0.2], [0.2], [0.9], [1.1]]}]
+    too_many = [ROWS[0], {**ROWS[1], "steps": [["a"]] * 4, "scores": [[0.2], [0.2], [0.9, 0.1], [0.1]]}]
+    no_answer = [ROWS[0], {**ROWS[1], "answer": None}]
+    for rows, options, words in (
+        (ROWS, {"scores_column": "score"}, "score.*scores"),
+        (bad_score, {}, "two, response 3.*1.1"),
+        (too_many, {}, "two, response 2.*steps"),
+        (no_answer, {}, "two.*answer"),
+        (no_answer, {"scores_column": None, "checkpoint": str(tmp_path)}, "two.*answer"),
+        ([{"problem": "?"}], {"scores_column": None, "checkpoint": str(tmp_path)}, "columns"),
+    ):
+        with pytest.raises(ImplicitPRMError, match=words):
+            _evaluate(tmp_path, rows, **options)
+
+
 def test_what_cannot_be_graded_is_named(tmp_path):
     rows = [{key: value for key, value in ROWS[0].items() if key != "answer"}]
     with pytest.raises(ImplicitPRMError, match="problem one: no correctness and no answer"):
