@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from implicit_prm.data.groups import load_groups
-    from implicit_prm.evaluation.api import evaluate
+    from implicit_prm.evaluation.api import evaluate, evaluate_process_bench
     from implicit_prm.models.implicit_prm import ImplicitPRM
     from implicit_prm.rewards.implicit_reward import aggregate
     from implicit_prm.training import ImplicitPRMTrainer
@@ -24,6 +24,7 @@ _HOMES = {
     "StepScores": "implicit_prm.types",
     "aggregate": "implicit_prm.rewards.implicit_reward",
     "evaluate": "implicit_prm.evaluation.api",
+    "evaluate_process_bench": "implicit_prm.evaluation.api",
     "fit": "implicit_prm.training.run",
     "load_groups": "implicit_prm.data.groups",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "StepScores",
     "aggregate",
     "evaluate",
+    "evaluate_process_bench",
     "fit",
     "load_groups",
 ]
