@@ -15,8 +15,9 @@ from typing import Any
 
 from implicit_prm.data.columns import COMPLETIONS, CORRECTNESS, IDENTIFIER, PROMPT
 from implicit_prm.data.readers import Rows, Source, read_rows
-from implicit_prm.data.row_formats import FORMS, TRL, column, fingerprint_of, grouped_row
-from implicit_prm.types import Group, ImplicitPRMError, Prompt
+from implicit_prm.data.response_rows import gather_groups
+from implicit_prm.data.row_formats import column, grouped_row, unpack_responses
+from implicit_prm.types import Group, ImplicitPRMError
 
 
 def load_groups(
@@ -45,11 +46,12 @@ def load_groups(
             boolean, an id that stands twice; names the row.
     """
     rows = read_rows(source, split, revision, limit=limit, option=option)
+    rows = replace(rows, raw=[unpack_responses(row) for row in rows.raw])
     if _is_grouped(rows.column_names, graded):
         return _unique(list(_grouped(rows, graded)), rows)
     if limit is not None:
         rows = read_rows(source, split, revision, option=option)
-    return _gather(rows, Counter() if dropped is None else dropped)[:limit]
+    return gather_groups(rows, graded, Counter() if dropped is None else dropped)[:limit]
 
 
 def _is_grouped(columns: list[str], graded: bool) -> bool:
@@ -78,29 +80,6 @@ def _unique(groups: list[Group], rows: Rows) -> list[Group]:
     return groups
 
 
-def _gather(rows: Rows, dropped: Counter[str]) -> list[Group]:
-    """TRL rows to groups. The same response twice in a prompt counts once (a paired set repeats its chosen ones)."""
-    columns = rows.column_names
-    form = next((form for form in TRL.values() if set(form[0]) <= set(columns)), None)
-    if form is None or (column(columns, PROMPT) is None and "chosen" not in form[0]):
-        raise ImplicitPRMError(f"{rows.places[0]}: has columns {', '.join(sorted(columns))}; expected {FORMS}")
-    rows.require([*form[0], *filter(None, [column(columns, PROMPT)])])
-    prompts: dict[str, Prompt] = {}
-    found: dict[str, dict[tuple[str, bool], None]] = {}
-    for place, row in zip(rows.places, rows, strict=True):
-        for prompt, text, label in form[1](row, columns, place):
-            key = fingerprint_of(prompt)
-            prompts[key] = prompt
-            responses = found.setdefault(key, {})
-            if (text, label) in responses:
-                dropped["responses that another row of their prompt repeats"] += 1
-            responses[text, label] = None
-    return [
-        Group(key, prompts[key], [text for text, _ in pairs], [label for _, label in pairs], [True] * len(pairs))
-        for key, pairs in found.items()
-    ]
-
-
 def is_mixed(group: Group) -> bool:
     """Has the group both a correct and an incorrect response?"""
     return len(set(group.correctness)) > 1
@@ -123,12 +102,19 @@ def take_responses(groups: Sequence[Group], limit: int, seed: int = 0) -> list[G
 
 
 def subset(group: Group, keep: Iterable[int]) -> Group:
-    """The group with only the responses at the given places."""
+    """The group with only the responses at the given places.
+
+    Extra columns that are lists with one entry per response, such as scores, are taken along.
+    """
     places = list(keep)
     aligned = ("completions", "correctness", "finished", "steps", "step_labels")
     lists: dict[str, Any] = {name: getattr(group, name) for name in aligned}
     taken: dict[str, Any] = {name: [v[place] for place in places] for name, v in lists.items() if v is not None}
-    return replace(group, **taken)
+    extra = {
+        name: [values[place] for place in places] if isinstance(values, list) and len(values) == len(group) else values
+        for name, values in group.extra.items()
+    }
+    return replace(group, extra=extra, **taken)
 
 
 def balance(groups: Sequence[Group], how: str, seed: int, dropped: Counter[str]) -> list[Group]:

@@ -1,10 +1,9 @@
-"""The row forms: what one row of each means, and everything that can be wrong with one."""
+"""Grouped rows to groups: one prompt with all of its responses in a row. Every column is checked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from typing import Any
 
 from implicit_prm.data.columns import (
@@ -22,17 +21,31 @@ from implicit_prm.data.columns import (
 from implicit_prm.types import Group, ImplicitPRMError, Prompt
 from implicit_prm.utils.errors import error_context
 
-FORMS = (
-    "grouped rows (prompt, completions, correctness), TRL unpaired rows (prompt, completion, label) or TRL paired rows "
-    "(prompt, chosen, rejected; the prompt may be part of the chats)"
-)
-# A response with its prompt and label.
-Graded = tuple[Prompt, str, bool]
+# The key of a response's text where responses are objects.
+_TEXT_KEYS = ("text", "content")
 
 
 def column(columns: list[str], names: tuple[str, ...]) -> str | None:
     """The first of `names` that is a column."""
     return next((name for name in names if name in columns), None)
+
+
+def unpack_responses(row: dict[str, Any]) -> dict[str, Any]:
+    """A grouped row whose responses are objects, as `{"text": "2", "score": 0.9}`, with a list for each of their keys.
+
+    Chats with one assistant message each are read as well. Other rows are returned as they are.
+    """
+    name = next((name for name in COMPLETIONS if name in row), None)
+    entries = row[name] if name else None
+    if name is None or not isinstance(entries, list) or not entries:
+        return row
+    entries = [entry[0] if isinstance(entry, list) and len(entry) == 1 else entry for entry in entries]
+    if not all(isinstance(entry, dict) for entry in entries):
+        return row
+    texts = [next((entry[key] for key in _TEXT_KEYS if key in entry), None) for entry in entries]
+    ignored = (*_TEXT_KEYS, "role", *PROMPT, *ANSWER, *IDENTIFIER)
+    keys = dict.fromkeys(key for entry in entries for key in entry if key not in ignored)
+    return {**{key: [entry.get(key) for entry in entries] for key in keys}, **row, name: texts}
 
 
 def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: bool) -> Group:
@@ -89,63 +102,13 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
         )
 
 
-def unpaired_row(row: dict[str, Any], columns: list[str], where: str) -> list[Graded]:
-    """TRL's prompt, completion, label; texts or chats."""
-    prompt, text = _split_chat(row["completion"], _prompt(row, columns), where, "completion")
-    return [(checked_prompt(prompt, where), _checked_response(text, where), as_label(row["label"], where))]
-
-
-def paired_row(row: dict[str, Any], columns: list[str], where: str) -> list[Graded]:
-    """TRL's prompt, chosen, rejected; texts or chats. A prompt that only the chats hold is what they share."""
-    given, sides = _prompt(row, columns), []
-    if given is None and not isinstance(row["chosen"], list):
-        raise ImplicitPRMError(
-            f"{where}: no prompt. Where it ends inside chosen and rejected cannot be told from plain texts; give a "
-            "column prompt, or chats (lists of {role, content} messages)"
-        )
-    for key in ("chosen", "rejected"):
-        prompt, text = _split_chat(row[key], given, where, key)
-        sides.append((checked_prompt(prompt, where), _checked_response(text, where), key == "chosen"))
-    if sides[0][0] != sides[1][0]:
-        raise ImplicitPRMError(
-            f"{where}: chosen and rejected differ before their last message, so that no prompt is shared"
-        )
-    return sides
-
-
-def _prompt(row: dict[str, Any], columns: list[str]) -> Any:
-    name = column(columns, PROMPT)
-    return row[name] if name else None
-
-
-def _split_chat(value: Any, prompt: Any, where: str, name: str) -> tuple[Any, Any]:
-    """Prompt and response of a cell that holds the response, as a text or chat, or the whole chat with the prompt."""
-    if not isinstance(value, list) or not value:
-        return prompt, value
-    if not _is_chat(value) or value[-1]["role"] != "assistant":
-        raise ImplicitPRMError(f"{where}: {name} must end in an assistant's message, {{role, content}} with a text")
-    before, text = _plain(value[:-1]), value[-1]["content"]
-    if not before:
-        return prompt, text
-    if prompt is None:
-        return before, text
-    asked = _plain(prompt) if _is_chat(prompt) else prompt
-    if before == asked or before == [{"role": "user", "content": asked}]:
-        return prompt, text
-    if before[-1] == {"role": "user", "content": asked} and before[0]["role"] == "system" and len(before) == 2:
-        return before, text
-    raise ImplicitPRMError(
-        f"{where}: {name} has {len(before)} messages before the last, and they are not the prompt; a response is one "
-        "assistant's message behind its prompt"
-    )
-
-
-def _plain(chat: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The messages without what else a set keeps in them."""
+def plain_chat(chat: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The messages with role and content alone."""
     return [{"role": message["role"], "content": message["content"]} for message in chat]
 
 
-def _is_chat(value: Any) -> bool:
+def is_chat(value: Any) -> bool:
+    """Whether the value is a list of {role, content} messages."""
     return isinstance(value, list) and all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
     )
@@ -155,18 +118,18 @@ def checked_prompt(prompt: Any, where: str) -> Prompt:
     """A prompt that is a text with something in it, or a chat."""
     if isinstance(prompt, str) and prompt.strip():
         return prompt
-    if prompt and _is_chat(prompt):
-        return _plain(prompt)
+    if prompt and is_chat(prompt):
+        return plain_chat(prompt)
     raise ImplicitPRMError(
-        f"{where}: the prompt is {_shown(prompt)}; it must be a text or a list of {{role, content}} messages"
+        f"{where}: the prompt is {shown(prompt)}; it must be a text or a list of {{role, content}} messages"
     )
 
 
-def _checked_response(completion: Any, where: str) -> str:
+def checked_response(completion: Any, where: str) -> str:
     if completion is None or completion in ("", []):
         raise ImplicitPRMError(f"{where}: no response; remove the row or sample it again")
     if not isinstance(completion, str):
-        raise ImplicitPRMError(f"{where}: the response {_shown(completion)} must be a text")
+        raise ImplicitPRMError(f"{where}: the response {shown(completion)} must be a text")
     return completion
 
 
@@ -177,10 +140,10 @@ def as_label(label: Any, where: str) -> bool:
     if isinstance(label, int | float) and label in (0, 1):
         return bool(label)
     hint = ": compare the scores with a threshold first" if isinstance(label, float) else ""
-    raise ImplicitPRMError(f"{where}: the label {_shown(label)} is not boolean; write true or false{hint}")
+    raise ImplicitPRMError(f"{where}: the label {shown(label)} is not boolean; write true or false{hint}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -188,9 +151,3 @@ def _shown(value: Any) -> str:
 def fingerprint_of(prompt: Prompt) -> str:
     """What tells prompts apart where the rows have no ids."""
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:12]
-
-
-TRL: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], list[str], str], list[Graded]]]] = {
-    "unpaired": (("completion", "label"), unpaired_row),
-    "paired": (("chosen", "rejected"), paired_row),
-}

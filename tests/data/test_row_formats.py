@@ -259,7 +259,7 @@ def test_the_prompt_of_a_long_chat_is_all_but_its_last_message(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"chosen": "Q: 1? A: 1", "rejected": "Q: 1? A: 2"}, ["row 1: no prompt", "give a column prompt, or chats"]),
+        ({"chosen": "Q: 1? A: 1", "rejected": "Q: 1? A: 2"}, ["row 1: no prompt", "column prompt"]),
         ({"chosen": _chat("a", "b"), "rejected": _chat("c", "d")}, ["row 1: chosen and rejected differ before"]),
         ({"chosen": _chat("a"), "rejected": _chat("a", "b")}, ["row 1: chosen must end in an assistant's message"]),
         ({"chosen": _chat("a", "b")[1:], "rejected": _chat("a", "c")[1:]}, ["row 1: the prompt is None"]),
