@@ -11,6 +11,9 @@ from implicit_prm.config.mapping import at_least
 from implicit_prm.config.models import ModelConfig, TextConfig
 from implicit_prm.types import ImplicitPRMError
 
+# What `per_device_train_batch_size` counts: prompts with all of their responses, or single responses of any prompt.
+BatchUnit = Literal["prompt", "response"]
+
 
 @dataclass
 class DPOConfig:
@@ -20,6 +23,7 @@ class DPOConfig:
     needs_pairs = True
     needs_step_labels = False
     by_response = False
+    single_responses = False
 
 
 @dataclass
@@ -31,6 +35,7 @@ class NCAConfig:
     needs_pairs = True
     needs_step_labels = False
     by_response = False
+    single_responses = False
 
     def validate(self) -> None:
         if self.form == "group" and self.pairing != "all":
@@ -45,6 +50,7 @@ class KTOConfig:
     form: Literal["unpaired", "paired"] = "unpaired"
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
+    batch_unit: BatchUnit | None = None
 
     needs_step_labels = False
 
@@ -56,7 +62,15 @@ class KTOConfig:
     def by_response(self) -> bool:
         return self.form == "unpaired"
 
+    @property
+    def single_responses(self) -> bool:
+        return self.form == "unpaired" and self.batch_unit != "prompt"
+
     def validate(self) -> None:
+        if self.form == "paired" and self.batch_unit == "response":
+            raise ImplicitPRMError(
+                "loss.batch_unit=response: loss.form=paired compares the responses of a prompt; use batch_unit=prompt"
+            )
         for key in ("desirable_weight", "undesirable_weight"):
             if getattr(self, key) <= 0:
                 raise ImplicitPRMError(f"loss.{key} is {getattr(self, key)}; it must be above zero")
@@ -67,6 +81,7 @@ class CEConfig:
     name: Literal["ce"] = "ce"
     balance: Literal["none", "dataset", "prompt"] = "none"
     offset: Literal["none", "group_mean", "prompt_accuracy"] = "none"
+    batch_unit: BatchUnit = "prompt"
 
     needs_step_labels = False
 
@@ -78,7 +93,16 @@ class CEConfig:
     def by_response(self) -> bool:
         return self.offset == "none"
 
+    @property
+    def single_responses(self) -> bool:
+        return self.batch_unit == "response"
+
     def validate(self) -> None:
+        if self.offset != "none" and self.batch_unit == "response":
+            raise ImplicitPRMError(
+                f"loss.batch_unit=response: loss.offset={self.offset} compares the responses of a prompt; use "
+                "batch_unit=prompt"
+            )
         if self.offset == "prompt_accuracy" and self.balance == "prompt":
             raise ImplicitPRMError(
                 "loss.balance=prompt makes the accuracy of every prompt one half, where loss.offset=prompt_accuracy "
@@ -90,10 +114,15 @@ class CEConfig:
 class PrefixConfig:
     name: Literal["prefix"] = "prefix"
     margin: float = 5.0
+    batch_unit: BatchUnit = "prompt"
 
     needs_pairs = False
     needs_step_labels = False
     by_response = True
+
+    @property
+    def single_responses(self) -> bool:
+        return self.batch_unit == "response"
 
     def validate(self) -> None:
         at_least(self, 0.0, "margin", where="loss.")
@@ -102,14 +131,20 @@ class PrefixConfig:
 @dataclass
 class StepsConfig:
     name: Literal["steps"] = "steps"
+    batch_unit: BatchUnit = "prompt"
 
     needs_pairs = False
     needs_step_labels = True
     by_response = True
 
+    @property
+    def single_responses(self) -> bool:
+        return self.batch_unit == "response"
+
 
 # needs_pairs: prompts without a correct-incorrect pair are of no use. needs_step_labels: the column step_labels is
 # trained on. by_response: the loss is a sum over responses, as all are that read the rewards of tokens.
+# single_responses: an optimiser step draws responses, not prompts with all of theirs.
 LossConfig = DPOConfig | NCAConfig | KTOConfig | CEConfig | PrefixConfig | StepsConfig
 
 

@@ -94,10 +94,11 @@ def estimate(config: TrainConfig, say: Say = print) -> dict[str, Any]:
         for name, piece in (("typical", load.typical), ("longest", load.longest))
     }
     tflops = machine.tflops or measured_tflops(torch.bfloat16 if half else dtype, shape.width)
-    time = _time(shape, plan, load, arguments, tflops)
+    prompts_per_unit = 1 / load.responses if config.loss.single_responses else 1.0
+    time = _time(shape, plan, load, arguments, tflops, prompts_per_unit)
 
     _say_run(config, machine, shape, say)
-    say(step_line(arguments, machine.processes, load.responses))
+    say(step_line(arguments, machine.processes, load.responses, config.loss.single_responses))
     say(f"data: {load.prompts:,} prompts x {load.responses:.3g} responses, {load.source}")
     _say_memory(peaks, machine.memory_gb or memory_of_this_machine() / GB, say)
     _say_time(time, machine, say)
@@ -180,8 +181,11 @@ def _memory(shape: Shape, model: Any, plan: Plan, dtype: torch.dtype, piece: Pie
     return memory(shape, plan, saved, whole, piece.read)
 
 
-def _time(shape: Shape, plan: Plan, load: Workload, arguments: TrainingArguments, tflops: float) -> _Time:
-    prompts_per_step = plan.processes * arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+def _time(
+    shape: Shape, plan: Plan, load: Workload, arguments: TrainingArguments, tflops: float, prompts_per_unit: float
+) -> _Time:
+    units = plan.processes * arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    prompts_per_step = units * prompts_per_unit
     prompts = arguments.num_train_epochs * load.prompts
     if arguments.max_steps > 0:
         prompts = arguments.max_steps * prompts_per_step

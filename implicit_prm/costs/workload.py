@@ -118,7 +118,7 @@ class Batching:
     @property
     def shared(self) -> bool:
         """Is the prompt of a group run once for all responses?"""
-        return not self.checkpointing and not self.whole
+        return not self.checkpointing and not self.whole and not self.loss.single_responses
 
     @property
     def _limit(self) -> int:

@@ -91,14 +91,20 @@ def compile_blocks(config: TrainConfig | BaselineConfig, model: Any) -> None:
         forward.compile_blocks(model, mode, backend or "inductor")
 
 
-def step_line(arguments: TrainingArguments, processes: int, responses: float) -> str:
+def step_line(arguments: TrainingArguments, processes: int, responses: float, single: bool = False) -> str:
     """The size of an optimiser step as a sentence.
 
     Args:
         responses: mean number of responses per prompt.
+        single: whether batches count single responses, not prompts.
     """
     batch, accumulation = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     prompts = processes * batch * accumulation
+    if single:
+        return (
+            f"an optimiser step: {prompts} responses, drawn from all prompts (processes {processes}, responses per "
+            f"process {batch}, accumulation steps {accumulation})"
+        )
     return (
         f"an optimiser step: {prompts} prompts x {responses:.3g} responses = {prompts * responses:.0f} responses "
         f"(processes {processes}, prompts per process {batch}, accumulation steps {accumulation})"

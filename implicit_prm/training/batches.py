@@ -29,6 +29,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __add__(self, other: Rows) -> Rows:
+        reference = None
+        if self.reference is not None and other.reference is not None:
+            reference = self.reference + other.reference
+        return Rows(self.ids + other.ids, reference)
+
     def take(self, places: Sequence[int]) -> Rows:
         """The rows at the given places."""
         reference = None if self.reference is None else [self.reference[place] for place in places]
@@ -53,6 +59,20 @@ class TrainingGroup:
     step_of_token: list[Ids]
     mismatched: Rows = field(default_factory=lambda: Rows([], None))
     step_labels: list[Sequence[float]] | None = None
+
+    def __add__(self, other: TrainingGroup) -> TrainingGroup:
+        """The responses of both, which have the same prompt."""
+        step_labels = None
+        if self.step_labels is not None and other.step_labels is not None:
+            step_labels = self.step_labels + other.step_labels
+        return TrainingGroup(
+            self.prompt_ids,
+            self.rows + other.rows,
+            self.labels + other.labels,
+            self.step_of_token + other.step_of_token,
+            self.mismatched + other.mismatched,
+            step_labels,
+        )
 
     def take(self, places: Sequence[int]) -> TrainingGroup:
         """The group with only the responses at the given places."""
@@ -104,14 +124,19 @@ class GroupDataset(Dataset):
     def __getitem__(self, place: int) -> TrainingGroup:
         if place == len(self.groups):
             return PADDING
-        group = self.groups[place]
+        return self.part(place, range(len(self.groups[place].responses)))
+
+    def part(self, place: int, numbers: Sequence[int]) -> TrainingGroup:
+        """A prompt with some of its responses, and as many of the mismatched ones."""
+        group, mismatched = self.groups[place], self._mismatched_ids(place)
+        responses = [group.responses[number] for number in numbers]
         return TrainingGroup(
             group.prompt_ids,
-            self._rows(group, [response.ids for response in group.responses]),
-            group.labels,
-            [response.step_of_token for response in group.responses],
-            self._rows(group, self._mismatched_ids(place)),
-            [one.step_labels or [] for one in group.responses] if self.step_labels else None,
+            self._rows(group, [response.ids for response in responses]),
+            [group.labels[number] for number in numbers],
+            [response.step_of_token for response in responses],
+            self._rows(group, [mismatched[number] for number in numbers] if mismatched else []),
+            [one.step_labels or [] for one in responses] if self.step_labels else None,
         )
 
     def requests(self) -> list[tuple[Ids, list[Ids]]]:
@@ -138,6 +163,23 @@ class GroupDataset(Dataset):
                 raise ImplicitPRMError(f"{group.name}: no reference log-probabilities in {self.cache.folder}")
             reference.append(values)
         return Rows(ids, reference)
+
+
+class ResponseDataset(Dataset):
+    """The responses of a `GroupDataset` one by one, each a `TrainingGroup` of one response; then `PADDING`."""
+
+    def __init__(self, groups: GroupDataset) -> None:
+        self.groups = groups
+        self._places = [(place, k) for place, group in enumerate(groups.groups) for k in range(len(group.responses))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: int) -> TrainingGroup:
+        if number == len(self._places):
+            return PADDING
+        place, response = self._places[number]
+        return self.groups.part(place, [response])
 
 
 class GroupSampler(Sampler[int]):
@@ -174,6 +216,15 @@ class GroupSampler(Sampler[int]):
 def collate(items: Sequence[TrainingGroup]) -> dict[str, list[TrainingGroup]]:
     """A micro-batch: a list of groups. Each has forward passes of its own, so nothing is padded here."""
     return {"groups": list(items)}
+
+
+def collate_responses(items: Sequence[TrainingGroup]) -> dict[str, list[TrainingGroup]]:
+    """A micro-batch of single responses. Those that have the same prompt become one group."""
+    groups: dict[bytes, TrainingGroup] = {}
+    for item in items:
+        key = np.asarray(item.prompt_ids, dtype=np.int64).tobytes()
+        groups[key] = groups[key] + item if key in groups else item
+    return {"groups": list(groups.values())}
 
 
 def loss_inputs(

@@ -48,6 +48,7 @@ class GroupTrainer(Trainer):
         max_tokens: in one forward pass, padding included; by default what suits the device.
         compute_metrics: as for transformers' Trainer, from what `prediction_step` returns.
         processing_class: the tokenizer, which is saved with the model.
+        data_collator: makes {"groups": [...]} of a micro-batch's items.
         callbacks: as for transformers' Trainer.
         options: other arguments of transformers' Trainer.
     """
@@ -60,6 +61,7 @@ class GroupTrainer(Trainer):
         compute_metrics: Callable[[EvalPrediction], dict[str, float]],
         *,
         processing_class: PreTrainedTokenizerBase,
+        data_collator: Callable[[Sequence[Any]], dict[str, Any]] = collate,
         callbacks: Sequence[TrainerCallback] = (),
         **options: Any,
     ) -> None:
@@ -73,7 +75,7 @@ class GroupTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=collate,
+            data_collator=data_collator,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=[JsonLog(Path(str(args.output_dir)) / "log.jsonl"), *callbacks],
@@ -96,6 +98,13 @@ class GroupTrainer(Trainer):
     def group_gradients(self, model: nn.Module, group: Any, scale: float) -> Tensor:
         """Add the gradients of a group's summed loss times `scale`; return its detached value times `scale`."""
         raise NotImplementedError
+
+    def gradients(self, model: nn.Module, groups: Sequence[Any], scale: float) -> Tensor:
+        """Add the gradients of a micro-batch's summed loss times `scale`; return its detached value times `scale`."""
+        loss = torch.zeros((), device=self.args.device)
+        for group in groups:
+            loss += self.group_gradients(model, group, scale)
+        return loss
 
     def group_tokens(self, group: Any) -> int:
         """Tokens of a group that pass through the model."""
@@ -120,9 +129,7 @@ class GroupTrainer(Trainer):
         self._to_training_mode(model)
         # Cancel DDP's average over processes: `num_items_in_batch` already counts all of them.
         scale = self.args.world_size / max(float(num_items_in_batch), 1.0)
-        loss = torch.zeros((), device=self.args.device)
-        for group in inputs["groups"]:
-            loss += self.group_gradients(model, group, scale)
+        loss = self.gradients(model, inputs["groups"], scale)
         if self.accelerator.sync_gradients and isinstance(model, DistributedDataParallel):
             _mean_gradients(model)
         self._check_loss(loss)
@@ -204,12 +211,18 @@ class GroupTrainer(Trainer):
             logs.pop("train_loss")  # a finished run was resumed: there is no loss, and nothing to log
             return
         if "loss" in logs:
-            for name in self.observed_names():
-                total, count = self.accelerator.reduce(self._sums[name].to(self.args.device), reduction="sum").tolist()
-                if count:
-                    logs[name] = total / count
+            logs |= self.observed_means()
             self._sums.clear()
         super().log(logs, start_time)
+
+    def observed_means(self) -> dict[str, float]:
+        """Means of what was observed since the last training log, over all processes."""
+        means = {}
+        for name in self.observed_names():
+            total, count = self.accelerator.reduce(self._sums[name].to(self.args.device), reduction="sum").tolist()
+            if count:
+                means[name] = total / count
+        return means
 
     def observe(self, name: str, values: Tensor) -> None:
         """Add `values` to the mean that is logged under `name`, one of `observed_names`."""

@@ -176,7 +176,14 @@ def _report(
     """What will be trained on: a table, the size of an optimiser step, and data_report.json."""
     for line in table({name: graded.report for name, graded in sets.items()}, loss.needs_pairs):
         say(line)
-    say(step_line(arguments, arguments.world_size, sum(len(group.responses) for group in train) / len(train)))
+    say(
+        step_line(
+            arguments,
+            arguments.world_size,
+            sum(len(group.responses) for group in train) / len(train),
+            loss.single_responses,
+        )
+    )
     if arguments.process_index == 0:
         training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
@@ -26,7 +27,14 @@ from implicit_prm.models.forward import completion_logprobs, pad_rows, token_bud
 from implicit_prm.models.shared_prompt import Ids, PlainRows, SharedPrompt, open_prompt
 from implicit_prm.rewards import implicit_reward
 from implicit_prm.rewards.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
-from implicit_prm.training.batches import Rows, TrainingGroup, loss_inputs, padded_step_labels
+from implicit_prm.training.batches import (
+    ResponseDataset,
+    Rows,
+    TrainingGroup,
+    collate_responses,
+    loss_inputs,
+    padded_step_labels,
+)
 from implicit_prm.training.group_trainer import GroupTrainer
 from implicit_prm.training.metrics import ABSENT, dev_metrics, pair_accuracy
 from implicit_prm.types import ImplicitPRMError
@@ -57,6 +65,10 @@ class ImplicitPRMTrainer(GroupTrainer):
     ) -> None:
         metrics = partial(dev_metrics, beta=settings.beta, has_reference=settings.reference != NONE)
         budget = max_tokens or token_budget(args.device, loss.by_response)
+        self.single_responses = loss.single_responses
+        if self.single_responses:
+            options["data_collator"] = collate_responses
+            options["train_dataset"] = ResponseDataset(options["train_dataset"])
         super().__init__(model, args, budget, metrics, processing_class=processing_class, **options)
         self.loss, self.settings = loss, settings
         self._kl: Tensor | None = None
@@ -95,23 +107,63 @@ class ImplicitPRMTrainer(GroupTrainer):
             raise ImplicitPRMError(
                 "DeepSpeed: the prompts do not divide by processes x batch size; set data.max_prompts to a multiple"
             )
-        rows = [(group.prompt_ids, ids) for group in groups for ids in group.rows.ids]
-        batch = {name: tensor.to(self.args.device) for name, tensor in pad_rows(rows, 0).items()}
-        policy = completion_logprobs(model, **batch, core=self.accelerator.unwrap_model(model))
-        mask = batch["completion_mask"]
-        reference = None
-        if groups[0].rows.reference is not None:
-            flat = torch.cat([torch.from_numpy(values) for group in groups for values in group.rows.reference])
-            reference = torch.zeros_like(policy).masked_scatter(mask, flat.to(policy.device))
-        log_ratio = implicit_reward.token_log_ratio(policy, reference, mask)
-        token_rewards = implicit_reward.token_rewards(log_ratio, self.settings.beta)
-        rewards = implicit_reward.outcome_rewards(token_rewards)
-        in_rows = pad_sequence(token_rewards[mask].split([len(ids) for _, ids in rows]), batch_first=True)
-        totals = loss_inputs(groups, rewards, in_rows, self._kl)
-        output = LOSSES[self.loss.name](totals, self.loss)
-        self._count(totals, log_ratio.detach().sum(-1))
+        output = self._padded_loss(model, groups)
         loss = output.total * self.args.world_size / max(float(num_items_in_batch or output.units), 1.0)
         return (loss, output) if return_outputs else loss
+
+    def gradients(self, model: nn.Module, groups: Sequence[TrainingGroup], scale: float) -> Tensor:
+        """Add a micro-batch's gradients: responses that share a prompt together, single ones as padded rows.
+
+        Under FSDP every forward pass is a collective, and processes hold different numbers of prompts in a batch of
+        single responses, so there all of them are padded rows.
+        """
+        if not self.single_responses:
+            return super().gradients(model, groups, scale)
+        shared, single = [], []
+        for group in groups:
+            if len(group.rows) > 1 and not isinstance(model, FSDPModule):
+                shared.append(group)
+            else:
+                single += [group.take([k]) for k in range(len(group.rows))]
+        loss = super().gradients(model, shared, scale)
+        core = self.accelerator.unwrap_model(model)
+        for piece in self.pieces(model, [len(one.prompt_ids) + len(one.rows.ids[0]) for one in single]):
+            with self.compute_loss_context_manager():
+                total = self._padded_loss(core, [single[place] for place in piece]).total
+            self._backward(total * scale)
+            loss += total.detach() * scale
+        return loss
+
+    def _padded_loss(self, model: nn.Module, groups: Sequence[TrainingGroup]) -> LossOutput:
+        """The loss of some groups from one forward pass, a padded row for each response."""
+        rows = [(group.prompt_ids, ids) for group in groups for ids in group.rows.ids]
+        reference = [values for group in groups for values in group.rows.reference or []]
+        token_rewards, log_ratio = self._padded_rewards(model, rows, reference)
+        inputs = loss_inputs(groups, implicit_reward.outcome_rewards(token_rewards), token_rewards, self._kl)
+        self._count(inputs, log_ratio.detach().sum(-1))
+        return LOSSES[self.loss.name](inputs, self.loss)
+
+    def _padded_rewards(
+        self, model: nn.Module, rows: Sequence[tuple[Ids, Ids]], reference: Sequence[np.ndarray]
+    ) -> tuple[Tensor, Tensor]:
+        """Token rewards of (prompt, response) rows from one forward pass.
+
+        Args:
+            reference: [T] reference log-probabilities of each row; empty if there is no reference.
+
+        Returns:
+            [K, T] token rewards and [K, T] log-ratios, each row from column 0; zero after its end.
+        """
+        batch = {name: tensor.to(self.args.device) for name, tensor in pad_rows(rows or [([0, 0], [])], 0).items()}
+        policy = completion_logprobs(model, **batch, core=self.accelerator.unwrap_model(model))
+        mask = batch["completion_mask"]
+        flat = torch.cat([torch.zeros(0), *map(torch.from_numpy, reference)]).to(policy.device)
+        values = torch.zeros_like(policy).masked_scatter(mask, flat) if reference else None
+        log_ratio = implicit_reward.token_log_ratio(policy, values, mask)
+        aligned = pad_sequence(log_ratio[mask].split([len(ids) for _, ids in rows] or [0]), batch_first=True)[
+            : len(rows)
+        ]
+        return implicit_reward.token_rewards(aligned, self.settings.beta), aligned
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -225,8 +277,12 @@ class ImplicitPRMTrainer(GroupTrainer):
         if self.loss.name != "kto":
             return None
         sums, counts = (torch.zeros(2, dtype=torch.float64, device=self.args.device) for _ in range(2))
+        paired = self.loss.form == "paired"
+        if self.single_responses:
+            rewards = self._mismatched_rewards(groups)
+            sums, counts = sums + rewards.sum(), counts + len(rewards)
+            groups = []
         for group in groups:
-            paired = self.loss.form == "paired"
             rows = group.rows if paired else group.mismatched
             found = [one.sum() for one in self._token_rewards(self.model_wrapped, group.prompt_ids, rows)]
             for reward, label in zip(found, group.labels, strict=True):
@@ -237,9 +293,31 @@ class ImplicitPRMTrainer(GroupTrainer):
         sums, counts = (self.accelerator.reduce(tensor, reduction="sum") for tensor in (sums, counts))
         return kl_baselines(sums, counts).float()
 
+    @torch.no_grad()
+    def _mismatched_rewards(self, groups: Sequence[TrainingGroup]) -> Tensor:
+        """[K] rewards of the responses to other prompts, in padded rows."""
+        rows = [(group.prompt_ids, ids) for group in groups for ids in group.mismatched.ids]
+        reference = [values for group in groups for values in group.mismatched.reference or []]
+        core, found = self.accelerator.unwrap_model(self.model_wrapped), [torch.zeros(0, device=self.args.device)]
+        for piece in self.pieces(self.model_wrapped, [len(prompt) + len(ids) for prompt, ids in rows]):
+            with self.compute_loss_context_manager():
+                rewards, _ = self._padded_rewards(
+                    core, [rows[k] for k in piece], [reference[k] for k in piece] if reference else []
+                )
+            found.append(rewards.sum(-1)[: len(piece)])
+        return torch.cat(found)
+
     def observed_names(self) -> list[str]:
-        names = ["forward_kl", "rewards/accuracies", "rewards/chosen", "rewards/margins", "rewards/rejected"]
+        names = ["forward_kl", "rewards/chosen", "rewards/rejected"]
+        names += [] if self.single_responses else ["rewards/accuracies", "rewards/margins"]
         return [*names, "kto/baseline"] if self.loss.name == "kto" else names
+
+    def observed_means(self) -> dict[str, float]:
+        """Batches of single responses hold few pairs: there the margin is that of the means, as in TRL's KTOTrainer."""
+        means = super().observed_means()
+        if self.single_responses and {"rewards/chosen", "rewards/rejected"} <= means.keys():
+            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
+        return means
 
     def _count(self, inputs: LossInputs, log_ratio: Tensor) -> None:
         """Observe [K] rewards and [K] log-ratios, in nats per response."""

@@ -145,6 +145,7 @@ def test_trainer_options_pass_through_as_they_are():
         ({"name": "ce", "offset": "group_mean", "balance": "prompt"}, CEConfig("ce", "prompt", "group_mean")),
         ({"name": "prefix", "margin": 0}, PrefixConfig(margin=0.0)),
         ({"name": "steps"}, StepsConfig()),
+        ({"name": "ce", "batch_unit": "response"}, CEConfig(batch_unit="response")),
     ],
 )
 def test_losses_are_told_apart_by_name(loss, expected):
@@ -159,6 +160,9 @@ def test_losses_are_told_apart_by_name(loss, expected):
         ({"name": "nca", "desirable_weight": 1.0}, ["loss.desirable_weight: unknown option"]),
         ({"name": "kto", "form": "pair"}, ["loss.form=pair", "unpaired, paired"]),
         ({"name": "ce", "offset": "mean"}, ["loss.offset=mean", "none, group_mean, prompt_accuracy"]),
+        ({"name": "dpo", "batch_unit": "response"}, ["loss.batch_unit: unknown option"]),
+        ({"name": "kto", "form": "paired", "batch_unit": "response"}, ["loss.batch_unit=response", "loss.form=paired"]),
+        ({"name": "ce", "offset": "group_mean", "batch_unit": "response"}, ["loss.batch_unit=response", "loss.offset"]),
         ({"name": "steps", "margin": 1.0}, ["loss.margin: unknown option"]),
         ({"name": "ipo"}, ["loss.name=ipo", "choose one of ce, dpo, kto, nca"]),
         ({}, ["loss.name=None", "choose one of ce, dpo, kto, nca"]),

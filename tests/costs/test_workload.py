@@ -38,7 +38,8 @@ def test_only_losses_over_whole_groups_run_pieces_twice():
     assert replace(CUT, max_tokens=1000).repeated(GROUP) == Tokens()
     assert replace(CUT, loss=CEConfig()).repeated(GROUP) == Tokens()
     assert CUT.repeated(GROUP).padded == 80 + 20  # the first piece is not repeated, nor is the prompt
-    assert replace(CUT, loss=KTOConfig()).repeated(GROUP) == GROUP.forward(90, shared=True)
+    assert replace(CUT, loss=KTOConfig(batch_unit="prompt")).repeated(GROUP) == GROUP.forward(90, shared=True)
+    assert replace(CUT, loss=KTOConfig()).repeated(GROUP) == GROUP.forward(90, shared=False)
     assert replace(CUT, checkpointing=True, max_tokens=120).repeated(GROUP).padded == 2 * 41 + 2 * 51 - 51
 
 

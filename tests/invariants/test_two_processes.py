@@ -54,7 +54,7 @@ def _equal(folder, one, two):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_two_processes_train_as_one(loss, tmp_path, tiny_folder):
     """13 prompts in batches of 4: the last one leaves a process without any, and no prompt counts twice."""
     write_rows(tmp_path / "rows.jsonl", graded_rows(17, 3))
@@ -69,6 +69,7 @@ def test_two_processes_train_as_one(loss, tmp_path, tiny_folder):
     [
         ("dpo", []),
         ("kto", []),
+        ("kto", ["loss.batch_unit=prompt"]),
         ("ce", ["loss.offset=group_mean"]),
         ("prefix", []),
         ("steps", ["model.reference=initial", "model.beta=2"]),

@@ -8,7 +8,7 @@ import torch
 from implicit_prm.config import TextConfig
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.training import GroupDataset
-from implicit_prm.training.batches import PADDING, Rows, TrainingGroup, loss_inputs
+from implicit_prm.training.batches import PADDING, Rows, TrainingGroup, collate_responses, loss_inputs
 from implicit_prm.types import Group
 from tests.conftest import graded_rows
 
@@ -38,6 +38,17 @@ def test_a_piece_holds_what_it_was_given_in_its_order():
     assert (piece.labels, piece.step_of_token, piece.step_labels) == ([False, True], [[0], [0, 1]], [[1], [1, 0]])
     assert piece.rows.ids == [[7], [5, 6]]
     assert [len(values) for values in piece.rows.reference] == [1, 2]
+
+
+def test_responses_of_one_prompt_are_put_together():
+    other = TrainingGroup([3], Rows([[4]], None), [False], [[0]], step_labels=[[NAN]])
+    first, second = ONE.take([1]), ONE.take([0])
+    groups = collate_responses([first, other, second])["groups"]
+    assert [(group.prompt_ids, group.rows.ids, group.labels) for group in groups] == [
+        ([1, 2], [[5], [5, 6, 7]], [False, True]),
+        ([3], [[4]], [False]),
+    ]
+    assert groups[0].step_of_token == [[0], [0, 0, 1]]
 
 
 def test_nothing_is_shown_as_nothing():

@@ -10,7 +10,8 @@ from transformers import TrainingArguments
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
 from implicit_prm.data.tokenization import Encoder
-from implicit_prm.training import GroupDataset, dev_metrics
+from implicit_prm.models.shared_prompt import open_prompt
+from implicit_prm.training import GroupDataset, dev_metrics, trainer
 from implicit_prm.training.arguments import training_arguments
 from tests.conftest import graded_rows, tiny_model, write_rows
 from tests.runs import LOSSES, config, log, quiet, weights
@@ -25,7 +26,7 @@ def test_accumulation_does_not_change_losses_or_weights(loss, tmp_path, tiny_fol
     ):
         fit(config(tmp_path / name, tiny_folder, rollouts_file, loss, **batch), quiet)
     once, bits = log(tmp_path / "at_once"), log(tmp_path / "one_by_one")
-    for key in ("loss", "grad_norm", "rewards/margins"):
+    for key in ("loss", "grad_norm", "rewards/chosen"):
         assert [row[key] for row in bits if key in row] == pytest.approx(
             [r[key] for r in once if key in r], rel=1e-3, abs=1e-6
         )
@@ -54,10 +55,35 @@ def test_the_first_loss_is_that_of_zero_rewards(loss, first, tmp_path, tiny_fold
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_training_separates_correct_from_incorrect(loss, tmp_path, tiny_folder, rollouts_file):
-    fit(config(tmp_path / "run", tiny_folder, rollouts_file, loss, max_steps=12, learning_rate=5e-3), quiet)
+    options = {"max_steps": 12, "learning_rate": 5e-3}
+    if loss in ("kto", "ce by response"):
+        options["per_device_train_batch_size"] = 16  # responses; 4 prompts have as many
+    fit(config(tmp_path / "run", tiny_folder, rollouts_file, loss, **options), quiet)
     rows = [row for row in log(tmp_path / "run") if "rewards/margins" in row]
     assert rows[-1]["rewards/margins"] > rows[0]["rewards/margins"] + 0.05
-    assert rows[-1]["rewards/accuracies"] > 0.6
+    assert rows[-1].get("rewards/accuracies", 1.0) > 0.6
+
+
+@pytest.mark.parametrize("loss", ["ce", "kto"])
+def test_a_step_of_all_responses_does_not_depend_on_the_batch_unit(loss, tmp_path, tiny_folder, rollouts_file):
+    """All prompts at once and all responses at once are the same sum: their losses and gradients are equal."""
+    name = {"ce": "ce by response", "kto": "kto by prompt"}[loss]
+    for folder, one, size in (("a", loss, 1000), ("b", name, 1000)):
+        fit(config(tmp_path / folder, tiny_folder, rollouts_file, one, per_device_train_batch_size=size), quiet)
+    for key in ("loss", "grad_norm", "rewards/chosen", "rewards/rejected"):
+        first, second = ([row[key] for row in log(tmp_path / folder) if key in row] for folder in "ab")
+        assert len(first) == 3
+        assert first == pytest.approx(second, rel=1e-3, abs=1e-5)
+
+
+def test_responses_of_one_prompt_in_a_micro_batch_share_it(tmp_path, tiny_folder, rollouts_file, monkeypatch):
+    prompts = []
+    monkeypatch.setattr(trainer, "open_prompt", lambda *a: prompts.append(a) or open_prompt(*a))
+    rows = len(rollouts_file.read_text().splitlines())
+    for size in (1000, 1):  # all responses; one, which is a padded row
+        batch = {"per_device_train_batch_size": size, "max_steps": 1}
+        fit(config(tmp_path / str(size), tiny_folder, rollouts_file, "ce by response", **batch), quiet)
+        assert len(prompts) == rows
 
 
 def test_one_response_per_prompt_is_enough_for_unpaired_losses_and_too_little_for_pairs(tmp_path, tiny_folder):
