@@ -35,13 +35,13 @@ from implicit_prm import ImplicitPRMError
 
 # What a reader of the sandbox's figures must know.
 NOTES = (
-    "A sandbox is no proof of anything about large models, least of all of how far one way is ahead of another. "
-    "Its policy errs on single facts, which it believes in two versions; an implicit PRM has both before it, as "
-    "probabilities of the same token, and only has to learn which to trust, while a value head must learn the "
-    "fact itself from a label at the end of the step. Explicit models therefore get three times the epochs "
-    "(`configs/tuned/sandbox_explicit.yaml`), and with more data exact labels close the gap: [baselines.md]"
-    "(guides/baselines.md#more-data) has 1,000 problems. Exact labels judge each step by itself, Math-Shepherd's the "
-    "solution as far as that step, which is harder to read off. All steps but the last have the same number of tokens.",
+    "A sandbox proves nothing about large models, least of all how far one method is ahead of another. Its policy "
+    "errs on single facts, for which it knows two values. An implicit PRM has both as probabilities of the same "
+    "token and only has to learn which to trust; a value head must learn the fact itself from a label at the end of "
+    "the step. Explicit models therefore get three times the epochs (`configs/tuned/sandbox_explicit.yaml`), and "
+    "with more data exact labels close the gap: [Baselines](guides/baselines.md#more-data) has 1,000 problems. "
+    "Exact labels judge each step by itself, Math-Shepherd's the solution up to that step, which is harder to read "
+    "off. All steps but the last have the same number of tokens.",
 )
 QUICK = {"problems": 200, "test_problems": 100, "seeds": 1}
 
@@ -93,9 +93,9 @@ def main() -> None:
         study = grid(world, tuple(range(chosen.seeds)), chosen.only)
         seconds = run(study.tasks(), folder, chosen.jobs)
     except ImplicitPRMError as error:
-        sys.exit(f"study: error: {error}\nWhat was done is kept; the same command goes on from there.")
+        sys.exit(f"study: error: {error}\nFinished work is kept; the same command resumes.")
     except KeyboardInterrupt:
-        print("\nstudy: interrupted; what was done is kept, and the same command goes on from there", file=sys.stderr)
+        print("\nstudy: interrupted; finished work is kept, and the same command resumes", file=sys.stderr)
         sys.exit(130)
 
     @functools.cache
@@ -117,11 +117,11 @@ def describe(study: Grid, seconds: float, chosen: argparse.Namespace) -> list[st
     command += "" if world.exact else f" --model {world.name}"
     return [
         f"# The paper's study on {where}",
-        "What Yuan et al. ([arXiv 2412.01981](https://arxiv.org/abs/2412.01981)) claim, each with what was seen "
-        f"here. All models start from the same policy and learn from the same {world.problems} problems x "
-        f"{world.responses} responses, with the same trainer; they rerank the same {world.test_problems} x "
-        f"{world.test_responses}. With {seeds(study)}, which decides the order of the data, which responses are "
-        "taken where not all are, and how value heads start.",
+        "The claims of Yuan et al. ([arXiv 2412.01981](https://arxiv.org/abs/2412.01981)), each with the result "
+        f"here. All models start from the same policy, learn from the same {world.problems} problems x "
+        f"{world.responses} responses with the same trainer, and rerank the same {world.test_problems} x "
+        f"{world.test_responses}. Results are over {seeds(study)}; a seed decides the order of the data, which "
+        "responses are used where not all are, and how value heads are initialised.",
         *(NOTES if world.exact else ()),
         method(study),
         f"Made by `{command}` in {seconds / chosen.jobs / 60:.0f} minutes of {chosen.jobs} processes "

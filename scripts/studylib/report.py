@@ -116,9 +116,9 @@ def _scorers(grid: Grid, read: Read, costs: Mapping[str, Cost]) -> Section:
     world = grid.world
     text = (
         f"All on the same {world.test_problems} held-out problems x {world.test_responses} responses, in per "
-        f"cent, means over {seeds(grid)}. Process reward models pick by their lowest step, the outcome reward model by "
-        f"its one score, the likelihood by its sum. {unit}: 1e{len(str(int(scale))) - 1} floating-point operations of "
-        "sampling, labelling and training together. An outcome reward model says nothing of steps."
+        f"cent, means over {seeds(grid)}. Process reward models select by their lowest step, the outcome reward model "
+        f"by its one score, the likelihood by its sum. {unit}: 1e{len(str(int(scale))) - 1} floating-point operations "
+        "of sampling, labelling and training together. An outcome reward model has no step scores."
     )
     return Section("Scorers side by side", [text], [Table(columns, rows)])
 
@@ -162,7 +162,7 @@ def _cost_section(grid: Grid, costs: Mapping[str, Cost]) -> Section:
     ]
     text = (
         f"In {unit}, counted from the tokens of the runs of the first seed; `implicit_prm/costs/ledger.py` "
-        "says what is counted and what is left out."
+        "documents what is counted."
     )
     paragraphs = [text]
     for name in ("ms_hard", "autopsv"):
@@ -175,7 +175,7 @@ def _cost_section(grid: Grid, costs: Mapping[str, Cost]) -> Section:
             )
     paragraphs.append(
         f"A response here has few steps and tokens, so there is less to complete: {grid.world.completions} "
-        "completions of every prefix, those that responses share counted once."
+        "completions of every prefix, with shared prefixes counted once."
     )
     return Section("What it costs", paragraphs, [Table(columns, rows)])
 
@@ -191,8 +191,8 @@ def _variants(grid: Grid, read: Read) -> Section:
             rows.append([_what(test, grid), _with_band(first[test.of_a].interval()), _signed(difference), auroc])
     table = Table(["", "accuracy", "difference, points", "difference in step AUROC"], rows)
     text = (
-        "Options that the paper does not have, each against the plain way and with its settings, which were "
-        "chosen for it; [variants.md](guides/variants.md) explains them."
+        "Options that the paper does not have, each compared with cross-entropy and with the hyperparameters that were "
+        "chosen for cross-entropy. [Variants](guides/variants.md) explains them."
     )
     return Section("Variants beyond the paper", [text], [table])
 
@@ -214,8 +214,8 @@ def method(grid: Grid) -> str:
     return (
         f"Best-of-N is the mean of N = {', '.join(str(n) for n in grid.world.sizes)}, each an expectation over "
         f"all subsets. Intervals are 95 % percentile bootstraps over {what}, {RESAMPLES:,} resamples, the same "
-        "for all cells, so differences are paired. A claim of more holds if its interval lies above 0 and does "
-        f"not hold if it lies below; one of no loss (no gain) holds if the interval stays above -{MARGIN * 100:g} "
+        "for all cells, so that differences are paired. A claim of a gain holds if the interval lies above 0 and does "
+        f"not hold if it lies below 0. A claim of no loss (no gain) holds if the interval lies above -{MARGIN * 100:g} "
         f"points (below {MARGIN * 100:g})."
     )
 
