@@ -28,8 +28,8 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from implicit_prm.config import PolicyConfig
 from implicit_prm.models import loading
+from implicit_prm.models.source import ModelSource
 from implicit_prm.utils.io import atomic_write, write_json
 
 
@@ -103,7 +103,7 @@ def measure_at(
 
 def sweep(axes: Mapping[str, Sequence[int]], rounds: int, console: Console) -> Iterator[list[Point]]:
     """Measure every value of every axis, with the other three at their base value."""
-    tokenizer = loading.open_tokenizer(PolicyConfig("sandbox"))
+    tokenizer = loading.open_tokenizer(ModelSource.resolve("sandbox"))
     sizes = [(axis, replace(Size(), **{axis: value})) for axis, values in axes.items() for value in values]
     made: dict[int, Models] = {}
     with progress(console) as say:

@@ -254,10 +254,11 @@ def tokens(path: Path, tokenizer: Any, generates: bool) -> int:
 
 def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
     """The page: stages with their cost, then what the checkpoints are worth."""
-    from implicit_prm.config import PolicyConfig
-    from implicit_prm.models.loading import open_tokenizer  # behind the check of the options, which then fail at once
+    # Imported here, after the options are checked, since they take seconds.
+    from implicit_prm.models.loading import open_tokenizer
+    from implicit_prm.models.source import ModelSource
 
-    tokenizer = open_tokenizer(PolicyConfig(options.model))
+    tokenizer = open_tokenizer(ModelSource.resolve(options.model))
     name = gpu(options.device) or "CPU"
     lines = [
         f"# {Path(options.model).name} on {name}",

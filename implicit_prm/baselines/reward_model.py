@@ -1,9 +1,9 @@
-"""RewardModel: an explicit reward model that scores responses where it was trained to be read."""
+"""RewardModel: an explicit reward model, which scores responses at the positions it was trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import Layout, read_positions, token_id
-from implicit_prm.config import Dtype, PolicyConfig, TextConfig, from_mapping
+from implicit_prm.config import Dtype, TextConfig, from_mapping
 from implicit_prm.data.tokenization import Encoder, context_length
 from implicit_prm.models import forward, loading
-from implicit_prm.models.checkpoint import BASELINE_FILE
-from implicit_prm.models.implicit_prm import settings_file
+from implicit_prm.models.checkpoint import BASELINE_FILE, BaselineMetadata
 from implicit_prm.models.shared_prompt import pieces
+from implicit_prm.models.source import ModelSource
 from implicit_prm.rewards.implicit_reward import sigmoid
 from implicit_prm.types import ImplicitPRMError, Prompt, StepScores
 
-# Token ids of a prompt, those of a response behind it, and the positions in the response that are read.
+# Token ids of a prompt, those of a response, and the positions in the response that are read.
 Row = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
@@ -36,22 +35,22 @@ class RewardModel:
     Args:
         model: with a value head (transformers' token classification, one label), or a causal LM for `next_token`.
         tokenizer: its tokenizer.
-        settings: kind, text handling and provenance.
-        max_length: of prompt and response together, in tokens; by default the model's context, which no value exceeds.
+        metadata: kind, text handling and provenance.
+        max_length: limit on prompt and response together, in tokens; by default the model's context.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        settings: BaselineSettings,
+        metadata: BaselineMetadata,
         max_length: int | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.encoder = Encoder(tokenizer, settings.text)
+        self.model, self.tokenizer, self.metadata = model, tokenizer, metadata
+        self.encoder = Encoder(tokenizer, metadata.text)
         loading.check_embeds(model, self.encoder)
-        self.layout = Layout(self.encoder, settings.kind, settings.tokens)
-        self.reader = Reader(settings, tokenizer)
+        self.layout = Layout(self.encoder, metadata.kind, metadata.tokens)
+        self.reader = Reader(metadata, tokenizer)
         self.limit_tokens = context_length(model.config, max_length)
 
     @classmethod
@@ -71,26 +70,48 @@ class RewardModel:
         """Open a checkpoint of `ipr-baseline`.
 
         Args:
-            path_or_id: a folder that `ipr-baseline` wrote, or a hub repository of its content.
-            steps: step rule, by default the checkpoint's. An outcome reward model has none to change.
-            prompt_template: what to make of problems that are not prompts yet; by default the checkpoint's.
-            max_length: refuse a response that is longer with its prompt, in tokens; by default the model's context.
-            device: by default CUDA where there is one.
+            path_or_id: a folder that `ipr-baseline` wrote, or the hub id of its content.
+            steps: step rule; by default the checkpoint's. An outcome reward model has a single step whatever the rule.
+            prompt_template: how a problem becomes a prompt, with {problem} in it; by default the checkpoint's.
+            max_length: limit on prompt and response together, in tokens; a longer response is an error. By default the
+                model's context.
+            revision: branch, tag or commit on the hub.
+            dtype: of the weights.
+            device: by default CUDA if available, else the CPU.
+            token: access token for the hub.
+            trust_remote_code: run Python code that comes with the model.
+
+        Returns:
+            The model, ready to score.
 
         Raises:
-            ImplicitPRMError: no baseline.json, or a model that cannot be opened.
+            ImplicitPRMError: there is no baseline.json, or the model cannot be opened.
         """
-        name = str(path_or_id)
-        settings = saved_settings(name, revision, token)
-        if settings is None:
-            raise ImplicitPRMError(f"{name} has no {BASELINE_FILE}; it is no checkpoint of ipr-baseline")
-        given = {"steps": steps, "prompt_template": prompt_template}
-        changed = {key: value for key, value in given.items() if value is not None}
-        settings.text = from_mapping(TextConfig, {**asdict(settings.text), **changed})
-        opened = PolicyConfig(name, revision, dtype, trust_remote_code=trust_remote_code)
-        model = loading.open_model(opened, token, head="causal_lm" if settings.kind == "next_token" else "value")
+        source = ModelSource.resolve(path_or_id, revision, token, trust_remote_code)
+        return cls.from_source(
+            source, steps=steps, prompt_template=prompt_template, max_length=max_length, dtype=dtype, device=device
+        )
+
+    @classmethod
+    def from_source(
+        cls,
+        source: ModelSource,
+        *,
+        steps: str | None = None,
+        prompt_template: str | None = None,
+        max_length: int | None = None,
+        dtype: Dtype = "float32",
+        device: str | torch.device | None = None,
+    ) -> RewardModel:
+        """Open a model that is already resolved. The other arguments are those of `from_pretrained`."""
+        if not isinstance(source.metadata, BaselineMetadata):
+            raise ImplicitPRMError(f"{source.name} has no {BASELINE_FILE}; it is not a checkpoint of ipr-baseline")
+        changes = {"steps": steps, "prompt_template": prompt_template}
+        text = asdict(source.metadata.text) | {name: value for name, value in changes.items() if value is not None}
+        metadata = replace(source.metadata, text=from_mapping(TextConfig, text))
+        model = loading.open_model(source, dtype, head="causal_lm" if metadata.kind == "next_token" else "value")
         model = model.to(device or forward.best_device())  # type: ignore[arg-type]
-        return cls(model, loading.open_tokenizer(opened, token), settings, max_length)
+        return cls(model, loading.open_tokenizer(source), metadata, max_length)
 
     @torch.no_grad()
     def score(
@@ -102,17 +123,21 @@ class RewardModel:
         given_steps: Sequence[list[str]] | None = None,
         max_tokens: int | None = None,
     ) -> list[StepScores]:
-        """Probability that each step is right; that the response is, if the model is an outcome reward model.
+        """Score the steps of every response to one problem.
 
         Args:
             problem: the problem's text, or a chat as a list of {role, content}.
-            responses: the texts to score; an empty one has no step, hence no score.
-            finished: false for responses that were cut off, which then get no end-of-turn token.
-            given_steps: the steps of each response, with step rule `given`.
+            responses: the texts to score; an empty one has no steps, hence no scores.
+            finished: false for truncated responses, which get no end-of-turn token; by default all true.
+            given_steps: the steps of each response, for the step rule `given`.
             max_tokens: in one forward pass, padding included; by default what suits the device.
 
+        Returns:
+            One `StepScores` per response, in the order given: the probability that each step is correct, or, from an
+            outcome reward model, that the response is.
+
         Raises:
-            ImplicitPRMError: a response longer than the model's context, or scores that are not finite.
+            ImplicitPRMError: a response over the model's context or `max_length`, or scores that are not finite.
         """
         finished = finished if finished is not None else [True] * len(responses)
         prompt_ids = self.encoder.prompt_ids(problem)
@@ -130,7 +155,7 @@ class RewardModel:
             scores |= {place: [sigmoid(next(logits)) for _ in rows[place][2]] for place in piece}
         for place, values in scores.items():
             if any(value != value for value in values):
-                raise ImplicitPRMError(f"response {place}: scores that are not finite; use dtype=bfloat16 or float32")
+                raise ImplicitPRMError(f"response {place}: its scores are not finite; use dtype=bfloat16 or float32")
         return [
             StepScores(text, laid_out[place].spans, scores[place], kind="probability", index=place)
             for place, text in enumerate(responses)
@@ -143,38 +168,51 @@ class RewardModel:
         finished: Sequence[bool],
         given_steps: Sequence[list[str]] | None = None,
     ) -> list[int]:
-        """Tokens of every response with the prompt, separators included; `given_steps` as for `score`."""
+        """Length of every response with its prompt and separators, in tokens. The arguments are those of `score`."""
         prompt = len(self.encoder.prompt_ids(problem))
         given: Sequence[list[str] | None] = given_steps or [None] * len(responses)
         texts = zip(responses, finished, given, strict=True)
-        if self.settings.tokens is None:
+        if self.metadata.tokens is None:
             return [prompt + self.encoder.length(text, done) for text, done, _ in texts]
         return [prompt + len(self.layout.response(*one).ids) for one in texts]
 
     def check_length(self, length: int, place: int) -> None:
-        """Refuse a response over the limit. `length` is in tokens, prompt included."""
-        if self.limit_tokens is not None and length > self.limit_tokens:
-            raise ImplicitPRMError(
-                f"response {place} is {length} tokens long with its prompt; the limit is {self.limit_tokens}. Leave it "
-                "out, use a model with a longer context, or (ipr-eval) set too_long"
-            )
+        """Check the length of a response with its prompt against the limit.
+
+        Args:
+            length: in tokens.
+            place: index of the response, for the message.
+
+        Raises:
+            ImplicitPRMError: it is over the model's context or `max_length`.
+        """
+        forward.check_length(length, place, self.limit_tokens, context_length(self.model.config, None))
 
 
 class Reader:
-    """Reads one logit at each position: of the value head, or of good against bad as the next token."""
+    """Reads one logit per position: the value head's, or good minus bad as the next token.
 
-    def __init__(self, settings: BaselineSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        metadata: kind and tokens of the model.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, metadata: BaselineMetadata, tokenizer: PreTrainedTokenizerBase) -> None:
         self.verdict: tuple[int, int] | None = None
-        if settings.kind == "next_token":
-            assert settings.tokens is not None  # what ipr-baseline writes
-            self.verdict = token_id(tokenizer, settings.tokens.good), token_id(tokenizer, settings.tokens.bad)
+        if metadata.kind == "next_token":
+            assert metadata.tokens is not None  # ipr-baseline writes them
+            self.verdict = token_id(tokenizer, metadata.tokens.good), token_id(tokenizer, metadata.tokens.bad)
 
     def logits(self, model: Any, rows: Sequence[Row], core: Any = None) -> Tensor:
-        """[N] float32 logits at the read positions of all rows, in order; differentiable.
+        """Logits at the read positions, differentiable.
 
         Args:
-            model: perhaps wrapped; `core`: the model inside its wrapper.
-            rows: run in one batch, padded on the right. Attention goes by their lengths, not by what the ids are.
+            model: the model to call, which may be wrapped.
+            rows: one right-padded batch. The attention mask follows their lengths, not the ids.
+            core: the model inside the wrapper.
+
+        Returns:
+            [N] float32, row by row.
         """
         device = forward.base_model(core or model).device
         batch = forward.pad_rows([(prompt, ids) for prompt, ids, _ in rows], 0)
@@ -185,13 +223,3 @@ class Reader:
         if self.verdict is None:
             return model(**inputs).logits[..., 0][wanted].float()
         return forward.logit_differences(model, wanted, self.verdict, core, **inputs)[0]
-
-
-def saved_settings(name: str, revision: str | None = None, token: str | None = None) -> BaselineSettings | None:
-    """What an explicit reward model was saved with; None for a model that is none.
-
-    Raises:
-        ImplicitPRMError: a path that is not there, or damaged settings.
-    """
-    found = settings_file(name, revision, token, BASELINE_FILE)
-    return None if found is None else BaselineSettings.read(found.parent)

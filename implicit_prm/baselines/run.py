@@ -10,7 +10,6 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import Layout, choose_tokens
 from implicit_prm.baselines.trainer import RewardModelTrainer
 from implicit_prm.config import BaselineConfig, CEConfig, TextConfig, from_mapping
@@ -18,6 +17,8 @@ from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.tokenization import EncodedGroup, Encoder
 from implicit_prm.data.training_set import GradedSet
 from implicit_prm.models import forward, loading
+from implicit_prm.models.checkpoint import BaselineMetadata
+from implicit_prm.models.source import ModelSource
 from implicit_prm.training import GroupDataset, initial_model
 from implicit_prm.training.arguments import compile_blocks
 from implicit_prm.training.model_card import RUN_FILE, Run
@@ -44,7 +45,7 @@ def fit(config: BaselineConfig, say: Say = print, command: str | None = None) ->
             `step_label_source`.
     """
     config = from_mapping(BaselineConfig, asdict(config))  # validate a config made in Python like one from YAML
-    run = run_training(config, _ALL_GROUPS, _prepare, BaselineSettings.read, say)
+    run = run_training(config, _ALL_GROUPS, _prepare, BaselineMetadata.read, say)
     if run.trainer.is_world_process_zero():
         write_json(Path(config.output_dir) / RUN_FILE, asdict(Run(command, asdict(config), {}, run.metrics)))
     return run.metrics
@@ -55,13 +56,14 @@ def _prepare(
 ) -> Prepared:
     """The model with its head, its metadata and its trainer."""
     source = None if config.targets == "outcome" else label_source(sets.values())
-    encoder = Encoder(loading.open_tokenizer(config.model), config.data)
+    model_source = ModelSource.of(config.model)
+    encoder = Encoder(loading.open_tokenizer(model_source), config.data)
     head: loading.Head = "causal_lm" if config.kind == "next_token" else "new_value"
-    model: Any = loading.open_model(config.model, head=head)
+    model: Any = loading.open_model(model_source, config.model.dtype, config.model.attn_implementation, head=head)
     forward.disable_dropout(model)
-    settings = _settings(config, encoder, sets["train"], source, model.config.get_text_config().vocab_size)
+    metadata = _metadata(config, encoder, sets["train"], source, model.config.get_text_config().vocab_size)
     if checkpoint is not None:
-        settings.check_same_run(checkpoint)
+        metadata.check_same_run(checkpoint, config.output_dir)
 
     def make_trainer(encoded: EncodedSets) -> RewardModelTrainer:
         say(_target_line(config, source, encoded["train"]))
@@ -70,14 +72,14 @@ def _prepare(
         return RewardModelTrainer(
             model=model,
             args=arguments,
-            settings=settings,
+            metadata=metadata,
             max_tokens=config.max_tokens_per_batch,
             train_dataset=datasets["train"],
             eval_dataset=datasets.get("dev"),
             processing_class=encoder.tokenizer,
         )
 
-    return Prepared(model, encoder, Layout(encoder, config.kind, settings.tokens, config.targets).group, make_trainer)
+    return Prepared(model, encoder, Layout(encoder, config.kind, metadata.tokens, config.targets).group, make_trainer)
 
 
 def label_source(sets: Iterable[GradedSet]) -> str:
@@ -107,14 +109,14 @@ def label_source(sets: Iterable[GradedSet]) -> str:
     return next(iter(found))
 
 
-def _settings(
+def _metadata(
     config: BaselineConfig, encoder: Encoder, train: GradedSet, source: str | None, embedded: int
-) -> BaselineSettings:
+) -> BaselineMetadata:
     names = {f.name for f in fields(TextConfig)}
     tokens = config.tokens
     if config.kind == "next_token" and tokens is None:
         tokens = choose_tokens(encoder, embedded)
-    return BaselineSettings(
+    return BaselineMetadata(
         kind=config.kind,
         labels=config.targets,
         label_source=source,

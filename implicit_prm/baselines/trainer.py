@@ -12,9 +12,9 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.baselines.reward_model import Reader, Row
+from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.training import GroupTrainer, TrainingGroup, dev_metrics
 from implicit_prm.training.metrics import ABSENT
 from implicit_prm.types import ImplicitPRMError
@@ -29,7 +29,7 @@ class RewardModelTrainer(GroupTrainer):
     Args:
         model: with a value head, or a causal LM for `next_token`.
         args: as for `GroupTrainer`.
-        settings: saved as baseline.json with every checkpoint.
+        metadata: saved as baseline.json with every checkpoint.
         max_tokens: as for `GroupTrainer`.
         processing_class: the tokenizer.
         options: other arguments of `GroupTrainer`. The datasets are `GroupDataset`s with step labels.
@@ -39,7 +39,7 @@ class RewardModelTrainer(GroupTrainer):
         self,
         model: PreTrainedModel | nn.Module,
         args: TrainingArguments,
-        settings: BaselineSettings,
+        metadata: BaselineMetadata,
         max_tokens: int | None = None,
         *,
         processing_class: PreTrainedTokenizerBase,
@@ -52,8 +52,8 @@ class RewardModelTrainer(GroupTrainer):
                 "DeepSpeed is not supported for explicit reward models; use one process, DDP or FSDP2 (launch with "
                 "configs/accelerate/fsdp2.yaml)"
             )
-        self.settings = settings
-        self.reader = Reader(settings, processing_class)
+        self.metadata = metadata
+        self.reader = Reader(metadata, processing_class)
 
     def units(self, group: TrainingGroup) -> float:
         """Number of labelled positions."""
@@ -106,7 +106,7 @@ class RewardModelTrainer(GroupTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self.settings.write(str(output_dir or self.args.output_dir))
+            self.metadata.write(str(output_dir or self.args.output_dir))
 
     def _read(self, model: nn.Module, group: TrainingGroup, piece: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[N] logits at the read positions of some responses, and [N] targets, NaN if there is none."""

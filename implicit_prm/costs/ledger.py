@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import Layout
 from implicit_prm.config import LoraConfig, ModelConfig, PolicyConfig, TextConfig
 from implicit_prm.costs.operations import Tokens, forward_flops, training_flops
@@ -32,7 +31,8 @@ from implicit_prm.costs.shapes import Shape, open_shape
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import loading
-from implicit_prm.models.checkpoint import BASELINE_FILE, NONE, Settings
+from implicit_prm.models.checkpoint import BASELINE_FILE, NONE, BaselineMetadata, CheckpointMetadata
+from implicit_prm.models.source import ModelSource
 from implicit_prm.training.model_card import RUN_FILE
 from implicit_prm.types import Group, ImplicitPRMError, TokenCounts
 
@@ -71,7 +71,7 @@ class Ledger:
         policy = PolicyConfig(name, settings["policy"].get("revision") if tokenizer is None else None)
         prompt = settings["prompt"]
         text = TextConfig(prompt_template=prompt["template"], system_prompt=prompt["system_prompt"])
-        encoder = Encoder(loading.open_tokenizer(policy), text)
+        encoder = Encoder(loading.open_tokenizer(ModelSource.of(policy)), text)
         counts = count(load_groups(str(path), graded=False), encoder)
         self._add("rollouts", f"sampling {path}", counts, forward_flops(_shape(policy), tokens_of(counts)))
 
@@ -102,12 +102,12 @@ class Ledger:
         counts = TokenCounts(used["prompts"], used["responses"], tokens["prompts"], tokens["responses"])
         epochs = _json(folder / "train_metrics.json")["epoch"]
         if (folder / BASELINE_FILE).exists():
-            kind = BaselineSettings.read(folder).kind
+            kind = BaselineMetadata.read(folder).kind
             counts, shape = with_each_response(counts), _shape(PolicyConfig(str(folder)))
             flops = training_flops(shape, _checkpointing(folder), tokens_of(counts, read=False))
             self._add("training", f"{kind} in {folder}", counts, epochs * flops, epochs)
             return
-        settings = Settings.read(folder)
+        settings = CheckpointMetadata.read(folder)
         shape = _shape(PolicyConfig(str(folder)), settings)
         checkpointing = _checkpointing(folder)
         trained = with_each_response(counts) if checkpointing else counts
@@ -121,15 +121,15 @@ class Ledger:
         folder, groups = Path(checkpoint), load_groups(str(candidates), graded=False)
         what = f"{candidates} by {checkpoint}"
         if (folder / BASELINE_FILE).exists():
-            baseline = BaselineSettings.read(folder)
-            encoder = Encoder(loading.open_tokenizer(PolicyConfig(str(folder))), baseline.text)
+            baseline = BaselineMetadata.read(folder)
+            encoder = Encoder(loading.open_tokenizer(ModelSource.resolve(folder)), baseline.text)
             counts = with_each_response(count(groups, Layout(encoder, baseline.kind, baseline.tokens)))
             flops = forward_flops(_shape(PolicyConfig(str(folder))), tokens_of(counts, read=False))
             self._add("scoring", what, counts, flops)
             return
-        settings = Settings.read(folder)
+        settings = CheckpointMetadata.read(folder)
         shape, name = _shape(PolicyConfig(str(folder)), settings), settings.base or str(folder)
-        counts = count(groups, Encoder(loading.open_tokenizer(PolicyConfig(name)), settings.text))
+        counts = count(groups, Encoder(loading.open_tokenizer(ModelSource.resolve(name)), settings.text))
         passes = 1 if settings.reference == NONE else 2
         self._add("scoring", what, counts, passes * forward_flops(shape, tokens_of(counts)), passes)
 
@@ -173,12 +173,12 @@ def with_each_response(counts: TokenCounts) -> TokenCounts:
     return TokenCounts(counts.responses, counts.responses, round(counts.responses * prompt), counts.response_tokens)
 
 
-def _shape(policy: PolicyConfig, settings: Settings | None = None) -> Shape:
+def _shape(policy: PolicyConfig, metadata: CheckpointMetadata | None = None) -> Shape:
     """The shape of a model, or of an adapter on the base that its checkpoint metadata names."""
     config = ModelConfig(policy.name, policy.revision)
-    if settings is not None and settings.base is not None:
-        lora = None if settings.lora is None else LoraConfig(**settings.lora)
-        config = ModelConfig(settings.base, settings.base_revision, lora=lora)
+    if metadata is not None and metadata.base is not None:
+        lora = None if metadata.lora is None else LoraConfig(**metadata.lora)
+        config = ModelConfig(metadata.base, metadata.base_revision, lora=lora)
     return open_shape(config)[0]
 
 

@@ -10,8 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from implicit_prm.config import ModelConfig
-from implicit_prm.models import lora
-from implicit_prm.models.loading import locate
+from implicit_prm.models.source import ModelSource
 from implicit_prm.training.initial_model import with_lora
 from implicit_prm.types import ImplicitPRMError
 
@@ -81,11 +80,11 @@ def open_shape(config: ModelConfig) -> tuple[Shape, nn.Module, torch.dtype]:
     Raises:
         ImplicitPRMError: the configuration cannot be read, or the model is a mixture of experts.
     """
-    adapter = lora.find(locate(config.name), config.revision)  # training merges it into its base
-    name, revision = (adapter.base, adapter.base_revision) if adapter else (config.name, config.revision)
-    options = {"revision": revision, "trust_remote_code": config.trust_remote_code}
+    source = ModelSource.of(config)
+    if source.adapter is not None:
+        source = source.base  # the adapter is merged into it
     try:
-        described = AutoConfig.from_pretrained(locate(name), **options)
+        described = AutoConfig.from_pretrained(str(source.folder), trust_remote_code=config.trust_remote_code)
         text = described.get_text_config()
         dtype = (text.dtype or torch.float32) if config.dtype == "auto" else getattr(torch, config.dtype)
         # Only eager attention keeps its [tokens, tokens] weights; all fused kernels keep the same tensors.
@@ -97,7 +96,7 @@ def open_shape(config: ModelConfig) -> tuple[Shape, nn.Module, torch.dtype]:
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().split("\n")[0]
         raise ImplicitPRMError(
-            f"cannot read the configuration of {name!r}: {first} An estimate needs only config.json: set model.name "
+            f"cannot read the configuration of {source.name!r}: {first} An estimate needs only config.json: set model.name "
             "to a local folder that has it"
         ) from error
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):

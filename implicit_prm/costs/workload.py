@@ -15,6 +15,7 @@ from implicit_prm.data.data_report import Report
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import loading
 from implicit_prm.models.shared_prompt import pieces
+from implicit_prm.models.source import ModelSource
 from implicit_prm.types import ImplicitPRMError
 
 _SAMPLE = 1000
@@ -171,7 +172,7 @@ def workload(
         say(f"data.train={config.data.train} is not a local file or folder: using the lengths in estimate.*")
         return stated(config.estimate, limit, batching)
     try:
-        tokenizer = loading.open_tokenizer(config.model)
+        tokenizer = loading.open_tokenizer(ModelSource.of(config.model))
     except ImplicitPRMError as error:
         say(f"{error}; without a tokenizer, using the lengths in estimate.*")
         return stated(config.estimate, limit, batching)

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from implicit_prm.baselines.reward_model import RewardModel, saved_settings
+from implicit_prm.baselines.reward_model import RewardModel
 from implicit_prm.config import ScorerConfig, StepRule
+from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.models.implicit_prm import ImplicitPRM
+from implicit_prm.models.source import ModelSource
 from implicit_prm.scoring.scorers import ScoreGroup, check_lengths, column_scorer, group_scorer
 from implicit_prm.scoring.store import cache_key, checkpoint_identity, score_all, score_in_memory, write_scores
 from implicit_prm.types import Group, ImplicitPRMError, Scorer, StepScores
@@ -85,24 +87,23 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
         return OpenScorer(column, column_scorer(column, config.scores_kind), column=column, identity=identity)
     assert config.checkpoint is not None  # ScorerConfig.validate
     too_long = "lowest" if skip_too_long else "error"
-    if saved_settings(config.checkpoint, config.revision) is not None:
-        return _open_baseline(config, config.checkpoint, steps, too_long)
-    prm = ImplicitPRM.from_pretrained(
-        config.checkpoint,
+    source = ModelSource.resolve(config.checkpoint, config.revision, trust_remote_code=config.trust_remote_code)
+    if isinstance(source.metadata, BaselineMetadata):
+        return _open_baseline(config, source, steps, too_long)
+    prm = ImplicitPRM.from_source(
+        source,
         config.reference,
         config.beta,
         steps=steps,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
         prompt_template=config.prompt_template,
         max_length=config.max_length,
         dtype=config.dtype,
         quantization=config.quantization,
     )
     identity = {
-        "settings": asdict(prm.settings),
+        "settings": asdict(prm.metadata),
         "limit_tokens": prm.limit_tokens,
-        "weights": checkpoint_identity(config.checkpoint, config.revision),
+        "weights": checkpoint_identity(source),
         "checkpoint": config.checkpoint,
         "dtype": config.dtype,
         "quantization": config.quantization,
@@ -113,39 +114,37 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
     return OpenScorer(config.checkpoint, score, prm, identity=identity)
 
 
-def _open_baseline(config: ScorerConfig, checkpoint: str, steps: StepRule | None, too_long: str) -> OpenScorer:
+def _open_baseline(config: ScorerConfig, source: ModelSource, steps: StepRule | None, too_long: str) -> OpenScorer:
     """An explicit reward model. It has no log-ratio, so options that concern one are refused."""
     for key in ("reference", "beta", "quantization"):
         if getattr(config, key) is not None:
-            raise ImplicitPRMError(f"{key}: {checkpoint} is an explicit reward model, which has none; leave it out")
+            raise ImplicitPRMError(f"{key}: {source.name} is an explicit reward model, which has none; leave it out")
     if config.over == "prefix":
         raise ImplicitPRMError(
-            f"over=prefix: {checkpoint} gives probabilities, which have no prefix values; set over=step"
+            f"over=prefix: {source.name} gives probabilities, which have no prefix values; set over=step"
         )
-    model = RewardModel.from_pretrained(
-        checkpoint,
+    model = RewardModel.from_source(
+        source,
         steps=steps,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
         prompt_template=config.prompt_template,
         max_length=config.max_length,
         dtype=config.dtype,
     )
     identity: dict[str, Any] = {
-        "baseline": asdict(model.settings),
+        "baseline": asdict(model.metadata),
         "limit_tokens": model.limit_tokens,
-        "weights": checkpoint_identity(checkpoint, config.revision),
-        "checkpoint": checkpoint,
+        "weights": checkpoint_identity(source),
+        "checkpoint": source.name,
         "dtype": config.dtype,
     }
     score = group_scorer(model, config.max_tokens_per_batch, too_long)
-    return OpenScorer(checkpoint, score, model, identity=identity, by_step=model.settings.kind != "orm")
+    return OpenScorer(source.name, score, model, identity=identity, by_step=model.metadata.kind != "orm")
 
 
 def wrap_scorer(scorer: Scorer, config: ScorerConfig, skip_too_long: bool) -> OpenScorer:
     """An object with `score(problem, responses)`; `config` may hold no option that is for opening a checkpoint."""
     score = group_scorer(scorer, config.max_tokens_per_batch, "lowest" if skip_too_long else "error")
-    by_step = not (isinstance(scorer, RewardModel) and scorer.settings.kind == "orm")
+    by_step = not (isinstance(scorer, RewardModel) and scorer.metadata.kind == "orm")
     return OpenScorer(type(scorer).__name__, score, scorer, by_step=by_step)
 
 

@@ -196,3 +196,26 @@ def token_budget(device: torch.device, separable: bool = False) -> int:
     if device.type != "cpu":
         return 16_384
     return 384 if separable else 1024
+
+
+def check_length(length: int, place: int, limit: int | None, context: int | None) -> None:
+    """Check the length of a response with its prompt.
+
+    Args:
+        length: in tokens.
+        place: index of the response, for the message.
+        limit: the longest allowed; None for no limit.
+        context: the model's context, to name the limit in the message.
+
+    Raises:
+        ImplicitPRMError: the response is over the limit.
+    """
+    if limit is None or length <= limit:
+        return
+    what, way_out = "the model's context", "use a model with a longer context"
+    if limit != context:
+        what, way_out = "max_length", "raise max_length"
+    raise ImplicitPRMError(
+        f"response {place} is {length} tokens long with its prompt; the limit is {limit}, {what}. Remove it, "
+        f"{way_out}, or (ipr-eval) set too_long"
+    )

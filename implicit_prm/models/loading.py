@@ -1,12 +1,14 @@
-"""Opening a causal LM and its tokenizer, by hub id or path, and what tells its weights from others."""
+"""Open the tokenizer and the weights of a `ModelSource`, with clear errors for what cannot be opened."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,193 +18,238 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file, extract_commit_hash
 
-from implicit_prm.config import PolicyConfig
+from implicit_prm.config import Dtype, Quantization
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import lora
-from implicit_prm.models.load_errors import clear_load_errors
-from implicit_prm.models.reference_cache import weights_digest
-from implicit_prm.sandbox import POLICY_PATH
+from implicit_prm.models.checkpoint import ADAPTER_OFF, CheckpointMetadata
+from implicit_prm.models.source import ModelSource, find_damage
 from implicit_prm.types import ImplicitPRMError
 
 Head = Literal["causal_lm", "value", "new_value"]
 
 
-def locate(name: str) -> str:
-    """`sandbox` is the policy in the package; everything else is a hub id or a path, as it stands."""
-    return str(POLICY_PATH) if name == "sandbox" else name
+def open_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Open a model's tokenizer, or its base's if an adapter comes without one.
 
-
-def open_tokenizer(config: PolicyConfig, token: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, of its base where an adapter has none; raises ImplicitPRMError if it cannot be read."""
-    name = locate(config.name)
-    options = {"revision": config.revision, "token": token}
-    adapter = lora.find(name, config.revision, token)
-    if adapter is not None:
-        with clear_load_errors(name):
-            own = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **options)
-        if own is None:
-            return open_tokenizer(replace(config, name=adapter.base, revision=adapter.base_revision), token)
-    with clear_load_errors(name, "tokenizer of" if Path(name).is_dir() else "model"):
+    Raises:
+        ImplicitPRMError: it is missing or damaged.
+    """
+    if source.adapter is not None and not (source.folder / "tokenizer_config.json").exists():
+        return open_tokenizer(source.base)
+    with _clear_errors(source, "tokenizer of"):
         try:
-            return AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code, **options)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(source.folder), token=source.token, trust_remote_code=source.trust_remote_code
+            )
         except ValueError as error:
-            if not Path(name).is_dir() or Path(name, "tokenizer.json").exists():
+            if (source.folder / "tokenizer.json").exists():
                 raise
             raise ImplicitPRMError(
-                f"{config.name} has no tokenizer that can be read: tokenizer.json is missing. Copy it and "
-                "tokenizer_config.json from where the model came from"
+                f"{source.name} has no tokenizer that can be read: tokenizer.json is missing. Copy it and "
+                "tokenizer_config.json from the original model"
             ) from error
+    if source.commit is not None:
+        tokenizer.name_or_path = source.name
+    return tokenizer
 
 
-def check_same_tokens(
-    tokenizer: PreTrainedTokenizerBase, name: str, revision: str | None = None, token: str | None = None
-) -> None:
-    """A log-ratio needs both models to read the same tokens; raises ImplicitPRMError if the reference reads others.
+def open_model(
+    source: ModelSource,
+    dtype: Dtype = "float32",
+    attn_implementation: str | None = None,
+    *,
+    quantization: Quantization | None = None,
+    head: Head = "causal_lm",
+) -> PreTrainedModel:
+    """Open a model in evaluation mode. A LoRA adapter is merged into its base, in memory.
+
+    Args:
+        source: the model.
+        dtype: of the weights.
+        attn_implementation: as for transformers' `from_pretrained`.
+        quantization: `4bit` rounds the linear layers with bitsandbytes; they then compute in `dtype`.
+        head: `causal_lm`; `value` for one number per token instead of logits (transformers' token classification with
+            one label); or `new_value`, which initialises that head if the model has none.
+
+    Raises:
+        ImplicitPRMError: it cannot be read, lacks weights, has weights that are not finite, or is an encoder-decoder.
+    """
+    if source.adapter is not None:
+        if head != "causal_lm":
+            raise ImplicitPRMError(f"{source.name} is a LoRA adapter; a value head needs a full model: merge it first")
+        if quantization is not None:
+            raise ImplicitPRMError(
+                f"{source.name} is a LoRA adapter, which cannot be merged into a base in {quantization}"
+            )
+        return lora.merge(open_adapted(source, dtype, attn_implementation))
+    options: dict[str, Any] = {"token": source.token, "trust_remote_code": source.trust_remote_code}
+    with _clear_errors(source):
+        if AutoConfig.from_pretrained(str(source.folder), **options).is_encoder_decoder:
+            raise ImplicitPRMError(f"{source.name} is an encoder-decoder; expected a causal language model")
+        source.download_weights()
+        if quantization is not None:
+            options["quantization_config"] = _bitsandbytes(quantization, dtype)
+        kind: Any = AutoModelForCausalLM
+        if head != "causal_lm":
+            kind, options["num_labels"] = AutoModelForTokenClassification, 1
+        model, report = kind.from_pretrained(
+            str(source.folder),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            **options,
+        )
+    _check_complete(source, model, report["missing_keys"], head)
+    check_finite(model, source.name)
+    if source.commit is not None:
+        model.name_or_path = source.name
+    return model.eval()
+
+
+def open_adapted(
+    source: ModelSource,
+    dtype: Dtype = "float32",
+    attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
+) -> Any:
+    """Open a LoRA adapter on its base: a `PeftModel` in evaluation mode. The arguments are for the base.
+
+    Raises:
+        ImplicitPRMError: the base or the adapter cannot be opened, or the adapter was made for another model.
+    """
+    try:
+        base = open_model(source.base, dtype, attn_implementation, quantization=quantization)
+    except ImplicitPRMError as error:
+        raise ImplicitPRMError(
+            f"the base model of the adapter {source.name}: {error}. The base is named in its adapter_config.json "
+            "(base_model_name_or_path) and, if ipr-train wrote it, in implicit_prm.json (base)"
+        ) from error
+    with _clear_errors(source, "adapter"):
+        source.download_weights()
+        adapted = lora.attach(base, source.folder)
+    check_finite(adapted, source.name)
+    return adapted
+
+
+def open_policy(
+    source: ModelSource, metadata: CheckpointMetadata, dtype: Dtype = "float32"
+) -> tuple[Any, CheckpointMetadata]:
+    """Open the policy of an implicit PRM: a full model, or a LoRA adapter on its base.
+
+    An adapter on the output head cannot be disabled where log-probabilities are read from the head. It is merged, and
+    the metadata that is returned names the base as the reference.
+
+    Raises:
+        ImplicitPRMError: it cannot be opened, or `metadata.quantization` is set for a full model.
+    """
+    quantization: Any = metadata.quantization
+    if source.adapter is None:
+        if quantization is not None:
+            raise ImplicitPRMError(
+                f"quantization={quantization}: {source.name} is not a LoRA adapter. Quantizing a full policy would "
+                "show up as reward, since its reference is rounded differently"
+            )
+        return open_model(source, dtype), metadata
+    policy = open_adapted(source, dtype, quantization=quantization)
+    if quantization is not None or lora.has_plain_head(policy.get_base_model()):
+        return policy, metadata
+    merged = replace(metadata, base=None, base_revision=None)
+    if metadata.reference == ADAPTER_OFF:
+        merged = replace(merged, reference=source.adapter.base, reference_revision=source.adapter.base_revision)
+    return lora.merge(policy), merged
+
+
+def check_same_tokens(tokenizer: PreTrainedTokenizerBase, reference: ModelSource) -> None:
+    """Check that policy and reference read the same tokens, which a log-ratio needs.
 
     Vocabularies are compared, not the sizes of embeddings, which are padded differently within one family.
+
+    Raises:
+        ImplicitPRMError: the reference has another vocabulary.
     """
-    reference = open_tokenizer(PolicyConfig(name, revision), token)
-    if reference.get_vocab() != tokenizer.get_vocab():
+    if open_tokenizer(reference).get_vocab() != tokenizer.get_vocab():
         raise ImplicitPRMError(
-            f"the reference {name} has another vocabulary than the policy, so a log-ratio of the two means nothing; "
-            "take a reference of the same family"
+            f"the reference {reference.name} has another vocabulary than the policy, so their log-ratio means nothing; "
+            "use a reference of the same model family"
         )
 
 
 def check_embeds(model: Any, encoder: Encoder) -> None:
-    """Refuse a tokenizer with tokens that the model has no embedding for; raises ImplicitPRMError naming one.
+    """Check that the model has an embedding for every token of the tokenizer.
 
-    Added tokens that no prompt uses may lie outside: Gemma's text models have one for images that they never see.
+    Added tokens that no prompt uses may lack one: Gemma's text models have an image token that they never see.
+
+    Raises:
+        ImplicitPRMError: it does not; names the first such token.
     """
-    known = model.config.get_text_config().vocab_size
+    size = model.config.get_text_config().vocab_size
     optional = set(encoder.tokenizer.added_tokens_decoder) - {encoder.end_of_turn, *encoder.prompt_ids("probe")}
     vocabulary = encoder.tokenizer.get_vocab()
-    outside = {token: number for token, number in vocabulary.items() if number >= known and number not in optional}
+    outside = {token: number for token, number in vocabulary.items() if number >= size and number not in optional}
     if outside:
         first = min(outside, key=lambda token: outside[token])
         raise ImplicitPRMError(
             f"the tokenizer does not match the model {model.name_or_path}: it has {len(vocabulary)} tokens, the model "
-            f"embeds {known}, so {first!r} (token {outside[first]}) has no embedding; use the tokenizer that the model "
+            f"embeds {size}, so {first!r} (token {outside[first]}) has no embedding; use the tokenizer that the model "
             "was trained with"
         )
 
 
-def open_model(
-    config: PolicyConfig, token: str | None = None, quantization: str | None = None, head: Head = "causal_lm"
-) -> PreTrainedModel:
-    """A causal LM by hub id or local path, in evaluation mode; a LoRA adapter is merged into its base in memory.
-
-    Args:
-        quantization: `4bit` for linear layers rounded by bitsandbytes, for QLoRA; `config.dtype` is then what they
-            compute in.
-        head: `causal_lm`, or `value` for one number per token in the place of a vocabulary's logits (transformers'
-            token classification with one label); `new_value` makes that head where the model has none.
+@torch.no_grad()
+def check_finite(model: torch.nn.Module, name: str) -> None:
+    """Check that all weights are finite; reads each of them once.
 
     Raises:
-        ImplicitPRMError: it cannot be found or read, lacks weights, or is an encoder-decoder.
+        ImplicitPRMError: names the first tensor with NaN or infinity.
     """
-    name = locate(config.name)
-    options: dict[str, Any] = {"revision": config.revision, "token": token}
-    options["trust_remote_code"] = config.trust_remote_code
-    adapter = lora.find(name, config.revision, token)
-    if adapter is not None:
-        if head != "causal_lm":
-            raise ImplicitPRMError(f"{config.name} is an adapter; a value head takes a plain model, so merge it first")
-        if quantization is not None:
-            raise ImplicitPRMError(f"{config.name} is an adapter, which cannot be merged and rounded to {quantization}")
-        return lora.merge(lora.put_on(open_base(config, adapter, token), adapter, token))
-    if quantization is not None:
-        options["quantization_config"] = _bitsandbytes(quantization, config.dtype)
-    with clear_load_errors(name):
-        if AutoConfig.from_pretrained(name, **options).is_encoder_decoder:
+    for key, weight in model.named_parameters():
+        # Quantized weights are integers; under ZeRO-3 another process may hold the whole tensor.
+        if not weight.is_floating_point() or weight.is_meta or not weight.numel():
+            continue
+        if not torch.stack(weight.aminmax()).isfinite().all():  # the extremes of a tensor with NaN are NaN
             raise ImplicitPRMError(
-                f"{config.name} is an encoder-decoder; an implicit PRM needs a causal language model"
+                f"the model {name} has weights that are not finite (in {key}); its training diverged, or its dtype "
+                "overflowed: use an earlier checkpoint, or dtype=float32"
             )
-        kind: Any = AutoModelForCausalLM
-        if head != "causal_lm":
-            kind, options["num_labels"] = AutoModelForTokenClassification, 1
-        opened: Any = kind.from_pretrained(
-            name,
-            dtype=config.dtype,
-            attn_implementation=config.attn_implementation,
-            output_loading_info=True,
-            **options,
-        )
-    model, report = opened
-    missing = report["missing_keys"]
+
+
+def _check_complete(source: ModelSource, model: Any, missing: set[str], head: Head) -> None:
     if head == "new_value":
         missing = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
     if missing:
         raise ImplicitPRMError(
-            f"cannot open the model {config.name!r}: its files have no weights for {min(missing)} "
+            f"cannot open the model {source.name!r}: its files have no weights for {min(missing)} "
             f"({len(missing)} are missing), which would be random; is it another kind of model?"
         )
-    return model.eval()
-
-
-def open_base(
-    config: PolicyConfig, adapter: lora.Adapter, token: str | None = None, quantization: str | None = None
-) -> PreTrainedModel:
-    """The model below an adapter, opened as `config` says.
-
-    Raises:
-        ImplicitPRMError: it is not there; the message names the adapter and where its base is written.
-    """
-    try:
-        return open_model(replace(config, name=adapter.base, revision=adapter.base_revision), token, quantization)
-    except ImplicitPRMError as error:
-        raise ImplicitPRMError(
-            f"the base model of the adapter {adapter.name}: {error}. The base is named in its adapter_config.json "
-            "(base_model_name_or_path) and, where ipr-train wrote it, in implicit_prm.json (base)"
-        ) from error
 
 
 def _bitsandbytes(quantization: str, dtype: str) -> BitsAndBytesConfig:
-    """QLoRA's setting (arXiv 2305.14314): 4-bit NormalFloat with doubly quantised scales."""
+    """QLoRA's quantization (arXiv 2305.14314): 4-bit NormalFloat with doubly quantized scales."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ImplicitPRMError(
             f"model.quantization={quantization} needs bitsandbytes: pip install 'implicit-prm[qlora]', or leave it out"
         )
-    compute = "bfloat16" if dtype == "auto" else dtype
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_compute_dtype="bfloat16" if dtype == "auto" else dtype,
     )
 
 
-def weights_of(config: PolicyConfig) -> dict[str, Any]:
-    """Which weights a name stands for now: the commit of a hub id, the sizes in bytes of a local folder's weight files.
-
-    Raises:
-        ImplicitPRMError: there is no such model.
-    """
-    name = locate(config.name)
-    files = [path for path in Path(name).glob("*") if path.suffix in (".safetensors", ".bin")]
-    return {
-        "commit": _commit(name, config.revision, lora.find(name, config.revision) is not None),
-        "weight_bytes": {path.name: path.stat().st_size for path in sorted(files)},
-    }
-
-
-def weights_identity(name: str, revision: str | None = None) -> str:
-    """What differs where weights do: a hub id's commit or a hash of a folder's content; an adapter's with its base's.
-
-    Raises:
-        ImplicitPRMError: there is no such model.
-    """
-    name = locate(name)
-    adapter = lora.find(name, revision)
-    commit = _commit(name, revision, adapter is not None)
-    own = commit or weights_digest(name)
-    return own if adapter is None else f"{own} on {weights_identity(adapter.base, adapter.base_revision)}"
-
-
-def _commit(name: str, revision: str | None, is_adapter: bool) -> str | None:
-    """The commit that a hub id stands for; None for a local folder."""
-    with clear_load_errors(name):
-        resolved = cached_file(name, "adapter_config.json" if is_adapter else "config.json", revision=revision)
-    return extract_commit_hash(resolved, None)
+@contextlib.contextmanager
+def _clear_errors(source: ModelSource, what: str = "model") -> Iterator[None]:
+    """Turn the errors of transformers, peft, tokenizers and safetensors into one sentence with the cause."""
+    try:
+        yield
+    except ImplicitPRMError:
+        raise
+    except Exception as error:  # they raise many kinds
+        reason = find_damage(source.folder)
+        if reason is None and not any((source.folder / f).exists() for f in ("config.json", "adapter_config.json")):
+            reason = "config.json is missing: not a model's folder, or an incomplete download"
+        elif "ignore_mismatched_sizes" in str(error):
+            reason = "its weights have other sizes than its config.json says"
+        reason = reason or str(error).strip().split("\n")[0].rstrip(".: ") or type(error).__name__
+        raise ImplicitPRMError(f"cannot open the {what} {source.name!r}: {reason}") from error

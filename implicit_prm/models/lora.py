@@ -1,4 +1,4 @@
-"""LoRA adapters: found by their name, put on the model they were made for, merged into it."""
+"""LoRA adapters: read their config, attach them to a base model, merge them into it."""
 
 from __future__ import annotations
 
@@ -8,63 +8,62 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers.utils import find_adapter_config_file
 
-from implicit_prm.models.load_errors import clear_load_errors
 from implicit_prm.types import ImplicitPRMError
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, and the model below it."""
+    """The base model of an adapter, as hub id or path, and its revision."""
 
-    name: str
-    revision: str | None
     base: str
-    base_revision: str | None
+    base_revision: str | None = None
 
 
-def find(name: str, revision: str | None = None, token: str | None = None) -> Adapter | None:
-    """The adapter in a folder or hub repository; None where there is none, so that it is a model by itself.
+def read_adapter(folder: Path, name: str) -> Adapter | None:
+    """The adapter in a folder; None where the folder holds none.
+
+    Args:
+        folder: the model's local files.
+        name: what messages call the model.
 
     Raises:
-        ImplicitPRMError: it cannot be reached, names no base, or is no adapter of a causal LM's weights.
+        ImplicitPRMError: adapter_config.json is damaged, names no base, or is not for the weights of a causal LM.
     """
-    with clear_load_errors(name):
-        file = find_adapter_config_file(name, revision=revision, token=token)
-    if file is None:
+    if not (folder / "adapter_config.json").exists():
         return None
     from peft import PeftConfig  # slow to import
 
-    with clear_load_errors(name, "adapter"):
-        config = PeftConfig.from_pretrained(str(Path(file).parent))
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # peft raises many kinds for a damaged file
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ImplicitPRMError(f"cannot open the adapter {name!r}: adapter_config.json: {reason}") from error
     if not config.base_model_name_or_path:
         raise ImplicitPRMError(
-            f"cannot open the adapter {name!r}: its adapter_config.json names no base model; write it there as "
-            "base_model_name_or_path"
+            f"cannot open the adapter {name!r}: its adapter_config.json names no base model; add "
+            "base_model_name_or_path to it"
         )
     if config.is_prompt_learning or config.task_type not in (None, "CAUSAL_LM"):
         kind = config.peft_type if config.is_prompt_learning else config.task_type
-        raise ImplicitPRMError(f"{name} is a {kind} adapter; only adapters of a causal LM's weights, as LoRA, fit here")
-    return Adapter(name, revision, config.base_model_name_or_path, config.revision)
+        raise ImplicitPRMError(
+            f"{name} is a {kind} adapter; expected an adapter of a causal LM's weights, such as LoRA"
+        )
+    return Adapter(config.base_model_name_or_path, config.revision)
 
 
-def put_on(base: Any, adapter: Adapter, token: str | None = None) -> Any:
-    """`base` with the adapter on it, in evaluation mode.
-
-    Raises:
-        ImplicitPRMError: the adapter's weights are damaged, incomplete, or made for another model.
-    """
+def attach(base: Any, folder: Path) -> Any:
+    """Load the adapter in `folder` onto `base`: a `PeftModel` in evaluation mode."""
     from peft import PeftModel
 
-    with clear_load_errors(adapter.name, "adapter"), warnings.catch_warnings():
-        # What the file lacks would stay as it was initialised: an adapter that does less than it was trained to.
+    with warnings.catch_warnings():
+        # PEFT only warns of weights that the file lacks, and leaves them untrained.
         warnings.filterwarnings("error", message="Found missing adapter keys")
-        return PeftModel.from_pretrained(base, adapter.name, revision=adapter.revision, token=token).eval()
+        return PeftModel.from_pretrained(base, str(folder)).eval()
 
 
 def merge(adapted: Any) -> Any:
-    """The plain model that computes what `adapted` does, its weights changed in place.
+    """Merge an adapter into its base, in place, and return the plain model.
 
     Raises:
         ImplicitPRMError: the merged weights are not finite.
@@ -74,7 +73,7 @@ def merge(adapted: Any) -> Any:
     core = adapted.get_base_model()
     ends = core.get_input_embeddings(), core.get_output_embeddings()
     if core.config.tie_word_embeddings and any(isinstance(end, BaseTunerLayer) for end in ends):
-        # What the adapter adds to one of two tied matrices must not reach the other.
+        # Untie the two, so that an adapter on one does not change the other.
         head = getattr(ends[1], "base_layer", ends[1])
         head.weight = nn.Parameter(head.weight.detach().clone())
     with warnings.catch_warnings():
@@ -86,5 +85,5 @@ def merge(adapted: Any) -> Any:
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether log-probabilities can be read from the output head as it is: no adapter on it, no trained copy of it."""
+    """Whether the output head is a plain linear layer, without an adapter or a trained copy."""
     return type(model.get_output_embeddings()) is nn.Linear

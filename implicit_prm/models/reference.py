@@ -1,19 +1,20 @@
-"""What the reference says of responses: from the cache, or computed and put there."""
+"""Reference log-probabilities: read from the cache, or computed and added to it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from implicit_prm.models.forward import base_model
-from implicit_prm.models.loading import locate, weights_identity
 from implicit_prm.models.reference_cache import ReferenceCache, key_of
 from implicit_prm.models.shared_prompt import Ids, response_logprobs
+from implicit_prm.models.source import ModelSource
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.progress import tracked
 
@@ -21,23 +22,33 @@ Request = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
 _FLUSH_GROUPS = 256
 
 
-def open_cache(model: Any, name: str, revision: str | None = None, folder: str | None = None) -> ReferenceCache:
-    """The cache of one reference model, opened for what it computes as it is now: its weights, dtype and device.
+@contextlib.contextmanager
+def reference_model(policy: Any, reference: PreTrainedModel | None) -> Iterator[Any]:
+    """The reference: a model of its own, or the policy with its LoRA adapter disabled."""
+    if reference is not None:
+        yield reference
+        return
+    with policy.disable_adapter():
+        yield policy
+
+
+def open_cache(model: Any, source: ModelSource, folder: str | None = None) -> ReferenceCache:
+    """Open the cache of a reference model, for its weights, dtype and device as they are now.
 
     Args:
         model: the reference, or a PEFT model whose base is the reference.
-        name, revision: the hub id or path that it was opened by.
+        source: what the reference was opened from.
         folder: the folder of all caches; None for the default.
 
-    Raises:
-        ImplicitPRMError: there is no such model.
+    Returns:
+        The cache.
     """
     base = base_model(model)
-    path, device = Path(locate(name)), base.device.type
+    device = base.device.type
     autocast = torch.is_autocast_enabled(device)
     identity = {
-        "model": name if not path.is_dir() else path.name,
-        "weights": weights_identity(name, revision),
+        "model": source.folder.name if source.commit is None else source.name,
+        "weights": source.identity,
         "dtype": str(base.dtype).removeprefix("torch."),
         "autocast": str(torch.get_autocast_dtype(device)).removeprefix("torch.") if autocast else "none",
         "quantization": _quantization(base),
@@ -47,7 +58,7 @@ def open_cache(model: Any, name: str, revision: str | None = None, folder: str |
 
 
 def _quantization(base: Any) -> str:
-    """How the weights are rounded and what they compute in, which the dtype of the other weights does not tell."""
+    """The quantization config as JSON: the model's dtype does not show it."""
     quantizer = getattr(base, "hf_quantizer", None)
     return "none" if quantizer is None else json.dumps(quantizer.quantization_config.to_dict(), sort_keys=True)
 
@@ -55,12 +66,17 @@ def _quantization(base: Any) -> str:
 def reference_logprobs(
     model: Any, prompt_ids: Ids, responses: Sequence[Ids], max_tokens: int, cache: ReferenceCache | None = None
 ) -> list[np.ndarray]:
-    """Each response's [T] float32 token log-probabilities under the reference, in nats.
+    """Token log-probabilities of the responses to one prompt under the reference.
 
     Args:
-        model: the reference; `core` and wrappers are not its concern, as it is never trained.
+        model: the reference, not wrapped for training.
+        prompt_ids: tokens of the prompt.
+        responses: tokens of each response.
         max_tokens: in one forward pass, padding included.
-        cache: read first; what was not in it is added.
+        cache: read first; what is missing is computed and added.
+
+    Returns:
+        [T] float32 per response, in nats.
 
     Raises:
         ImplicitPRMError: log-probabilities that are not finite; they are not cached.
@@ -90,9 +106,15 @@ def fill(
     process: int = 0,
     processes: int = 1,
 ) -> None:
-    """Compute whatever is not in the cache. Each of several processes does its share; `refresh` follows a barrier.
+    """Compute the reference log-probabilities that the cache lacks. What is computed before an interruption is kept.
 
-    What was computed is kept when the run is interrupted.
+    Args:
+        cache: where they are written. With several processes, `refresh` it after a barrier.
+        model: the reference.
+        requests: prompts with their responses, the same in every process.
+        max_tokens: in one forward pass, padding included.
+        process: rank of this process, which computes every `processes`-th request.
+        processes: how many processes share the work.
     """
     mine = [
         (prompt, [ids for ids in responses if cache.get(key_of(prompt, ids), len(ids)) is None])
@@ -100,8 +122,7 @@ def fill(
     ]
     mine = [request for request in mine if request[1]]
     try:
-        asked = tracked(mine, "reference log-probabilities", process == 0)
-        for number, (prompt, responses) in enumerate(asked, 1):
+        for number, (prompt, responses) in enumerate(tracked(mine, "reference log-probabilities", process == 0), 1):
             reference_logprobs(model, prompt, responses, max_tokens, cache)
             if number % _FLUSH_GROUPS == 0:
                 cache.flush()

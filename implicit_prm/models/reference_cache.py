@@ -38,20 +38,6 @@ def default_folder() -> Path:
     return Path(os.environ.get("IPR_CACHE") or Path.home() / ".cache" / "implicit_prm") / "reference"
 
 
-def weights_digest(folder: str | Path) -> str:
-    """Content hash of a local model's or adapter's configuration and weights."""
-    digest = hashlib.sha256()
-    described = ("config.json", "adapter_config.json")
-    for path in sorted(
-        p for p in Path(folder).iterdir() if p.suffix in (".safetensors", ".bin") or p.name in described
-    ):
-        digest.update(path.name.encode())
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def key_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> bytes:
     """16 bytes that stand for a response behind its prompt."""
     lengths = np.array([len(prompt_ids), len(ids)], dtype=np.int64)

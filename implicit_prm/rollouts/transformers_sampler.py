@@ -22,6 +22,7 @@ from transformers import (
 from implicit_prm.config import PolicyConfig, SamplingConfig, TextConfig
 from implicit_prm.data.tokenization import Encoder, context_length
 from implicit_prm.models import forward, loading
+from implicit_prm.models.source import ModelSource
 from implicit_prm.types import Problem, Samples
 from implicit_prm.utils.distributed import Processes
 
@@ -35,16 +36,17 @@ class TransformersSampler:
 
     def __init__(self, policy: PolicyConfig, sampling: SamplingConfig, text: TextConfig) -> None:
         self._policy, self._sampling = policy, sampling
-        self._encoder = Encoder(loading.open_tokenizer(policy), text)
+        self._source = ModelSource.of(policy)
+        self._encoder = Encoder(loading.open_tokenizer(self._source), text)
         template = None if self._encoder.raw else str(self._encoder.tokenizer.chat_template)
         self.identity: dict[str, Any] = {
-            "model": loading.weights_of(policy),
+            "model": self._source.weights(),
             "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest()[:16],
         }
 
     def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
         """Responses to this process's share of the problems whose id is not in `done`, in order."""
-        model = open_for_sampling(self._policy)
+        model = open_for_sampling(self._source, self._policy)
         context = context_length(model.config, None)
         size = self._sampling.problems_per_batch
         # A batch's seed is its start, so batches are cut before finished problems are skipped.
@@ -72,14 +74,19 @@ class TransformersSampler:
         )
 
 
-def open_for_sampling(policy: PolicyConfig) -> Any:
+def open_for_sampling(source: ModelSource, policy: PolicyConfig) -> Any:
     """The policy on the best device, without its generation defaults.
 
     Only temperature and top-p may shape the distribution: with a model's own top-k or repetition penalty, the reference
     would assign other log-probabilities than the responses were sampled with. `generate` takes from the model's
     generation config whatever a call leaves open, so it is reset here.
+
+    Args:
+        source: where the policy's files are.
+        policy: its dtype and attention implementation.
     """
-    model: Any = loading.open_model(policy).to(forward.best_device())  # type: ignore[arg-type]
+    model: Any = loading.open_model(source, policy.dtype, policy.attn_implementation)
+    model.to(forward.best_device())
     model.generation_config = GenerationConfig()
     return model
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from implicit_prm.config import PolicyConfig
-from implicit_prm.models.loading import locate, weights_of
+from implicit_prm.models.source import ModelSource
 from implicit_prm.scoring.scorers import ScoreGroup
 from implicit_prm.types import Group, StepScores, StepSpan
 from implicit_prm.utils.distributed import Processes, processes
@@ -90,12 +89,11 @@ def cache_key(groups: Sequence[Group], **scorer: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def checkpoint_identity(name: str, revision: str | None = None) -> Any:
+def checkpoint_identity(source: ModelSource) -> Any:
     """What changes when a checkpoint does: its files' names, sizes and times; the commit that a hub id stands for."""
-    path = Path(locate(name))
-    if not path.is_dir():
-        return weights_of(PolicyConfig(name, revision))["commit"]
-    return sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in path.glob("*.*") if f.is_file())
+    if source.commit is not None:
+        return source.commit
+    return sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in source.folder.glob("*.*") if f.is_file())
 
 
 def _schema() -> pa.Schema:

@@ -1,10 +1,11 @@
-"""What training starts from: the policy, its adapter, its reference."""
+"""The models that a training run opens: the initial policy, its adapter, its reference."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,123 +13,168 @@ from transformers import TrainingArguments
 from transformers.integrations import deepspeed
 
 from implicit_prm.config import LoraConfig, ModelConfig
-from implicit_prm.models import forward, loading, lora
-from implicit_prm.models.checkpoint import ADAPTER_OFF, NONE, SETTINGS_FILE, Settings
-from implicit_prm.models.implicit_prm import open_policy as open_prm_policy
-from implicit_prm.models.implicit_prm import saved_settings
+from implicit_prm.models import forward, loading
+from implicit_prm.models.checkpoint import ADAPTER_OFF, METADATA_FILE, NONE, CheckpointMetadata
+from implicit_prm.models.source import ModelSource
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.io import atomic_folder
 
-START_FOLDER = "start"  # in the output folder: the starting weights, where they are a base with an adapter merged in
+START_FOLDER = "start"  # in the output folder: the initial weights, if they are a base with an adapter merged in
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The model that training starts from.
+
+    Args:
+        config: the options, with a reference that is `initial`, `none` or named, and a number for beta.
+        source: the files of a full model.
+    """
+
+    config: ModelConfig
+    source: ModelSource
+
+    @cached_property
+    def reference_source(self) -> ModelSource | None:
+        """The reference; None if there is none.
+
+        Raises:
+            ImplicitPRMError: it cannot be found.
+        """
+        config = self.config
+        if config.reference == NONE:
+            return None
+        if config.reference == "initial":
+            return self.source
+        return ModelSource.resolve(
+            config.reference, config.reference_revision, trust_remote_code=config.trust_remote_code
+        )
 
 
 def resolve(
     model: ModelConfig, output_dir: str, arguments: TrainingArguments, resumed: bool, say: Callable[[str], None]
-) -> ModelConfig:
-    """`model` with a plain model as its start, a reference that is `initial`, `none` or named, and a number for beta.
+) -> InitialModel:
+    """Find the initial model and settle its reference and beta.
 
-    Where the start is an adapter, it is merged into its base and saved in `output_dir/start`: the checkpoint then
-    stands on a folder of its own, which plain transformers and PEFT open as well. A resumed run finds it there.
-    Where it is an implicit PRM, `model.reference=checkpoint` goes on with its reward: with its reference and beta.
+    A LoRA adapter is merged into its base and saved in `output_dir/start`, so that the checkpoint depends on no other
+    run's files; a resumed run finds it there. With `model.reference=checkpoint` the reference and beta are those of the
+    implicit PRM that training starts from.
+
+    Args:
+        model: the options.
+        output_dir: the run's output folder.
+        arguments: the trainer's, for the order of processes.
+        resumed: whether the run resumes from a checkpoint.
+        say: prints a line.
+
+    Returns:
+        The initial model.
 
     Raises:
-        ImplicitPRMError: the start is an adapter or an implicit PRM and `model.reference` leaves open what its
-            reference is; there is no reward to go on with, or it has another beta.
+        ImplicitPRMError: the model cannot be found; it is an adapter or an implicit PRM and `model.reference` does not
+            say which reference to use; or `model.reference=checkpoint` with another model or another beta.
     """
-    adapter = lora.find(loading.locate(model.name), model.revision)
-    prm = _implicit_prm(model)
-    if model.reference == "initial" and (adapter is not None or prm is not None):
-        raise ImplicitPRMError(_choices(model, adapter, prm))
+    source = ModelSource.of(model)
+    prm = source.metadata if isinstance(source.metadata, CheckpointMetadata) else None
+    if model.reference == "initial" and (source.adapter is not None or prm is not None):
+        raise ImplicitPRMError(_reference_choices(source, prm))
     if model.reference == "checkpoint":
-        model = _going_on(model, adapter, prm)
-    reference = "initial" if model.reference == "start" else model.reference
-    if adapter is None:
-        return replace(model, reference=reference)
+        model = _continued(model, source, prm)
+    config = replace(model, reference="initial" if model.reference == "start" else model.reference)
+    if source.adapter is None:
+        return InitialModel(config, source)
     folder = Path(output_dir).resolve() / START_FOLDER
-    with arguments.main_process_first(desc="merging the adapter that training starts from"):
+    with arguments.main_process_first(desc="merging the initial adapter"):
         if arguments.local_process_index == 0 and not (resumed and folder.is_dir()):
-            say(f"model.name: merging the adapter {model.name} into {adapter.base}, kept in {folder}")
-            merged, tokenizer = _merged(model, prm), loading.open_tokenizer(model)
+            say(f"model.name: merging the adapter {model.name} into {source.adapter.base}, saved in {folder}")
+            merged = loading.open_model(source, model.dtype, model.attn_implementation)
+            tokenizer = loading.open_tokenizer(source)
             with atomic_folder(folder, replace_old=True) as unfinished:
                 merged.save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
-    return replace(model, name=str(folder), revision=None, reference=reference)
+    config = replace(config, name=str(folder), revision=None)
+    return InitialModel(config, ModelSource.of(config))
 
 
-def _implicit_prm(model: ModelConfig) -> Settings | None:
-    """The settings of the implicit PRM that training starts from; None if it starts from any other model."""
-    if "/" not in model.name and not Path(model.name).is_dir():
-        return None  # in the package, or one of the hub's oldest ids
-    return saved_settings(model.name, model.revision)
-
-
-def _choices(model: ModelConfig, adapter: lora.Adapter | None, prm: Settings | None) -> str:
-    """What `model.reference` may be where the initial model could be two things."""
+def _reference_choices(source: ModelSource, prm: CheckpointMetadata | None) -> str:
+    """Message for an initial model that leaves the reference open."""
     if prm is not None:
         reference = "its base" if prm.reference == ADAPTER_OFF else prm.reference
         return (
-            f"model.name={model.name} is an implicit PRM (beta {prm.beta}, reference {reference}), so its initial "
-            "reference could be either. Choose: model.reference=checkpoint model.beta=null (go on with its reward), "
-            f"model.reference=start ({model.name} itself: a new reward, which begins at zero), another model, or none"
+            f"model.name={source.name} is an implicit PRM (beta {prm.beta}, reference {reference}), so the initial "
+            "reference is ambiguous. Set model.reference=checkpoint model.beta=null (continue training its reward), "
+            f"model.reference=start ({source.name} itself: a new reward, initially zero), another model, or none"
         )
-    assert adapter is not None
+    assert source.adapter is not None
     return (
-        f"model.name={model.name} is a LoRA adapter on {adapter.base}, so its initial reference could be either. "
-        "Choose: model.reference=start (the base with the adapter, where this training starts), "
-        f"model.reference={adapter.base} (the base alone), another model, or none"
+        f"model.name={source.name} is a LoRA adapter on {source.adapter.base}, so the initial reference is ambiguous. "
+        "Set model.reference=start (the base with the adapter: a reward that is initially zero), "
+        f"model.reference={source.adapter.base} (the base alone), another model, or none"
     )
 
 
-def _going_on(model: ModelConfig, adapter: lora.Adapter | None, prm: Settings | None) -> ModelConfig:
+def _continued(model: ModelConfig, source: ModelSource, prm: CheckpointMetadata | None) -> ModelConfig:
     """`model` with the reference and beta of the implicit PRM that it starts from."""
     if prm is None:
         raise ImplicitPRMError(
-            f"model.reference=checkpoint goes on with an implicit PRM, and model.name={model.name} is none (it has no "
-            f"{SETTINGS_FILE}); name one that ipr-train wrote, or set model.reference=initial and model.beta=NUMBER"
+            f"model.reference=checkpoint needs an implicit PRM, but model.name={model.name} has no {METADATA_FILE}; "
+            "name a checkpoint of ipr-train, or set model.reference=initial and model.beta=NUMBER"
         )
     if model.beta not in (None, prm.beta):
         raise ImplicitPRMError(
-            f"model.beta={model.beta}, but {model.name} was trained with beta {prm.beta}, and "
-            "model.reference=checkpoint goes on with its reward; set model.beta=null to take its own"
+            f"model.beta={model.beta}, but {model.name} was trained with beta {prm.beta}, which "
+            "model.reference=checkpoint keeps; set model.beta=null"
         )
     reference, revision = prm.reference, prm.reference_revision
     if reference == ADAPTER_OFF:
-        assert adapter is not None
-        reference, revision = prm.base or adapter.base, prm.base_revision if prm.base else adapter.base_revision
+        assert source.adapter is not None
+        reference, revision = source.adapter.base, source.adapter.base_revision
     return replace(model, reference=reference, reference_revision=revision, beta=prm.beta)
 
 
-def _merged(model: ModelConfig, prm: Settings | None) -> Any:
-    """An adapter in its base. An implicit PRM's settings know best where that is: its folder may have been moved."""
-    if prm is None:
-        return loading.open_model(model)
-    policy = open_prm_policy(model, replace(prm, quantization=None))
-    return lora.merge(policy) if hasattr(policy, "merge_and_unload") else policy
+def open_policy(initial: InitialModel, arguments: TrainingArguments) -> Any:
+    """Open the model to train, without dropout: all of its weights, or a new LoRA adapter on it.
 
+    Args:
+        initial: the model.
+        arguments: the trainer's, for gradient checkpointing of a quantized model.
 
-def open_policy(model: ModelConfig, arguments: TrainingArguments) -> Any:
-    """The model to train, without dropout: all of its weights, or a new LoRA adapter on it (perhaps quantised).
+    Returns:
+        The model, or a PEFT model.
 
     Raises:
         ImplicitPRMError: it cannot be opened, or `model.lora` does not fit it.
     """
-    policy = loading.open_model(model, quantization=model.quantization)
+    config, source = initial.config, initial.source
+    policy = loading.open_model(source, config.dtype, config.attn_implementation, quantization=config.quantization)
     forward.disable_dropout(policy)
-    if model.lora is None:
+    if config.lora is None:
         return policy
-    if model.quantization is not None:
+    if config.quantization is not None:
         from peft import prepare_model_for_kbit_training
 
         policy = prepare_model_for_kbit_training(
             policy, arguments.gradient_checkpointing, arguments.gradient_checkpointing_kwargs
         )
-    # What adapter_config.json will call the base: a path that holds from anywhere.
-    policy.name_or_path = absolute(loading.locate(model.name))
-    return with_lora(policy, model.lora, model.revision)
+    # PEFT writes it as the base into adapter_config.json, where a relative path would depend on the working folder.
+    policy.name_or_path = source.path
+    return with_lora(policy, config.lora, config.revision)
 
 
 def with_lora(policy: Any, lora: LoraConfig, revision: str | None = None) -> Any:
-    """A new adapter on a model; raises ImplicitPRMError if `lora` does not fit it."""
+    """Add a new LoRA adapter to a model.
+
+    Args:
+        policy: the base model.
+        lora: options of the adapter.
+        revision: of the base on the hub, for adapter_config.json.
+
+    Returns:
+        A PEFT model.
+
+    Raises:
+        ImplicitPRMError: the options do not fit the model.
+    """
     import peft
 
     peft_config = peft.LoraConfig(
@@ -144,37 +190,45 @@ def with_lora(policy: Any, lora: LoraConfig, revision: str | None = None) -> Any
         raise ImplicitPRMError(f"model.lora: {error}") from error
 
 
-def open_reference(model: ModelConfig, tokenizer: Any) -> Any:
-    """The named reference; None where there is none, or where the policy itself can be asked before it is trained.
+def open_reference(initial: InitialModel, tokenizer: Any) -> Any:
+    """Open the reference; None if there is none, or if the untrained policy can be used instead.
+
+    Args:
+        initial: the model that names it.
+        tokenizer: the policy's.
+
+    Returns:
+        A model without dropout, or None.
 
     Raises:
         ImplicitPRMError: it cannot be opened, or reads other tokens than the policy.
     """
-    sliced = deepspeed.is_deepspeed_zero3_enabled()
-    if model.reference == NONE or (model.reference == "initial" and not sliced):
+    config, source = initial.config, initial.reference_source
+    sharded = deepspeed.is_deepspeed_zero3_enabled()  # then only DeepSpeed's engine can run the policy
+    if source is None or (config.reference == "initial" and not sharded):
         return None
-    named = model
-    if model.reference != "initial":
-        loading.check_same_tokens(tokenizer, model.reference, model.reference_revision)
-        named = replace(model, name=model.reference, revision=model.reference_revision)
-    with _whole_weights():
-        reference = loading.open_model(named, quantization=model.quantization)
+    if config.reference != "initial":
+        loading.check_same_tokens(tokenizer, source)
+    with _zero3_disabled():
+        reference = loading.open_model(
+            source, config.dtype, config.attn_implementation, quantization=config.quantization
+        )
     forward.disable_dropout(reference)
     return reference
 
 
 @contextlib.contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Under ZeRO-3 transformers opens every model in slices that only DeepSpeed's engine can run; not this one."""
-    settings = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+def _zero3_disabled() -> Iterator[None]:
+    """Under ZeRO-3 transformers shards every model that it opens, and only DeepSpeed's engine can run those."""
+    config = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        if settings is not None:
-            deepspeed.set_hf_deepspeed_config(settings)
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
 
 
 def absolute(name: str) -> str:
-    """A local folder by its full path, so that the checkpoint opens from anywhere; a hub id as it is."""
+    """A local folder's absolute path, so that the checkpoint opens from any working folder; a hub id as it is."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
-from implicit_prm.models.checkpoint import ADAPTER_OFF, NONE, Settings
+from implicit_prm.models.checkpoint import ADAPTER_OFF, NONE, CheckpointMetadata
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.io import atomic_write, write_json
 
@@ -54,14 +54,14 @@ class Run:
             raise ImplicitPRMError(f"{path} is damaged ({error}); delete it to continue without") from None
 
 
-def write(folder: str | Path, metadata: Settings, run: Run, name: str, merged: bool = False) -> None:
+def write(folder: str | Path, metadata: CheckpointMetadata, run: Run, name: str, merged: bool = False) -> None:
     """Write README.md and run.json into a checkpoint's folder. `name` is the id or path that users will open."""
     write_json(Path(folder) / RUN_FILE, asdict(run))
     with atomic_write(Path(folder) / "README.md") as stream:
         stream.write(render(metadata, run, name, merged).encode())
 
 
-def render(metadata: Settings, run: Run, name: str, merged: bool = False) -> str:
+def render(metadata: CheckpointMetadata, run: Run, name: str, merged: bool = False) -> str:
     """The card's text, with its YAML front matter."""
     train = {key: value for key, value in run.metrics.items() if not key.startswith("eval_")}
     train |= {f"{key} (last log)": value for key, value in run.last_log.items()}
@@ -83,7 +83,7 @@ def render(metadata: Settings, run: Run, name: str, merged: bool = False) -> str
     return f"{card.content}\n"
 
 
-def example(metadata: Settings, name: str) -> str:
+def example(metadata: CheckpointMetadata, name: str) -> str:
     """Python code that opens the model and scores two responses."""
     rule = metadata.text.steps
     steps = [["4 * 2 = 8", "3 + 8 = 11"], ["3 + 4 = 7", "7 * 2 = 14"]]
@@ -103,7 +103,7 @@ def example(metadata: Settings, name: str) -> str:
     )
 
 
-def _card_data(metadata: Settings) -> ModelCardData:
+def _card_data(metadata: CheckpointMetadata) -> ModelCardData:
     """The front matter. Base models and license are linked only if the hub has them."""
     adapter = metadata.base is not None
     bases = [name for name in (metadata.base, metadata.start) if _on_hub(name)]
@@ -131,7 +131,7 @@ def _license(name: str | None) -> dict[str, str]:
     return {key: value for key in keys if isinstance(value := found.get(key), str)}
 
 
-def _facts(metadata: Settings, merged: bool) -> dict[str, str]:
+def _facts(metadata: CheckpointMetadata, merged: bool) -> dict[str, str]:
     loss = {key: value for key, value in metadata.loss.items() if key != "name"}
     reference = {ADAPTER_OFF: "the base model (the adapter switched off)", NONE: "none: the score is beta * log pi"}
     facts = {
@@ -151,7 +151,7 @@ def _facts(metadata: Settings, merged: bool) -> dict[str, str]:
     return facts
 
 
-def _data(metadata: Settings, run: Run) -> list[str]:
+def _data(metadata: CheckpointMetadata, run: Run) -> list[str]:
     options = run.config.get("data", {})
     held_out = f"{options.get('hold_out_prompts')} prompts held out of the same"
     sources = {

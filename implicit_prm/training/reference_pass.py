@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from implicit_prm.config import ModelConfig, TrainConfig
+from implicit_prm.config import TrainConfig
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import forward, loading
-from implicit_prm.models.implicit_prm import reference_model
-from implicit_prm.models.reference import fill, open_cache
+from implicit_prm.models.reference import fill, open_cache, reference_model
 from implicit_prm.training import initial_model
 from implicit_prm.training.batches import GroupDataset
 from implicit_prm.utils.distributed import processes
@@ -21,7 +20,7 @@ from implicit_prm.utils.distributed import processes
 
 def add_reference_logprobs(
     config: TrainConfig,
-    model: ModelConfig,
+    initial: initial_model.InitialModel,
     arguments: TrainingArguments,
     policy: Any,
     encoder: Encoder,
@@ -33,12 +32,11 @@ def add_reference_logprobs(
     only. The forward passes run in the precision of training, so that rounding cancels in the log-ratio.
 
     Args:
-        model: resolved (`initial_model.resolve`).
+        initial: the resolved model, whose reference is not `none`.
     """
-    name, revision, device = model.name, model.revision, arguments.device
-    if model.reference != "initial":
-        name, revision = model.reference, model.reference_revision
-    named = initial_model.open_reference(model, encoder.tokenizer)
+    model, source, device = initial.config, initial.reference_source, arguments.device
+    assert source is not None
+    named = initial_model.open_reference(initial, encoder.tokenizer)
     if named is not None:
         loading.check_embeds(named, encoder)
     if model.quantization is None:  # bitsandbytes has already placed its weights
@@ -52,7 +50,7 @@ def add_reference_logprobs(
         # A new adapter changes nothing yet, but the forward pass is cheaper without it.
         adapter_off = model.lora is not None or named is not None
         reference = stack.enter_context(reference_model(policy, named)) if adapter_off else policy
-        cache = open_cache(reference, name, revision, folder)
+        cache = open_cache(reference, source, folder)
         requests = [request for dataset in datasets for request in dataset.requests()]
         fill(cache, reference, requests, budget, state.rank, state.size)
         state.gather(None)

@@ -12,23 +12,19 @@ from typing import Any
 from transformers import TrainingArguments
 
 from implicit_prm.config import BaselineConfig, TrainConfig
-from implicit_prm.models.checkpoint import BASELINE_FILE, SETTINGS_FILE, Settings
-from implicit_prm.models.load_errors import damage
+from implicit_prm.models.checkpoint import BASELINE_FILE, METADATA_FILE, CheckpointMetadata
+from implicit_prm.models.source import find_damage
 from implicit_prm.training.initial_model import START_FOLDER
 from implicit_prm.types import ImplicitPRMError
 
 _STATE = "trainer_state.json"  # written last, so what lacks it was not saved whole
-_SAME = (
-    *("beta", "loss", "reference", "reference_revision", "start", "start_revision", "lora", "quantization", "text"),
-    *("max_length", "data_fingerprint"),
-)
 
 
 def to_resume(
     config: TrainConfig | BaselineConfig,
     arguments: TrainingArguments,
     say: Callable[[str], None],
-    read: Callable[[Path], Any] = Settings.read,
+    read: Callable[[Path], Any] = CheckpointMetadata.read,
 ) -> str | None:
     """The checkpoint to go on from, None to start from the beginning.
 
@@ -36,14 +32,14 @@ def to_resume(
     files are damaged, are passed over and named: the run writes them again.
 
     Args:
-        read: reads a checkpoint's settings, and raises ImplicitPRMError where they are not of this kind of run.
+        read: reads a checkpoint's metadata, and raises ImplicitPRMError where they are not of this kind of run.
 
     Raises:
         ImplicitPRMError: a model in the folder would be overwritten, or the checkpoint that is named is damaged.
     """
     wanted = str(arguments.resume_from_checkpoint or "").lower()
     folder = Path(config.output_dir)
-    finished, found = any((folder / name).exists() for name in (SETTINGS_FILE, BASELINE_FILE)), _by_step(folder)
+    finished, found = any((folder / name).exists() for name in (METADATA_FILE, BASELINE_FILE)), _by_step(folder)
     if wanted in ("true", "auto") and (found or not finished):
         with arguments.main_process_first(desc="looking for the last whole checkpoint"):
             return _last_whole(found, arguments, say, read)
@@ -66,7 +62,7 @@ def to_resume(
     return None
 
 
-def flaw(checkpoint: Path, read: Callable[[Path], Any] = Settings.read) -> str | None:
+def flaw(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetadata.read) -> str | None:
     """Why a run cannot go on from this checkpoint, as a sentence; None if it is whole.
 
     Sizes and structure of all files are looked at, not their content: seconds for a checkpoint of any size.
@@ -90,22 +86,7 @@ def flaw(checkpoint: Path, read: Callable[[Path], Any] = Settings.read) -> str |
         return "scheduler.pt is missing"  # the trainer would then take no optimizer state either, and say nothing
     if not any("model" in name or name.startswith("global_step") for name in entries):
         return "it has no weights"
-    return damage(checkpoint)
-
-
-def check_same_run(checkpoint: str, settings: Settings, output_dir: str) -> None:
-    """Refuse to go on with another reward, adapter, start or other data than the checkpoint was trained with."""
-    # As they would be saved here: a start that lies in the output folder has the same name in every run's.
-    place = Path(checkpoint).name
-    before = Settings.read(Path(checkpoint)).saved_in(Path(checkpoint))
-    after = settings.saved_in(Path(output_dir) / (place if place.startswith("checkpoint-") else "checkpoint-0"))
-    for name in _SAME:
-        then, now = before[name], after[name]
-        if then != now:
-            raise ImplicitPRMError(
-                f"{checkpoint} was trained with {name}={then}, now it is {now}; resume as it was "
-                "started, or give another output_dir"
-            )
+    return find_damage(checkpoint)
 
 
 def _by_step(folder: Path) -> list[Path]:
@@ -140,7 +121,7 @@ def _clear(folder: Path, arguments: TrainingArguments) -> None:
     with arguments.main_process_first(desc="clearing old checkpoints"):
         for old in (*folder.glob("checkpoint-*"), folder / START_FOLDER):
             shutil.rmtree(old, ignore_errors=True)
-        named = ("adapter_config.json", SETTINGS_FILE, BASELINE_FILE, "README.md", "run.json")
+        named = ("adapter_config.json", METADATA_FILE, BASELINE_FILE, "README.md", "run.json")
         described = (folder / name for name in named)
         for file in (*folder.glob("*.safetensors*"), *described):
             file.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.tokenization import EncodedGroup, Encoder, context_length
 from implicit_prm.data.training_set import GradedSet
 from implicit_prm.models import loading
-from implicit_prm.models.checkpoint import ADAPTER_OFF, BASELINE_FILE, NONE, SETTINGS_FILE, Settings
+from implicit_prm.models.checkpoint import ADAPTER_OFF, BASELINE_FILE, METADATA_FILE, NONE, CheckpointMetadata
 from implicit_prm.training import hub, initial_model, model_card, resume
 from implicit_prm.training.arguments import (
     compile_blocks,
@@ -93,7 +93,7 @@ def fit(config: TrainConfig, say: Say = print, command: str | None = None) -> di
     config = from_mapping(TrainConfig, asdict(config))  # validate a config made in Python like one from YAML
     if config.push_to_hub:
         hub.check_token(config.push_to_hub)
-    run = run_training(config, config.loss, _prepare, Settings.read, say)
+    run = run_training(config, config.loss, _prepare, CheckpointMetadata.read, say)
     trainer = run.trainer
     if trainer.is_world_process_zero():
         assert isinstance(trainer, ImplicitPRMTrainer)
@@ -104,7 +104,7 @@ def fit(config: TrainConfig, say: Say = print, command: str | None = None) -> di
         logs = [row for row in trainer.state.log_history if "rewards/margins" in row]
         last = {key: value for key, value in (logs or [{}])[-1].items() if key.startswith(("rewards/", "forward_kl"))}
         card = model_card.Run(command, asdict(config), described, run.metrics, last)
-        model_card.write(config.output_dir, trainer.settings, card, config.push_to_hub or config.output_dir)
+        model_card.write(config.output_dir, trainer.metadata, card, config.push_to_hub or config.output_dir)
         if config.push_to_hub:
             hub.push(config.output_dir, config.push_to_hub, config.hub_private, say)
     return run.metrics
@@ -140,7 +140,7 @@ def run_training(
     if dev:
         metrics |= trainer.evaluate()
     if trainer.is_world_process_zero():  # a folder without metadata holds no finished model
-        for name in (SETTINGS_FILE, BASELINE_FILE):
+        for name in (METADATA_FILE, BASELINE_FILE):
             (Path(config.output_dir) / name).unlink(missing_ok=True)
     trainer.save_model()
     if trainer.is_world_process_zero():
@@ -202,12 +202,12 @@ def _prepare(
     config: TrainConfig, arguments: TrainingArguments, sets: GradedSets, checkpoint: str | None, say: Say
 ) -> Prepared:
     """The policy, its metadata, and the trainer with the reference log-probabilities."""
-    model = initial_model.resolve(config.model, config.output_dir, arguments, checkpoint is not None, say)
-    encoder = Encoder(loading.open_tokenizer(model), config.data)
-    policy = initial_model.open_policy(model, arguments)
-    settings = _settings(config, model, encoder, sets["train"])
+    initial = initial_model.resolve(config.model, config.output_dir, arguments, checkpoint is not None, say)
+    encoder = Encoder(loading.open_tokenizer(initial.source), config.data)
+    policy = initial_model.open_policy(initial, arguments)
+    metadata = _metadata(config, initial.config, encoder, sets["train"])
     if checkpoint is not None:
-        resume.check_same_run(checkpoint, settings, config.output_dir)
+        metadata.check_same_run(checkpoint, config.output_dir)
     loss, limit = config.loss, context_length(policy.config, config.data.max_length)
     mismatched = loss.name == "kto" and not loss.needs_pairs
 
@@ -215,14 +215,14 @@ def _prepare(
         datasets = {
             name: GroupDataset(groups, mismatched, limit, loss.needs_step_labels) for name, groups in encoded.items()
         }
-        if settings.reference != NONE:
-            add_reference_logprobs(config, model, arguments, policy, encoder, list(datasets.values()))
+        if metadata.reference != NONE:
+            add_reference_logprobs(config, initial, arguments, policy, encoder, list(datasets.values()))
         compile_blocks(config, policy)
         return ImplicitPRMTrainer(
             model=policy,
             args=arguments,
             loss=loss,
-            settings=settings,
+            metadata=metadata,
             max_tokens=config.max_tokens_per_batch,
             train_dataset=datasets["train"],
             eval_dataset=datasets.get("dev"),
@@ -232,7 +232,7 @@ def _prepare(
     return Prepared(policy, encoder, partial(encoder.group, step_labels=loss.needs_step_labels), make_trainer)
 
 
-def _settings(config: TrainConfig, model: ModelConfig, encoder: Encoder, train: GradedSet) -> Settings:
+def _metadata(config: TrainConfig, model: ModelConfig, encoder: Encoder, train: GradedSet) -> CheckpointMetadata:
     """The metadata of every checkpoint of the run. `model` is resolved: its start is a plain model."""
     assert model.beta is not None  # initial_model.resolve
     lora = model.lora is not None
@@ -241,7 +241,7 @@ def _settings(config: TrainConfig, model: ModelConfig, encoder: Encoder, train: 
         reference, revision = (ADAPTER_OFF, None) if lora else (model.name, model.revision)
     names = {f.name for f in fields(TextConfig)}
     packages = ("implicit-prm", "torch", "transformers", *(["peft"] if lora else []))
-    return Settings(
+    return CheckpointMetadata(
         beta=model.beta,
         reference=initial_model.absolute(reference),
         reference_revision=revision,

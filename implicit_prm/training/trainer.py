@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from implicit_prm.config import LossConfig
-from implicit_prm.models.checkpoint import NONE, Settings
+from implicit_prm.models.checkpoint import NONE, CheckpointMetadata
 from implicit_prm.models.forward import completion_logprobs, pad_rows, token_budget
 from implicit_prm.models.shared_prompt import Ids, PlainRows, SharedPrompt, open_prompt
 from implicit_prm.rewards import implicit_reward
@@ -46,7 +46,7 @@ class ImplicitPRMTrainer(GroupTrainer):
     Args:
         model: the policy, or a PEFT model of it.
         loss: which loss, with its options.
-        settings: beta and the rest of what is saved as implicit_prm.json with every checkpoint.
+        metadata: beta and the rest of what is saved as implicit_prm.json with every checkpoint.
         max_tokens: in one forward pass, padding included; by default what suits the device.
         train_dataset, eval_dataset: `GroupDataset`s, with the reference's log-probabilities in their cache.
         args, processing_class, ...: as for transformers' Trainer. Batch sizes count prompts.
@@ -57,20 +57,20 @@ class ImplicitPRMTrainer(GroupTrainer):
         model: PreTrainedModel | nn.Module,
         args: TrainingArguments,
         loss: LossConfig,
-        settings: Settings,
+        metadata: CheckpointMetadata,
         max_tokens: int | None = None,
         *,
         processing_class: PreTrainedTokenizerBase,
         **options: Any,
     ) -> None:
-        metrics = partial(dev_metrics, beta=settings.beta, has_reference=settings.reference != NONE)
+        metrics = partial(dev_metrics, beta=metadata.beta, has_reference=metadata.reference != NONE)
         budget = max_tokens or token_budget(args.device, loss.by_response)
         self.single_responses = loss.single_responses
         if self.single_responses:
             options["data_collator"] = collate_responses
             options["train_dataset"] = ResponseDataset(options["train_dataset"])
         super().__init__(model, args, budget, metrics, processing_class=processing_class, **options)
-        self.loss, self.settings = loss, settings
+        self.loss, self.metadata = loss, metadata
         self._kl: Tensor | None = None
 
     def units(self, group: TrainingGroup) -> float:
@@ -163,7 +163,7 @@ class ImplicitPRMTrainer(GroupTrainer):
         aligned = pad_sequence(log_ratio[mask].split([len(ids) for _, ids in rows] or [0]), batch_first=True)[
             : len(rows)
         ]
-        return implicit_reward.token_rewards(aligned, self.settings.beta), aligned
+        return implicit_reward.token_rewards(aligned, self.metadata.beta), aligned
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -194,7 +194,7 @@ class ImplicitPRMTrainer(GroupTrainer):
             folder = Path(str(output_dir or self.args.output_dir))
             if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's form of a card, which nobody has filled in
-            self.settings.write(folder)
+            self.metadata.write(folder)
 
     def group_gradients(self, model: nn.Module, group: TrainingGroup, scale: float) -> Tensor:
         """Adds the gradients of one group's loss, and returns its detached value; all times `scale`.
@@ -260,7 +260,7 @@ class ImplicitPRMTrainer(GroupTrainer):
             told = torch.cat([torch.from_numpy(rows.reference[place]) for place in piece])
             reference = torch.zeros(mask.shape).masked_scatter(mask, told).to(policy.device)
         log_ratio = implicit_reward.token_log_ratio(policy, reference, mask.to(policy.device))
-        return implicit_reward.token_rewards(log_ratio, self.settings.beta), log_ratio
+        return implicit_reward.token_rewards(log_ratio, self.metadata.beta), log_ratio
 
     @torch.no_grad()
     def _token_rewards(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> list[Tensor]:
@@ -328,7 +328,7 @@ class ImplicitPRMTrainer(GroupTrainer):
             "rewards/chosen": rewards[labels],
             "rewards/rejected": rewards[~labels],
             "rewards/margins": margins,
-            "rewards/accuracies": pair_accuracy(margins, self.settings.beta),
+            "rewards/accuracies": pair_accuracy(margins, self.metadata.beta),
             "forward_kl": -log_ratio,
         }
         if self._kl is not None:

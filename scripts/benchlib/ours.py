@@ -17,7 +17,7 @@ from benchlib.work import TEXT, Work
 from implicit_prm import ImplicitPRM, ImplicitPRMTrainer
 from implicit_prm.config import LossConfig
 from implicit_prm.models import shared_prompt
-from implicit_prm.models.checkpoint import Settings
+from implicit_prm.models.checkpoint import CheckpointMetadata
 from implicit_prm.models.forward import compile_blocks, token_budget
 from implicit_prm.models.reference import fill
 from implicit_prm.models.reference_cache import ReferenceCache
@@ -151,5 +151,5 @@ def _ablated(how: Ablation) -> Iterator[None]:
         yield
 
 
-def _settings(models: Models) -> Settings:
-    return Settings(models.beta, reference="in memory", text=TEXT)
+def _settings(models: Models) -> CheckpointMetadata:
+    return CheckpointMetadata(models.beta, reference="in memory", text=TEXT)

@@ -10,10 +10,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from implicit_prm import Group, ImplicitPRMError, load_groups
-from implicit_prm.config import PolicyConfig, TextConfig
+from implicit_prm.config import TextConfig
 from implicit_prm.data.groups import is_mixed, take_responses
 from implicit_prm.data.tokenization import EncodedGroup, Encoder
 from implicit_prm.models import forward, loading
+from implicit_prm.models.source import ModelSource
 
 RANDOM = "random"  # a small Llama with random weights and the sandbox's tokenizer
 TEXT = TextConfig(steps="newline")
@@ -80,8 +81,8 @@ def open_models(
         noise: standard deviation of the noise on a weight, relative to that of its tensor.
         seed: of the noise.
     """
-    tokenizer = loading.open_tokenizer(PolicyConfig("sandbox" if name == RANDOM else name))
-    reference = random_model(tokenizer, seed=seed) if name == RANDOM else loading.open_model(PolicyConfig(name))
+    tokenizer = loading.open_tokenizer(ModelSource.resolve("sandbox" if name == RANDOM else name))
+    reference = random_model(tokenizer, seed=seed) if name == RANDOM else loading.open_model(ModelSource.resolve(name))
     policy = copy.deepcopy(reference)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

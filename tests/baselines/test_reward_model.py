@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
 from implicit_prm.baselines import RewardModel
-from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.run import fit
 from implicit_prm.config import StepTokens, TextConfig
 from implicit_prm.data.groups import load_groups
+from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.rewards.implicit_reward import AGGREGATES, aggregate
 from implicit_prm.types import ImplicitPRMError, Scorer, StepSpan
 from tests.baselines.runs import KINDS, PROBLEM, RESPONSES, baseline, labelled_file, quiet
@@ -163,14 +163,14 @@ def test_what_is_no_checkpoint_is_named(tiny_folder, checkpoint, tmp_path):
 def test_a_plain_model_is_not_scored_with_a_random_head(tmp_path, tiny_folder):
     """A folder that says value head and has none is refused, not scored."""
     copytree(tiny_folder, tmp_path / "m")
-    BaselineSettings("orm", "outcome").write(tmp_path / "m")
+    BaselineMetadata("orm", "outcome").write(tmp_path / "m")
     with pytest.raises(ImplicitPRMError, match=r"no weights for score\.bias"):
         RewardModel.from_pretrained(tmp_path / "m")
 
 
 def _untrained(tokenizer, kind):
     tokens = StepTokens("<|system|>", "1", "0") if kind == "next_token" else None
-    settings = BaselineSettings(kind, "outcome", tokens=tokens, text=TextConfig(steps="newline"))
+    settings = BaselineMetadata(kind, "outcome", tokens=tokens, text=TextConfig(steps="newline"))
     causal = tiny_model(tokenizer)
     if kind == "next_token":
         return RewardModel(causal, tokenizer, settings)

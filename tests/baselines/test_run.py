@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from implicit_prm import ImplicitPRMError
 from implicit_prm import fit as fit_implicit
 from implicit_prm.baselines import RewardModel
-from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.run import fit
+from implicit_prm.models.checkpoint import BaselineMetadata
 from tests.baselines.runs import KINDS, PROBLEM, RESPONSES, baseline, labelled_file, quiet
 from tests.conftest import graded_rows, write_rows
 from tests.runs import RESUMABLE, adapter, config, log
@@ -24,7 +24,7 @@ def test_labels_that_do_not_say_who_made_them_are_never_trained_on(tmp_path, tin
         with pytest.raises(ImplicitPRMError, match=r"do not say who made them .* method=exact to train on the truth"):
             fit(baseline(tmp_path / kind, tiny_folder, rollouts_file, kind), quiet)
     fit(baseline(tmp_path / "orm", tiny_folder, rollouts_file, "orm"), quiet)
-    settings = BaselineSettings.read(tmp_path / "orm")
+    settings = BaselineMetadata.read(tmp_path / "orm")
     assert (settings.labels, settings.label_source) == ("outcome", None)
 
 
@@ -49,7 +49,7 @@ def test_what_is_recorded(kind, tmp_path, tiny_folder):
     rollouts = labelled_file(tmp_path / "rows.jsonl")
     said = []
     fit(baseline(tmp_path / "run", tiny_folder, rollouts, kind), said.append, command="ipr-baseline")
-    settings = BaselineSettings.read(tmp_path / "run")
+    settings = BaselineMetadata.read(tmp_path / "run")
     assert (settings.kind, settings.start, settings.text.steps) == (kind, str(tiny_folder), "newline")
     assert (settings.tokens is None) == (kind != "next_token")
     assert settings.label_source == (None if kind == "orm" else "exact")
@@ -75,7 +75,7 @@ def test_the_fingerprint_knows_step_labels(tmp_path, tiny_folder):
         rows = [row | {"step_label_source": "mine"} for row in graded_rows(4, 4)]
         rows = [row | {"step_labels": [[label] * len(some) for some in row["step_labels"]]} for row in rows]
         fit(baseline(tmp_path / name, tiny_folder, write_rows(tmp_path / f"{name}.jsonl", rows), "value_head"), quiet)
-        fingerprints.add(BaselineSettings.read(tmp_path / name).data_fingerprint)
+        fingerprints.add(BaselineMetadata.read(tmp_path / name).data_fingerprint)
     assert len(fingerprints) == 2
 
 

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, TrainingArguments
 
-from implicit_prm.baselines.checkpoint import BaselineSettings
 from implicit_prm.baselines.layouts import Layout, choose_tokens
 from implicit_prm.baselines.run import fit
 from implicit_prm.baselines.trainer import RewardModelTrainer
 from implicit_prm.config import TextConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.tokenization import Encoder
+from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.training import GroupDataset
 from tests.baselines.runs import KINDS, baseline, labelled_file, quiet
 from tests.conftest import tiny_model
@@ -57,7 +57,7 @@ def _step(tmp_path, tokenizer, kind, labels, rows, max_tokens=None, batches=1):
     trainer = RewardModelTrainer(
         model,
         arguments,
-        BaselineSettings(kind, labels, tokens=tokens),
+        BaselineMetadata(kind, labels, tokens=tokens),
         max_tokens,
         processing_class=tokenizer,
         train_dataset=dataset,
@@ -147,7 +147,7 @@ def test_dev_metrics_by_hand(tmp_path, tokenizer):
             output_dir=str(tmp_path), use_cpu=True, report_to="none", per_device_eval_batch_size=size, disable_tqdm=True
         )
         trainer = RewardModelTrainer(
-            *(model, arguments, BaselineSettings("next_token", "hard", tokens=tokens)),
+            *(model, arguments, BaselineMetadata("next_token", "hard", tokens=tokens)),
             **{"processing_class": tokenizer, "eval_dataset": GroupDataset(groups, step_labels=True)},
         )
         results.append(trainer.evaluate())

@@ -1,4 +1,4 @@
-"""A hub of one's own, for tests: the few addresses that reading a dataset asks for, with revisions and refusals."""
+"""A hub for tests: the few addresses that reading a dataset or a model asks for, with revisions and refusals."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class FakeHub:
-    """Serves `files` (path to bytes) as the dataset some/set, and notes what was asked for.
+    """Serves repositories, and notes what was asked for.
 
-    `refusal` is (status, X-Error-Code) for every request; `gated` says so in the dataset's description.
+    `files` (path to bytes) are the dataset some/set; `repositories` are more of them by name: `org/name` for a model,
+    `datasets/org/name` for a dataset. `refusal` is (status, X-Error-Code) for every request; `gated` says so in the
+    repository's description.
     """
 
-    def __init__(self, files):
-        self.files, self.refusal, self.gated = files, None, False
+    def __init__(self, files=None, repositories=None):
+        self.files = files or {}
+        self.repositories = {"datasets/some/set": self.files} | (repositories or {})
+        self.refusal, self.gated = None, False
         self.asked, self.bytes_sent = [], 0
 
     @contextlib.contextmanager
@@ -57,8 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(f"{self.command} {path}")
         if self.hub.refusal is not None:
             return self._send(self.hub.refusal[0], b"{}", {"X-Error-Code": self.hub.refusal[1]})
-        if not re.match(r"/(api/)?datasets/some/set(/|$)", path):
+        name = next((name for name in self.hub.repositories if f"{path}/".startswith(_addresses(name))), None)
+        if name is None:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        self.files = self.hub.repositories[name]
         revision = re.search(r"/(?:revision|tree|paths-info|resolve)/([^/]+)", path)
         if revision and revision[1] not in ("main", "v1", COMMIT):
             return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
@@ -72,10 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json([entry for entry in self._listed("") if entry["path"] in wanted])
         if "/resolve/" in path:
             return self._file(path.partition("/resolve/")[2].partition("/")[2])
-        siblings = [{"rfilename": name} for name in self.hub.files]
+        siblings = [{"rfilename": name} for name in self.files]
         self._json(
             {
-                "id": "some/set",
+                "id": name.removeprefix("datasets/"),
                 "sha": COMMIT,
                 "gated": "manual" if self.hub.gated else False,
                 "private": False,
@@ -85,16 +91,16 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _listed(self, folder):
-        names = [name for name in self.hub.files if name.startswith(folder)]
+        names = [name for name in self.files if name.startswith(folder)]
         parents = {name.rsplit("/", 1)[0] for name in names if "/" in name} - {folder.rstrip("/")}
         return [{"type": "directory", "oid": _oid(p.encode()), "size": 0, "path": p} for p in sorted(parents)] + [
-            {"type": "file", "oid": _oid(self.hub.files[n]), "size": len(self.hub.files[n]), "path": n} for n in names
+            {"type": "file", "oid": _oid(self.files[n]), "size": len(self.files[n]), "path": n} for n in names
         ]
 
     def _file(self, name):
-        if name not in self.hub.files:
+        if name not in self.files:
             return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-        content = self.hub.files[name]
+        content = self.files[name]
         headers = {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if span:
@@ -115,6 +121,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.bytes_sent += len(content)
             with contextlib.suppress(ConnectionError):
                 self.wfile.write(content)
+
+
+def _addresses(repository):
+    kind = "" if repository.startswith("datasets/") else "models/"
+    return f"/{repository}/", f"/api/{kind}{repository}/"
 
 
 def _oid(content):

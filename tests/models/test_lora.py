@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
-from implicit_prm.config import PolicyConfig
-from implicit_prm.models import lora
-from implicit_prm.models.loading import open_model
+from implicit_prm.models.loading import open_adapted, open_model
+from implicit_prm.models.lora import Adapter
+from implicit_prm.models.source import ModelSource
 from tests.conftest import tiny_model
 from tests.runs import PROBLEM, RESPONSES, adapter, config, loglikelihood, quiet, scores
 
@@ -39,10 +39,10 @@ def test_merged_computes_what_the_adapter_does_and_survives_a_save(shape, base, 
     name = str(adapter(tmp_path / "adapter", base, **SHAPES[shape]))
     ids = torch.arange(3, 33)[None]
     plain = AutoModelForCausalLM.from_pretrained(base)
-    found = lora.find(name)
-    expected = lora.put_on(open_model(PolicyConfig(str(base))), found)(ids).logits
+    source = ModelSource.resolve(name)
+    expected = open_adapted(source)(ids).logits
     assert (expected - plain(ids).logits).abs().max() > 0.05  # it does something
-    merged = open_model(PolicyConfig(name))
+    merged = open_model(source)
     torch.testing.assert_close(merged(ids).logits, expected, atol=1e-4, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
@@ -57,7 +57,7 @@ def test_any_adapter_scores_with_its_base_as_the_reference(shape, base, tmp_path
     prm = ImplicitPRM.from_pretrained(name, reference="adapter_off", beta=1.0, steps="newline", device="cpu")
     scored = prm.score(PROBLEM, RESPONSES)
     assert [one.reference_logprob for one in scored] == pytest.approx(loglikelihood(base), abs=1e-4)
-    merged = open_model(PolicyConfig(str(name)))
+    merged = open_model(ModelSource.resolve(name))
     merged.save_pretrained(tmp_path / "merged")
     prm.tokenizer.save_pretrained(tmp_path / "merged")
     policy = [one.outcome_reward + one.reference_logprob for one in scored]
@@ -73,7 +73,7 @@ def test_a_hub_adapter_on_a_revision_of_a_hub_base(hub, tmp_path, tiny_folder, o
         json.dumps({**saved, "base_model_name_or_path": "org/base", "revision": "v1"})
     )
     hub(folder, "org/adapter")
-    assert lora.find("org/adapter") == lora.Adapter("org/adapter", None, "org/base", "v1")
+    assert ModelSource.resolve("org/adapter").adapter == Adapter("org/base", "v1")
     options = {"beta": 1.0, "steps": "newline", "device": "cpu"}
     prm = ImplicitPRM.from_pretrained("org/adapter", reference="adapter_off", **options)
     reference = [one.reference_logprob for one in prm.score(PROBLEM, RESPONSES)]
@@ -98,13 +98,13 @@ def test_adapters_that_cannot_be_opened(tmp_path, tiny_folder):
     def refused(match, **changes):
         (folder / "adapter_config.json").write_text(json.dumps({**saved, **changes}))
         with pytest.raises(ImplicitPRMError, match=match):
-            open_model(PolicyConfig(str(folder)))
+            open_model(ModelSource.resolve(folder))
 
     refused(
-        "the base model of the adapter .*: cannot open the model '/no/where': no such folder.*base_model_name_or",
+        "the base model of the adapter .*'/no/where': no such folder.*base_model_name_or_path",
         base_model_name_or_path="/no/where",
     )
-    refused("cannot open the model 'no/where': .* give a local folder instead", base_model_name_or_path="no/where")
+    refused("'no/where'.* local folder", base_model_name_or_path="no/where")
     refused("names no base model", base_model_name_or_path=None)
     refused("SEQ_CLS adapter", task_type="SEQ_CLS")
     refused("cannot open the adapter", peft_type="NEW_KIND")

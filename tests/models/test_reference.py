@@ -2,11 +2,11 @@
 
 from implicit_prm import ImplicitPRM, fit
 from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
-from implicit_prm.models.loading import open_model, weights_identity, weights_of
+from implicit_prm.models.loading import open_model
 from implicit_prm.models.reference import open_cache
+from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts import run
 from implicit_prm.scoring.store import checkpoint_identity
-from tests.conftest import tiny_model
 from tests.runs import adapter, config, quiet
 
 PROBLEM = "Modulo 50, left to right: 1 + 2"
@@ -14,7 +14,8 @@ RESPONSES = ["1 + 2 = 3\n\\boxed{3}", "1 + 2 = 4\n\\boxed{4}"]
 
 
 def _folder(name, revision=None):
-    return open_cache(open_model(PolicyConfig(name, revision)), name, revision).folder
+    source = ModelSource.resolve(name, revision)
+    return open_cache(open_model(source), source).folder
 
 
 def test_every_revision_of_a_hub_id_has_a_cache_of_its_own(hub, tiny_folder, other_folder):
@@ -22,24 +23,6 @@ def test_every_revision_of_a_hub_id_has_a_cache_of_its_own(hub, tiny_folder, oth
     hub(other_folder, "org/model", "v1")
     assert _folder("org/model") == _folder("org/model")
     assert _folder("org/model") != _folder("org/model", "v1")
-
-
-def test_a_folder_is_known_by_its_content(tmp_path, tiny_folder, tokenizer):
-    copy = tmp_path / "tiny"
-    tiny_model(tokenizer).save_pretrained(copy)
-    assert weights_identity(str(copy)) == weights_identity(str(tiny_folder))
-    tiny_model(tokenizer, seed=5).save_pretrained(copy)
-    assert weights_identity(str(copy)) != weights_identity(str(tiny_folder))
-
-
-def test_an_adapter_is_known_with_its_base(hub, tmp_path, tiny_folder):
-    first = adapter(tmp_path / "first", tiny_folder)
-    hub(first, "org/adapter")
-    base = weights_identity(str(tiny_folder))
-    assert weights_identity(str(first)).endswith(f" on {base}")
-    assert weights_identity("org/adapter").endswith(f" on {base}")
-    assert weights_identity("org/adapter") != weights_identity(str(first)) != base
-    assert weights_of(PolicyConfig("org/adapter"))["commit"]
 
 
 def test_an_adapter_as_the_reference_is_cached_in_scoring_and_training(tmp_path, tiny_folder, rollouts_file):
@@ -64,6 +47,12 @@ def test_an_adapter_samples(tmp_path, tiny_folder):
 def test_scores_of_another_commit_are_not_those_of_the_last(hub, tiny_folder, other_folder):
     hub(tiny_folder, "org/model")
     hub(other_folder, "org/model", "v1")
-    assert checkpoint_identity("org/model") == checkpoint_identity("org/model")
-    assert checkpoint_identity("org/model") != checkpoint_identity("org/model", "v1")
-    assert checkpoint_identity(str(tiny_folder)) != checkpoint_identity(str(other_folder))
+    assert checkpoint_identity(ModelSource.resolve("org/model")) == checkpoint_identity(
+        ModelSource.resolve("org/model")
+    )
+    assert checkpoint_identity(ModelSource.resolve("org/model")) != checkpoint_identity(
+        ModelSource.resolve("org/model", "v1")
+    )
+    assert checkpoint_identity(ModelSource.resolve(tiny_folder)) != checkpoint_identity(
+        ModelSource.resolve(other_folder)
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from implicit_prm.models import reference_cache
-from implicit_prm.models.reference_cache import ReferenceCache, key_of, prune, stored, weights_digest
+from implicit_prm.models.reference_cache import ReferenceCache, key_of, prune, stored
 from implicit_prm.types import ImplicitPRMError
 
 IDENTITY = {"weights": "abc", "dtype": "float32"}
@@ -133,13 +133,3 @@ def test_what_is_in_it_is_shown_and_pruned(tmp_path):
     os.utime(path, (time.time() - 3 * 86_400,) * 2)
     assert prune(stored(tmp_path), older_than_days=1)
     assert stored(tmp_path) == []
-
-
-def test_weights_are_known_by_their_content(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    before = weights_digest(tmp_path)
-    (tmp_path / "README.md").write_text("a card")
-    assert weights_digest(tmp_path) == before
-    (tmp_path / "model.safetensors").write_bytes(b"weightt")
-    assert weights_digest(tmp_path) != before

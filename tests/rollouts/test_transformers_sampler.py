@@ -6,6 +6,7 @@ import torch
 
 from implicit_prm.config import PolicyConfig, SamplingConfig, TextConfig
 from implicit_prm.data.tokenization import Encoder
+from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts.transformers_sampler import Prefix, TransformersSampler, complete, open_for_sampling, sample
 from implicit_prm.types import Problem
 from implicit_prm.utils.distributed import Processes
@@ -22,7 +23,7 @@ def _opened(folder, tokenizer, **generation_defaults):
         setattr(model.generation_config, name, value)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return open_for_sampling(PolicyConfig(str(folder)))
+    return open_for_sampling(ModelSource.resolve(folder), PolicyConfig(str(folder)))
 
 
 # Many chat models come with a top-k and a repetition penalty.

@@ -138,7 +138,7 @@ def test_a_second_stage_goes_on_with_the_reward_of_the_first(
     assert first["loss"] == pytest.approx(_step_error(start), abs=1e-5)
     if stage != "none":  # without a reference, sums of logs are far below zero
         assert abs(first["loss"] - 0.25) > 1e-3
-    settings = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").settings
+    settings = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").metadata
     named = {"tiny": str(tiny_folder), "none": "none"}.get(reference, str(first_stages / reference))
     assert (settings.beta, settings.reference, settings.start) == (0.5, named, str(start))
     assert _step_error(tmp_path / "run") < _step_error(start)
@@ -154,7 +154,7 @@ def test_an_implicit_prm_as_the_start_asks_for_a_named_reference(tmp_path, first
         fit(config(tmp_path / "run", first_stages / "lora", rows), quiet)
     fit(config(tmp_path / "run", start, rows, "steps", model_options={"reference": "start"}), quiet)
     assert log(tmp_path / "run")[0]["loss"] == pytest.approx(0.25, abs=1e-5)  # a new reward, all zero
-    assert ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").settings.reference == str(start)
+    assert ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").metadata.reference == str(start)
 
 
 def test_beta_travels_with_the_reward(tmp_path, first_stages, tiny_folder):

@@ -32,8 +32,8 @@ def test_merged_scores_what_the_adapter_does(checkpoint, tmp_path, tiny_folder):
     assert ours[0] == pytest.approx(rewards, abs=1e-4)
     assert ours[1] == pytest.approx(references, abs=1e-4)
     prm = ImplicitPRM.from_pretrained(tmp_path / "merged", device="cpu")
-    assert prm.settings.reference == str(tiny_folder)
-    assert prm.settings.base is None
+    assert prm.metadata.reference == str(tiny_folder)
+    assert prm.metadata.base is None
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert not isinstance(prm.policy, PeftModel)
     torch.testing.assert_close(plain(torch.arange(20)[None]).logits, prm.policy(torch.arange(20)[None]).logits)
@@ -66,7 +66,7 @@ def test_a_named_reference_stays(checkpoint, tmp_path, other_folder):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "implicit_prm.json").write_text(json.dumps({**settings, "reference": str(other_folder)}))
     merge(MergeConfig(str(tmp_path), str(tmp_path / "merged")), quiet)
-    assert ImplicitPRM.from_pretrained(tmp_path / "merged", device="cpu").settings.reference == str(other_folder)
+    assert ImplicitPRM.from_pretrained(tmp_path / "merged", device="cpu").metadata.reference == str(other_folder)
 
 
 def test_a_quantised_base_is_said(checkpoint, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from implicit_prm import ImplicitPRMError, fit
-from implicit_prm.models.checkpoint import Settings
+from implicit_prm.models.checkpoint import CheckpointMetadata
 from implicit_prm.training import model_card
 from tests.runs import config, quiet
 
@@ -27,7 +27,7 @@ def test_card_of_a_run(kind, tmp_path, tiny_folder, rollouts_file, capsys):
     assert found.data.base_model is None  # the hub cannot link to a local folder
     assert found.data.license is None
     text = found.text
-    settings = Settings.read(tmp_path / "run")
+    settings = CheckpointMetadata.read(tmp_path / "run")
     for fact in (
         *(command, "| beta | 0.5 |", "| loss | `dpo`, pairing all |", settings.data_fingerprint, str(tiny_folder)),
         *(
@@ -53,8 +53,8 @@ def test_front_matter_links_models_on_the_hub(tmp_path):
     run = model_card.Run(None, {}, {"train": ["1 prompts"]})
     base = {"loss": {"name": "ce"}, "start": "org/base"}
     for settings, library, relation in (
-        (Settings(0.05, "org/base", **base), "transformers", "finetune"),
-        (Settings(0.05, "adapter_off", base="org/base", lora={"r": 2}, **base), "peft", "adapter"),
+        (CheckpointMetadata(0.05, "org/base", **base), "transformers", "finetune"),
+        (CheckpointMetadata(0.05, "adapter_off", base="org/base", lora={"r": 2}, **base), "peft", "adapter"),
     ):
         data = ModelCard(model_card.render(settings, run, "org/prm")).data
         assert (data.base_model, data.library_name) == ("org/base", library)
@@ -65,19 +65,21 @@ def test_front_matter_links_models_on_the_hub(tmp_path):
 def test_license_is_that_of_the_starting_model(tmp_path, tiny_folder):
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.1\n---\n# Model\n")
     data = ModelCard(
-        model_card.render(Settings(1.0, "none", start=str(tmp_path)), model_card.Run(None, {}, {}), "x")
+        model_card.render(CheckpointMetadata(1.0, "none", start=str(tmp_path)), model_card.Run(None, {}, {}), "x")
     ).data
     assert (data.license, data.license_name) == ("other", "llama3.1")
     (tmp_path / "README.md").write_text("---\nlicense: [unclosed\n---\n# Model\n")
     assert (
         "license"
-        not in model_card.render(Settings(1.0, "none", start=str(tmp_path)), model_card.Run(None, {}, {}), "x")[:100]
+        not in model_card.render(
+            CheckpointMetadata(1.0, "none", start=str(tmp_path)), model_card.Run(None, {}, {}), "x"
+        )[:100]
     )
 
 
 @pytest.mark.parametrize("steps", ["blank_line", "newline", "step_marker", "given"])
 def test_example_has_two_steps_per_response(steps, tiny_folder):
-    settings = Settings(1.0, "none")
+    settings = CheckpointMetadata(1.0, "none")
     settings.text.steps = steps
     code = model_card.example(settings, str(tiny_folder))
     code = code.replace('")\n', f'", reference="none", beta=1.0, steps="{steps}")\n', 1)

@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from implicit_prm.config import CEConfig, DPOConfig, KTOConfig, NCAConfig, PrefixConfig, StepsConfig, TextConfig
 from implicit_prm.data.tokenization import Encoder
-from implicit_prm.models.implicit_prm import Settings
+from implicit_prm.models.checkpoint import CheckpointMetadata
 from implicit_prm.models.reference import fill
 from implicit_prm.models.reference_cache import ReferenceCache
 from implicit_prm.training import GroupDataset, GroupSampler, ImplicitPRMTrainer
@@ -54,7 +54,13 @@ def _step(dataset, tokenizer, tmp_path, loss, max_tokens, rows=False):
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     policy = tiny_model(tokenizer, seed=1)
     trainer = ImplicitPRMTrainer(
-        policy, arguments, loss, Settings(0.5, "r"), max_tokens, processing_class=tokenizer, train_dataset=dataset
+        policy,
+        arguments,
+        loss,
+        CheckpointMetadata(0.5, "r"),
+        max_tokens,
+        processing_class=tokenizer,
+        train_dataset=dataset,
     )
     trainer.model_wrapped = policy
     batch = {"groups": [dataset[place] for place in range(len(dataset))]}
@@ -106,7 +112,7 @@ def test_the_dev_loss_is_that_of_training(loss, dataset, tokenizer, tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     policy = tiny_model(tokenizer, seed=1)
     trainer = ImplicitPRMTrainer(
-        policy, arguments, loss, Settings(0.5, "r"), 60, processing_class=tokenizer, train_dataset=built
+        policy, arguments, loss, CheckpointMetadata(0.5, "r"), 60, processing_class=tokenizer, train_dataset=built
     )
     trainer.model_wrapped = policy
     batch = {"groups": [built[place] for place in range(len(built))]}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from implicit_prm import ImplicitPRMError
-from implicit_prm.models.checkpoint import Settings
-from implicit_prm.training.resume import check_same_run, flaw
+from implicit_prm.models.checkpoint import CheckpointMetadata
+from implicit_prm.training.resume import flaw
 from tests.conftest import tiny_model
 
 
@@ -20,7 +20,7 @@ def checkpoint(tmp_path, tokenizer):
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
         torch.save({"values": torch.arange(100)}, folder / name)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
-    Settings(0.5, "none", loss={"name": "ce"}, data_fingerprint="abc").write(folder)
+    CheckpointMetadata(0.5, "none", loss={"name": "ce"}, data_fingerprint="abc").write(folder)
     assert flaw(folder) is None
     return folder
 
@@ -40,14 +40,14 @@ def half(path):
         ("trainer_state.json", half, "trainer_state.json is damaged"),
         ("implicit_prm.json", half, "the checkpoint is damaged"),
         ("implicit_prm.json", os.unlink, "not a checkpoint of ipr-train"),
-        ("implicit_prm.json", lambda path: path.write_text("[1]"), "holds a list, not settings"),
+        ("implicit_prm.json", lambda path: path.write_text("[1]"), "expected a JSON object"),
         ("implicit_prm.json", lambda path: path.write_bytes(b"\xff\xfe{"), "the checkpoint is damaged"),
         ("optimizer.pt", empty, "optimizer.pt is cut off (0 bytes)"),
         ("optimizer.pt", half, "optimizer.pt is cut off"),
         ("optimizer.pt", os.unlink, "no optimizer state (was it saved with trainer.save_only_model=true?)"),
         ("scheduler.pt", os.unlink, "scheduler.pt is missing"),
         ("rng_state.pth", half, "rng_state.pth is cut off"),
-        ("model.safetensors", half, "model.safetensors is cut off"),
+        ("model.safetensors", half, "model.safetensors is truncated"),
         ("model.safetensors", empty, "model.safetensors is empty"),
         ("model.safetensors", os.unlink, "it has no weights"),
     ],
@@ -62,16 +62,16 @@ def test_what_is_missing_or_damaged_is_named(file, change, sentence, checkpoint)
     [("loss", {"name": "dpo"}), ("data_fingerprint", "xyz"), ("quantization", "4bit"), ("max_length", 64)],
 )
 def test_another_run_is_not_gone_on_with(name, value, checkpoint):
-    same = Settings.read(checkpoint)
-    check_same_run(str(checkpoint), same, str(checkpoint.parent))
+    same = CheckpointMetadata.read(checkpoint)
+    same.check_same_run(checkpoint, checkpoint.parent)
     setattr(same, name, value)
     with pytest.raises(ImplicitPRMError, match=f"was trained with {name}="):
-        check_same_run(str(checkpoint), same, str(checkpoint.parent))
+        same.check_same_run(checkpoint, checkpoint.parent)
 
 
 def test_models_inside_the_run_are_named_from_the_checkpoint(tmp_path):
-    settings = Settings(1.0, str(tmp_path / "run" / "start"), base=str(tmp_path / "elsewhere"))
+    settings = CheckpointMetadata(1.0, str(tmp_path / "run" / "start"), base=str(tmp_path / "elsewhere"))
     for folder, written in (("run", "./start"), ("run/checkpoint-2", "../start")):
         settings.write(tmp_path / folder)
         assert json.loads((tmp_path / folder / "implicit_prm.json").read_text())["reference"] == written
-        assert Settings.read(tmp_path / folder) == settings
+        assert CheckpointMetadata.read(tmp_path / folder) == settings

@@ -145,11 +145,11 @@ def test_every_checkpoint_is_an_implicit_prm(tmp_path, tiny_folder, rollouts_fil
     fit(config(tmp_path / "run", tiny_folder, rollouts_file, save_strategy="steps", save_steps=2), quiet)
     for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-2"):
         prm = ImplicitPRM.from_pretrained(folder, device="cpu")
-        assert prm.settings.beta == 0.5
-        assert prm.settings.reference == str(tiny_folder)
-        assert prm.settings.text.steps == "newline"
-        assert prm.settings.loss["name"] == "ce"
-        assert prm.settings.template_hash == prm.encoder.template_hash
+        assert prm.metadata.beta == 0.5
+        assert prm.metadata.reference == str(tiny_folder)
+        assert prm.metadata.text.steps == "newline"
+        assert prm.metadata.loss["name"] == "ce"
+        assert prm.metadata.template_hash == prm.encoder.template_hash
         assert prm.score("Modulo 50, left to right: 1 + 2", ["1 + 2 = 3"])[0].step_rewards[0] != 0
 
 
@@ -164,7 +164,7 @@ def test_lora_trains_the_adapter_alone_with_the_base_as_reference(tmp_path, tiny
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()
     assert not (tmp_path / "run" / "model.safetensors").exists()
     prm = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu")
-    assert prm.settings.reference == "adapter_off"
+    assert prm.metadata.reference == "adapter_off"
     base = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, device="cpu")
     problem, text = "Modulo 50, left to right: 1 + 2", "1 + 2 = 3"
     assert prm.score(problem, [text])[0].reference_logprob == pytest.approx(
@@ -177,7 +177,7 @@ def test_without_a_reference_the_loss_is_that_of_the_log_likelihood(tmp_path, ti
     fit(config(tmp_path / "run", tiny_folder, rollouts_file, model_options=options), quiet)
     first = log(tmp_path / "run")[0]
     assert first["rewards/chosen"] < -0.1  # beta * log-likelihood, not a log-ratio of zero
-    assert ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").settings.reference == "none"
+    assert ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").metadata.reference == "none"
 
 
 def test_another_reference_model_is_used(tmp_path, tiny_folder, other_folder, rollouts_file):
@@ -303,14 +303,14 @@ def test_trainer_options_that_cannot_work_are_refused(key, value, message, tmp_p
 
 def test_several_gpus_in_one_process_are_refused(tokenizer, tmp_path):
     from implicit_prm.config import CEConfig
-    from implicit_prm.models.implicit_prm import Settings
+    from implicit_prm.models.checkpoint import CheckpointMetadata
     from implicit_prm.training import ImplicitPRMTrainer
 
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     arguments._n_gpu = 2
     with pytest.raises(ImplicitPRMError, match="accelerate launch"):
         ImplicitPRMTrainer(
-            tiny_model(tokenizer), arguments, CEConfig(), Settings(1.0, "none"), processing_class=tokenizer
+            tiny_model(tokenizer), arguments, CEConfig(), CheckpointMetadata(1.0, "none"), processing_class=tokenizer
         )
 
 
@@ -339,7 +339,7 @@ def test_overwriting_an_adapter_with_a_full_model_leaves_no_adapter(tmp_path, ti
     fit(full, quiet)
     prm = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu")
     assert not hasattr(prm.policy, "disable_adapter")
-    assert prm.settings.reference == str(tiny_folder)
+    assert prm.metadata.reference == str(tiny_folder)
 
 
 def test_the_dev_loss_is_per_pair_whatever_the_batches(tmp_path, tiny_folder, rollouts_file):

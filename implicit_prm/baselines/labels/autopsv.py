@@ -14,7 +14,7 @@ from typing import Any
 from implicit_prm.baselines.labels.labeller import LabelledGroup
 from implicit_prm.baselines.reward_model import RewardModel
 from implicit_prm.config import AutoPSVConfig
-from implicit_prm.models import loading
+from implicit_prm.models.source import ModelSource
 from implicit_prm.scoring.scorers import check_lengths, group_scorer
 from implicit_prm.types import Group, ImplicitPRMError, TokenCounts
 
@@ -28,19 +28,17 @@ class AutoPSV:
 
     def __init__(self, config: AutoPSVConfig) -> None:
         self._config = config
-        self._verifier = RewardModel.from_pretrained(
-            config.verifier,
-            revision=config.verifier_revision,
-            dtype=config.dtype,
-            trust_remote_code=config.trust_remote_code,
+        source = ModelSource.resolve(
+            config.verifier, config.verifier_revision, trust_remote_code=config.trust_remote_code
         )
-        settings = self._verifier.settings
-        if settings.kind == "orm" or settings.labels != "outcome":
+        self._verifier = RewardModel.from_source(source, dtype=config.dtype)
+        metadata = self._verifier.metadata
+        if metadata.kind == "orm" or metadata.labels != "outcome":
             raise ImplicitPRMError(
-                f"verifier={config.verifier} was trained with kind={settings.kind} labels={settings.labels}; AutoPSV "
+                f"verifier={config.verifier} was trained with kind={metadata.kind} labels={metadata.labels}; AutoPSV "
                 "needs a verifier trained on the outcome at every step: ipr-baseline kind=value_head labels=outcome"
             )
-        self.identity: dict[str, Any] = {"weights": loading.weights_identity(config.verifier, config.verifier_revision)}
+        self.identity: dict[str, Any] = {"weights": source.identity}
 
     def label(self, groups: Sequence[Group], done: Container[str]) -> Iterator[LabelledGroup]:
         """Label the groups whose id is not in `done`, in order."""

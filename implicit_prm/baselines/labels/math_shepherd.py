@@ -19,6 +19,7 @@ from implicit_prm.config import MathShepherdConfig, PolicyConfig
 from implicit_prm.data.tokenization import EncodedResponse, Encoder, context_length
 from implicit_prm.grading.grader import Grader
 from implicit_prm.models import loading
+from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts.transformers_sampler import Prefix, complete, open_for_sampling
 from implicit_prm.types import Group, ImplicitPRMError, TokenCounts
 
@@ -56,13 +57,13 @@ class MathShepherd:
 
     def __init__(self, config: MathShepherdConfig) -> None:
         assert isinstance(config.policy, PolicyConfig)  # MathShepherdConfig.validate
-        self._config = config
-        self._encoder = Encoder(loading.open_tokenizer(config.policy), config.text)
-        self.identity: dict[str, Any] = {"weights": loading.weights_of(config.policy)}
+        self._config, self._source = config, ModelSource.of(config.policy)
+        self._encoder = Encoder(loading.open_tokenizer(self._source), config.text)
+        self.identity: dict[str, Any] = {"weights": self._source.weights()}
 
     def label(self, groups: Sequence[Group], done: Container[str]) -> Iterator[LabelledGroup]:
         """Label the groups whose id is not in `done`, in order."""
-        model = open_for_sampling(self._config.policy)  # type: ignore[arg-type]
+        model = open_for_sampling(self._source, self._config.policy)  # type: ignore[arg-type]
         self._check(groups, context_length(model.config, None))
         size = self._config.problems_at_once
         with Grader() as grader:
