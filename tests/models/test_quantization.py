@@ -20,9 +20,9 @@ LORA = {"lora": {"r": 4, "alpha": 8}}
 def test_quantization_without_an_adapter_is_refused(tmp_path, tiny_folder, rollouts_file):
     with pytest.raises(ImplicitPRMError, match=r"model\.quantization=4bit .*model\.lora=\{r:16,alpha:32\}"):
         config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"quantization": "4bit"})
-    with pytest.raises(ImplicitPRMError, match=r"model\.quantization=8bit: choose one of 4bit"):
+    with pytest.raises(ImplicitPRMError, match=r"model\.quantization=8bit.*4bit"):
         config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"quantization": "8bit", **LORA})
-    with pytest.raises(ImplicitPRMError, match="is no adapter"):
+    with pytest.raises(ImplicitPRMError, match=r"quantization=4bit: .*tiny"):
         ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, quantization="4bit")
 
 

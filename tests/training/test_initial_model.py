@@ -1,4 +1,4 @@
-"""Training that starts from a LoRA adapter or an implicit PRM: the reference is named, the checkpoint stands alone."""
+"""Training that starts from a LoRA adapter or an implicit PRM, and the reference that it uses."""
 
 import math
 import shutil
@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations import deepspeed
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
-from implicit_prm.config import ModelConfig, PolicyConfig
+from implicit_prm.config import ModelConfig
 from implicit_prm.models.loading import open_model
+from implicit_prm.models.source import ModelSource
 from implicit_prm.rewards.implicit_reward import sigmoid
 from implicit_prm.training import initial_model
 from tests.conftest import graded_rows, tiny_model, write_rows
@@ -25,7 +26,7 @@ def start(tmp_path_factory, tiny_folder):
     return adapter(tmp_path_factory.mktemp("start") / "adapter", tiny_folder)
 
 
-def test_an_adapter_as_the_start_asks_for_a_named_reference(tmp_path, start, tiny_folder, rollouts_file):
+def test_an_adapter_needs_a_named_reference(tmp_path, start, tiny_folder, rollouts_file):
     with pytest.raises(ImplicitPRMError) as refused:
         fit(config(tmp_path / "run", start, rollouts_file), quiet)
     for choice in ("model.reference=start", f"model.reference={tiny_folder}", "another model, or none"):
@@ -34,7 +35,7 @@ def test_an_adapter_as_the_start_asks_for_a_named_reference(tmp_path, start, tin
 
 
 @pytest.mark.parametrize("model", [pytest.param(LORA, id="lora"), pytest.param({}, id="full", marks=pytest.mark.slow)])
-def test_reference_start_is_the_adapter_merged_and_the_checkpoint_stands_by_itself(
+def test_reference_start_is_the_merged_adapter_and_the_checkpoint_is_self_contained(
     model, tmp_path, start, tiny_folder, rollouts_file
 ):
     own = shutil.copytree(start, tmp_path / "adapter")
@@ -48,7 +49,7 @@ def test_reference_start_is_the_adapter_merged_and_the_checkpoint_stands_by_itse
     base_and_adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), start)
     for name, weight in base_and_adapter.merge_and_unload().state_dict().items():
         torch.testing.assert_close(weights(tmp_path / "run" / "start")[name], weight, atol=1e-6, rtol=1e-5)
-    shutil.rmtree(own)  # the run needs it no more, and its folder can go anywhere
+    shutil.rmtree(own)  # the checkpoint does not need it, and can be moved
     shutil.move(tmp_path / "run", tmp_path / "moved")
     for name, (rewards, references) in zip((".", "checkpoint-2"), before, strict=True):
         again = scores(tmp_path / "moved" / name)
@@ -69,13 +70,13 @@ def test_the_base_alone_can_be_the_reference(tmp_path, start, tiny_folder, rollo
     torch.testing.assert_close(plain(ids).logits, ours(ids).logits)
 
 
-def test_a_start_that_another_run_left_is_merged_anew(tmp_path, start, tiny_folder, rollouts_file):
+def test_a_start_folder_of_another_run_is_replaced(tmp_path, start, tiny_folder, rollouts_file):
     shutil.copytree(tiny_folder, tmp_path / "run" / "start")
     fit(config(tmp_path / "run", start, rollouts_file, model_options={"reference": "start"}, max_steps=1), quiet)
     assert loglikelihood(tmp_path / "run" / "start") == pytest.approx(loglikelihood(start), abs=1e-4)
 
 
-def test_resuming_from_an_adapter_start_and_not_from_another(tmp_path, start, tiny_folder, rollouts_file):
+def test_resuming_needs_the_same_adapter(tmp_path, start, tiny_folder, rollouts_file):
     options = {"model_options": {**LORA, "reference": "start"}, "save_strategy": "steps", "save_steps": 1}
     fit(config(tmp_path / "run", start, rollouts_file, **options), quiet)
     named = {**options, "resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-1")}
@@ -83,20 +84,20 @@ def test_resuming_from_an_adapter_start_and_not_from_another(tmp_path, start, ti
     losses = [[row["loss"] for row in log(tmp_path / name) if "loss" in row] for name in ("run", "again")]
     assert losses[1] == pytest.approx(losses[0][1:], abs=1e-6)
     other = adapter(tmp_path / "other", tiny_folder, seed=4)
-    with pytest.raises(ImplicitPRMError, match=r"was trained with start=.*adapter, now it is .*other"):
+    with pytest.raises(ImplicitPRMError, match=r"start=.*adapter.*start=.*other"):
         fit(config(tmp_path / "third", other, rollouts_file, **named), quiet)
     options["model_options"] = {"lora": {"r": 2, "alpha": 8}, "reference": "start"}
-    with pytest.raises(ImplicitPRMError, match="was trained with lora="):
+    with pytest.raises(ImplicitPRMError, match="lora="):
         fit(config(tmp_path / "fourth", start, rollouts_file, **{**named, **options}), quiet)
 
 
-GO_ON = {"reference": "checkpoint", "beta": None}
+CONTINUE = {"reference": "checkpoint", "beta": None}
 WHOLE = {"per_device_train_batch_size": 12, "learning_rate": 5e-3}  # all prompts in a step
 
 
 @pytest.fixture(scope="module")
 def first_stages(tmp_path_factory, tiny_folder):
-    """Implicit PRMs to go on with: all weights, an adapter, one on a start of its own, and without a reference."""
+    """Implicit PRMs to continue: full weights, an adapter, an adapter on a merged start, and without a reference."""
     folder = tmp_path_factory.mktemp("first")
     rows = write_rows(folder / "rows.jsonl", graded_rows(12, 4))
     old = adapter(folder / "old", tiny_folder)
@@ -109,7 +110,7 @@ def first_stages(tmp_path_factory, tiny_folder):
 
 
 def _step_error(checkpoint):
-    """Mean of (sigmoid(step reward) - label)^2 over the steps of all responses, by a checkpoint as it is scored."""
+    """Mean of (sigmoid(step reward) - label)^2 over all steps, with the rewards that a checkpoint scores."""
     prm = ImplicitPRM.from_pretrained(checkpoint, device="cpu")
     errors = []
     for row in graded_rows(12, 4):
@@ -129,22 +130,20 @@ def _step_error(checkpoint):
         ("none", {}, "none"),
     ],
 )
-def test_a_second_stage_goes_on_with_the_reward_of_the_first(
-    stage, model, reference, tmp_path, first_stages, tiny_folder
-):
+def test_a_second_stage_continues_the_reward_of_the_first(stage, model, reference, tmp_path, first_stages, tiny_folder):
     start, rows = first_stages / stage, first_stages / "rows.jsonl"
-    fit(config(tmp_path / "run", start, rows, "steps", model_options={**model, **GO_ON}, **WHOLE), quiet)
+    fit(config(tmp_path / "run", start, rows, "steps", model_options={**model, **CONTINUE}, **WHOLE), quiet)
     first = log(tmp_path / "run")[0]
     assert first["loss"] == pytest.approx(_step_error(start), abs=1e-5)
     if stage != "none":  # without a reference, sums of logs are far below zero
         assert abs(first["loss"] - 0.25) > 1e-3
-    settings = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").metadata
+    metadata = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").metadata
     named = {"tiny": str(tiny_folder), "none": "none"}.get(reference, str(first_stages / reference))
-    assert (settings.beta, settings.reference, settings.start) == (0.5, named, str(start))
+    assert (metadata.beta, metadata.reference, metadata.start) == (0.5, named, str(start))
     assert _step_error(tmp_path / "run") < _step_error(start)
 
 
-def test_an_implicit_prm_as_the_start_asks_for_a_named_reference(tmp_path, first_stages):
+def test_an_implicit_prm_needs_a_named_reference(tmp_path, first_stages):
     start, rows = first_stages / "full", first_stages / "rows.jsonl"
     with pytest.raises(ImplicitPRMError) as refused:
         fit(config(tmp_path / "run", start, rows), quiet)
@@ -160,15 +159,15 @@ def test_an_implicit_prm_as_the_start_asks_for_a_named_reference(tmp_path, first
 def test_beta_travels_with_the_reward(tmp_path, first_stages, tiny_folder):
     start, rows = first_stages / "full", first_stages / "rows.jsonl"
     fit(config(tmp_path / "run", start, rows, model_options={"reference": "checkpoint", "beta": 0.5}), quiet)
-    with pytest.raises(ImplicitPRMError, match=r"model.beta=0.1, but .* was trained with beta 0.5.*model.beta=null"):
+    with pytest.raises(ImplicitPRMError, match=r"model.beta=0.1.* 0.5.*model.beta=null"):
         fit(config(tmp_path / "other", start, rows, model_options={"reference": "checkpoint", "beta": 0.1}), quiet)
-    with pytest.raises(ImplicitPRMError, match=r"goes on with an implicit PRM, and model.name=.*tiny is none"):
-        fit(config(tmp_path / "other", tiny_folder, rows, model_options=GO_ON), quiet)
+    with pytest.raises(ImplicitPRMError, match=r"model.reference=checkpoint .*model.name=.*tiny"):
+        fit(config(tmp_path / "other", tiny_folder, rows, model_options=CONTINUE), quiet)
 
 
-def test_a_second_stage_is_resumed_as_it_was_started(tmp_path, first_stages):
+def test_resuming_a_second_stage_needs_the_same_data(tmp_path, first_stages):
     start, rows = first_stages / "lora", first_stages / "rows.jsonl"
-    options = {"model_options": {**LORA, **GO_ON}, "save_strategy": "steps", "save_steps": 1}
+    options = {"model_options": {**LORA, **CONTINUE}, "save_strategy": "steps", "save_steps": 1}
     fit(config(tmp_path / "run", start, rows, "steps", **options), quiet)
     named = {**options, "resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-1")}
     fit(config(tmp_path / "again", start, rows, "steps", **named), quiet)
@@ -177,15 +176,8 @@ def test_a_second_stage_is_resumed_as_it_was_started(tmp_path, first_stages):
     changed = graded_rows(12, 4)
     changed[3]["step_labels"][0][0] = 0.5
     other = write_rows(tmp_path / "changed.jsonl", changed)
-    with pytest.raises(ImplicitPRMError, match="was trained with data_fingerprint="):
+    with pytest.raises(ImplicitPRMError, match="data_fingerprint="):
         fit(config(tmp_path / "third", start, other, "steps", **named), quiet)
-
-
-def test_only_what_can_be_an_implicit_prm_is_asked_for_its_settings():
-    """The hub's oldest ids have no owner; they are no paths that are missing."""
-    assert initial_model._implicit_prm(ModelConfig("gpt2")) is None
-    assert initial_model._implicit_prm(ModelConfig("sandbox")) is None
-    assert initial_model._implicit_prm(ModelConfig("org/not-there")) is None
 
 
 def test_lora_and_gradient_checkpointing(tmp_path, tiny_folder, rollouts_file):
@@ -203,23 +195,23 @@ def test_the_tokenizer_must_match_the_model(tmp_path, tokenizer, rollouts_file):
     model.resize_token_embeddings(40)
     model.save_pretrained(tmp_path / "small")
     tokenizer.save_pretrained(tmp_path / "small")
-    with pytest.raises(ImplicitPRMError, match=r"does not match the model .*small: it has 63 tokens.*embeds 40"):
+    with pytest.raises(ImplicitPRMError, match=r"small.* 63 tokens.*embeds 40"):
         fit(config(tmp_path / "run", tmp_path / "small", rollouts_file), quiet)
-    with pytest.raises(ImplicitPRMError, match="does not match the model"):
+    with pytest.raises(ImplicitPRMError, match=r"small.* 63 tokens"):
         ImplicitPRM.from_pretrained(tmp_path / "small", reference="none", beta=1.0)
 
 
-def test_an_added_token_that_no_prompt_uses_may_lack_an_embedding(tmp_path, tokenizer):
+def test_an_added_token_outside_of_prompts_needs_no_embedding(tmp_path, tokenizer):
     tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path)
     tiny_model(tokenizer).save_pretrained(tmp_path)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.save_pretrained(tmp_path)
-    assert open_model(PolicyConfig(str(tmp_path))).config.vocab_size < len(tokenizer)
+    assert open_model(ModelSource.resolve(tmp_path)).config.vocab_size < len(tokenizer)
     assert all(math.isfinite(value) for value in loglikelihood(tmp_path))
 
 
 class _Stage3:
-    """What transformers looks at to know that ZeRO-3 is on."""
+    """The part of DeepSpeed's config that transformers reads to detect ZeRO-3."""
 
     def is_zero3(self):
         return True
@@ -233,12 +225,13 @@ def test_under_zero3_the_reference_is_opened_whole(tiny_folder, monkeypatch):
         return open_model(*args, **options)
 
     monkeypatch.setattr(initial_model.loading, "open_model", opening)
-    model, tokenizer = ModelConfig(str(tiny_folder)), AutoTokenizer.from_pretrained(tiny_folder)
-    assert initial_model.open_reference(model, tokenizer) is None  # the policy can be asked itself
+    initial = initial_model.InitialModel(ModelConfig(str(tiny_folder)), ModelSource.resolve(tiny_folder))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    assert initial_model.open_reference(initial, tokenizer) is None  # the untrained policy can be used
     stage3 = _Stage3()
     deepspeed.set_hf_deepspeed_config(stage3)
     try:
-        assert initial_model.open_reference(model, tokenizer) is not None
+        assert initial_model.open_reference(initial, tokenizer) is not None
         assert seen == [False]
         assert deepspeed.is_deepspeed_zero3_enabled()
     finally:

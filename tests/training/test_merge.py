@@ -61,22 +61,22 @@ def test_half_precision_where_it_is_asked_for(checkpoint, tmp_path):
 
 
 def test_a_named_reference_stays(checkpoint, tmp_path, other_folder):
-    settings = json.loads((checkpoint / "implicit_prm.json").read_text())
+    metadata = json.loads((checkpoint / "implicit_prm.json").read_text())
     for file in checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "implicit_prm.json").write_text(json.dumps({**settings, "reference": str(other_folder)}))
+    (tmp_path / "implicit_prm.json").write_text(json.dumps({**metadata, "reference": str(other_folder)}))
     merge(MergeConfig(str(tmp_path), str(tmp_path / "merged")), quiet)
     assert ImplicitPRM.from_pretrained(tmp_path / "merged", device="cpu").metadata.reference == str(other_folder)
 
 
-def test_a_quantised_base_is_said(checkpoint, tmp_path):
-    settings = json.loads((checkpoint / "implicit_prm.json").read_text())
+def test_merging_an_adapter_of_a_quantized_base_is_announced(checkpoint, tmp_path):
+    metadata = json.loads((checkpoint / "implicit_prm.json").read_text())
     for file in checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "implicit_prm.json").write_text(json.dumps({**settings, "quantization": "4bit"}))
+    (tmp_path / "implicit_prm.json").write_text(json.dumps({**metadata, "quantization": "4bit"}))
     said = []
     merge(MergeConfig(str(tmp_path), str(tmp_path / "merged")), said.append)
-    assert "trained on a base in 4bit" in said[0]
+    assert "4bit" in said[0]
     assert scores(tmp_path / "merged")[0] == pytest.approx(scores(checkpoint)[0], abs=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_merged(checkpoint, tmp_path, tiny_folder):
     full = tmp_path / "full"
     AutoModelForCausalLM.from_pretrained(tiny_folder).save_pretrained(full)
     (full / "implicit_prm.json").write_text('{"beta": 1.0, "reference": "none"}')
-    refused("not a LoRA adapter but a whole model", full)
+    refused("full is not a LoRA adapter", full)
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in checkpoint.iterdir():
