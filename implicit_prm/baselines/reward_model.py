@@ -28,7 +28,7 @@ Row = tuple[Sequence[int], Sequence[int], Sequence[int]]
 class RewardModel:
     """An outcome reward model, or a process reward model that was trained on step labels.
 
-    Example:
+    Examples:
         >>> prm = RewardModel.from_pretrained("outputs/value_head")
         >>> prm.score(problem, responses)[0].step_rewards
 

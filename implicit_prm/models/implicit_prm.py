@@ -28,7 +28,7 @@ from implicit_prm.types import ImplicitPRMError, Prompt, StepScores
 class ImplicitPRM:
     """A process reward model without process labels (Yuan et al., arXiv 2412.01981).
 
-    Example:
+    Examples:
         >>> prm = ImplicitPRM.from_pretrained("outputs/ce")
         >>> best = prm.rerank(problem, responses)[0]
         >>> best.response, best.step_rewards, best.lowest_step

@@ -96,7 +96,7 @@ def test_resumed_equals_uninterrupted_and_another_run_is_refused(tmp_path, tiny_
     assert [row["loss"] for row in log(tmp_path / "cut") if "loss" in row] == pytest.approx(
         [row["loss"] for row in log(tmp_path / "whole") if "loss" in row], rel=1e-5
     )
-    with pytest.raises(ImplicitPRMError, match="labels=hard.*labels=soft"):
+    with pytest.raises(ImplicitPRMError, match=r"labels=hard.*labels=soft"):
         fit(baseline(tmp_path / "cut", tiny_folder, rollouts, "next_token", labels="soft", trainer=again), quiet)
 
 
