@@ -96,8 +96,8 @@ def open_shape(config: ModelConfig) -> tuple[Shape, nn.Module, torch.dtype]:
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().split("\n")[0]
         raise ImplicitPRMError(
-            f"cannot read the configuration of {source.name!r}: {first} An estimate needs only config.json: set model.name "
-            "to a local folder that has it"
+            f"cannot read the configuration of {source.name!r}: {first} An estimate needs only config.json: set "
+            "model.name to a local folder that has it"
         ) from error
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         raise ImplicitPRMError(
