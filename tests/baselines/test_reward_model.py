@@ -146,7 +146,7 @@ def test_other_steps_can_be_asked_for(checkpoint, kind):
     model = RewardModel.from_pretrained(checkpoint, steps="given", device="cpu")
     given = [["10 + 1", "= 11"]]
     (one,) = model.score(PROBLEM, RESPONSES[2:], given_steps=given)
-    assert one.steps == ([RESPONSES[2]] if kind == "orm" else ["10 + 1 ", "= 11"])
+    assert one.steps == ([RESPONSES[2]] if kind == "orm" else ["10 + 1", " = 11"])
 
 
 def test_what_is_no_checkpoint_is_named(tiny_folder, checkpoint, tmp_path):
