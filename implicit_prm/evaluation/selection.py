@@ -1,7 +1,7 @@
-"""What choosing among n of a problem's K candidates is worth: best-of-n, votes, pass@k.
+"""Expected accuracy of selecting one of n candidates: best-of-n, votes, pass@k.
 
-Everything here is about one problem and is an expectation over all subsets of n of its K candidates, not over the
-first n, so that it uses every candidate and does not depend on their order. Inputs are vectors of length K: `scores`
+Every function takes one problem and returns an expectation over all subsets of n of its K candidates, not over the
+first n: it uses all candidates and does not depend on their order. Inputs are vectors of length K: `scores`
 (higher is better), `correct`, and `classes` (candidates with equal answers share a class, -1 is no answer).
 """
 
@@ -22,7 +22,13 @@ _CHUNK_CELLS = 2_000_000  # elements of the largest array that one chunk of draw
 
 @dataclass(frozen=True)
 class Candidates:
-    """One problem's K candidates as selection sees them; ones that are not valid score lowest."""
+    """What selection needs to know of one problem's K candidates.
+
+    Attributes:
+        correct: [K] whether each is correct.
+        classes: [K] candidates with equal answers share a class; -1 is no answer.
+        valid: [K] false for candidates that must not be picked.
+    """
 
     correct: NDArray[np.bool_]
     classes: NDArray[np.int64]
@@ -32,17 +38,17 @@ class Candidates:
 def sizes(candidates: int) -> list[int]:
     """The subset sizes to report for K candidates: 1, 2, 4, ... below K, and K itself."""
     if candidates < 1:
-        raise ImplicitPRMError(f"there must be at least one candidate, not {candidates}")
+        raise ImplicitPRMError(f"expected at least one candidate, got {candidates}")
     return [1 << i for i in range((candidates - 1).bit_length())] + [candidates]
 
 
 def mean_accuracy(correct: ArrayLike) -> float:
-    """Share of right candidates: the accuracy of one chosen at random."""
+    """Share of correct candidates: the accuracy of random choice."""
     return float(_flags(correct).mean())
 
 
 def pass_at_k(correct: ArrayLike, k: int) -> float:
-    """Probability that at least one of k candidates is right: 1 - C(K - c, k) / C(K, k), eq. 1 of arXiv 2107.03374.
+    """Probability that at least one of k candidates is correct: 1 - C(K - c, k) / C(K, k), eq. 1 of arXiv 2107.03374.
 
     Args:
         correct: [K] booleans, c of them true.
@@ -60,7 +66,7 @@ def best_of_n(scores: ArrayLike, correct: ArrayLike, n: int) -> float:
     probability [C(below + t, n) - C(below, n)] / C(K, n).
 
     Args:
-        scores: [K] floats. -inf is for candidates that must not be chosen: one wins only where all n are -inf.
+        scores: [K] floats. -inf marks candidates that must not be chosen: one of them wins only if all n are -inf.
         correct: [K] booleans.
         n: subset size, 1 to K.
 
@@ -70,7 +76,7 @@ def best_of_n(scores: ArrayLike, correct: ArrayLike, n: int) -> float:
     right = _flags(correct)
     values = _vector(scores, "scores", len(right))
     if np.isnan(values).any() or np.isposinf(values).any():
-        raise ImplicitPRMError("scores must be numbers or -inf (never chosen); there is a NaN or +inf among them")
+        raise ImplicitPRMError("expected scores that are finite or -inf (never chosen), got NaN or +inf")
     _check_size(n, len(right))
     order = np.argsort(values, kind="stable")
     _, tie = np.unique(values, return_inverse=True)
@@ -88,10 +94,10 @@ def votes(
 ) -> NDArray[np.float64]:
     """Expected accuracy of the (weighted) majority vote of n candidates, for each n of `sizes`.
 
-    Exact for n = 1 and n = K; otherwise the mean over `draws` random orders of the candidates, whose prefixes are the
-    subsets, so that all sizes see the same draws. The class with the most weight wins; classes within a relative 1e-9
-    of it are tied and share evenly. A class is worth the mean correctness of its members among all K. Candidates
-    without an answer do not vote, and a subset in which there is no vote, or no weight, is wrong.
+    Exact for n = 1 and n = K; otherwise the mean over `draws` random orders of the candidates. The prefixes of an
+    order are the subsets, so all sizes use the same draws. The class with the most weight wins; classes within a
+    relative 1e-9 of it are tied and share evenly. The accuracy of a class is the mean correctness of its members among
+    all K. Candidates without an answer do not vote; a subset without votes, or without weight, counts as wrong.
 
     Args:
         weights: [K] finite floats >= 0, or None for one vote each (arXiv 2203.11171).
@@ -99,7 +105,7 @@ def votes(
         classes: [K] integers >= -1.
         sizes: subset sizes, each 1 to K.
         draws: random orders, at least 1.
-        rng: where they come from.
+        rng: source of the random orders.
 
     Returns:
         [len(sizes)] accuracies.
@@ -115,9 +121,9 @@ def votes(
     for n in sizes:
         _check_size(n, total)
     if draws < 1:
-        raise ImplicitPRMError(f"draws must be at least 1, not {draws}")
+        raise ImplicitPRMError(f"expected draws of at least 1, got {draws}")
 
-    # Those who do not vote get a class of their own, without weight, which cannot win.
+    # Candidates without an answer get a class of their own with zero weight, so that it cannot win.
     names, label = np.unique(labels, return_inverse=True)
     weight = np.where(labels < 0, 0.0, weight)
     worth = np.bincount(label, weights=right) / np.bincount(label)
@@ -140,7 +146,7 @@ def votes(
 
 
 def _win_probabilities(total: int, n: int) -> NDArray[np.float64]:
-    """[K]: how often the i-th lowest of K is the highest of n, C(i - 1, n - 1) / C(K, n), worked out from the top."""
+    """[K] probability that the i-th lowest of K is the highest of n, C(i - 1, n - 1) / C(K, n), from the top down."""
     rank = np.arange(total, 1, -1)
     descending = np.concatenate([[n / total], np.maximum(rank - n, 0) / (rank - 1)])
     return np.cumprod(descending)[::-1]
@@ -163,7 +169,7 @@ def _tallies(
 
 
 def _winners_worth(tally: NDArray[np.float64], worth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[draws]: mean worth of the classes with the most weight; 0 where there is no weight."""
+    """[draws] mean accuracy of the classes with the most weight; 0 without any weight."""
     most = tally.max(axis=1, keepdims=True)
     tied = (tally >= most * (1 - VOTE_TOLERANCE)) & (most > 0)
     return (tied @ worth) / np.maximum(tied.sum(axis=1), 1)
@@ -177,26 +183,26 @@ def _check_size(n: int, total: int) -> None:
 def _vector(values: ArrayLike, name: str, length: int) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (length,):
-        raise ImplicitPRMError(f"{name} must have the shape of correct, ({length},), not {array.shape}")
+        raise ImplicitPRMError(f"expected {name} of shape ({length},), as correct has, got {array.shape}")
     return array
 
 
 def _weights(weights: ArrayLike, length: int) -> NDArray[np.float64]:
     array = _vector(weights, "weights", length)
     if not ((array >= 0).all() and np.isfinite(array.sum())):
-        raise ImplicitPRMError("weights must be finite and not negative; to weight by log-rewards, exponentiate them")
+        raise ImplicitPRMError("expected weights that are finite and not negative; exponentiate log-rewards")
     return array
 
 
 def _labels(classes: ArrayLike, length: int) -> NDArray[np.int64]:
     array = np.asarray(classes)
     if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer) or array.min() < -1:
-        raise ImplicitPRMError(f"classes must be {length} integers >= -1, where -1 is a candidate without an answer")
+        raise ImplicitPRMError(f"expected {length} integer classes >= -1 (-1 is a candidate without an answer)")
     return array.astype(np.int64)
 
 
 def _flags(correct: ArrayLike) -> NDArray[np.bool_]:
     array = np.asarray(correct)
     if array.ndim != 1 or not len(array) or not np.isin(array, (0, 1)).all():
-        raise ImplicitPRMError("correct must be a list of true and false, one for each candidate and at least one")
+        raise ImplicitPRMError("expected correct to hold true or false for each candidate, at least one")
     return array.astype(bool)

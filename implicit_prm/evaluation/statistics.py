@@ -1,8 +1,7 @@
-"""How sure the figures are: percentile bootstraps that resample problems, and the area under the ROC curve.
+"""Bootstrap intervals over problems, and the area under the ROC curve.
 
-The candidates, and still more the steps, of one problem resemble each other, so the unit that is drawn with replacement
-is always the problem. All intervals are two-sided 95 % percentile intervals (Efron & Tibshirani 1993, ch. 13), the
-same for the same seed.
+Responses to one problem, and their steps, are correlated, so the bootstrap always resamples whole problems. All
+intervals are two-sided 95 % percentile intervals (Efron & Tibshirani 1993, ch. 13) and reproducible by their seed.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _CHUNK_CELLS = 2_000_000  # elements of the largest array that one chunk of resa
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the 95 % interval around it; all three are NaN where the figure is not defined."""
+    """A value with its 95 % interval; all three are NaN if the value is undefined."""
 
     value: float
     low: float
@@ -29,18 +28,18 @@ class Interval:
 
 
 def finite(figure: Interval | Mapping[str, float]) -> dict[str, float | None]:
-    """An interval as JSON can hold it: None for what is not defined."""
+    """The interval with None in place of NaN, as JSON needs it."""
     values = asdict(figure) if isinstance(figure, Interval) else figure
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """The mean of one value per problem.
+    """Mean of one value per problem.
 
     Args:
         values: [P] finite floats.
         resamples: bootstrap samples of P problems.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     array = _vector(values, "values")
     means = [counts @ array / len(array) for counts in resampled_counts(len(array), resamples, seed, len(array))]
@@ -48,31 +47,32 @@ def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, seed: int = 0) ->
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """The mean of a - b over the same problems: an interval without 0 says that one of the two is better.
+    """Mean of a - b over the same problems. If the interval excludes 0, one of the two is better.
 
     Args:
-        a, b: [P] finite floats, aligned by problem.
+        a: [P] finite floats.
+        b: [P] finite floats of the same problems.
         resamples: bootstrap samples of P problems.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     first, second = _vector(a, "a"), _vector(b, "b")
     if len(first) != len(second):
-        raise ImplicitPRMError(f"a and b must be about the same problems; they have {len(first)} and {len(second)}")
+        raise ImplicitPRMError(f"expected a and b of the same problems, got {len(first)} and {len(second)}")
     return bootstrap_mean(first - second, resamples, seed)
 
 
 def clustered_ratio(numerators: ArrayLike, denominators: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """sum(numerators) / sum(denominators) over problems: a share of things of which each problem has several.
+    """sum(numerators) / sum(denominators) over problems: a share among items, of which each problem has several.
 
     Args:
         numerators: [P] finite floats.
         denominators: [P] finite floats >= 0. If all are 0, the ratio is NaN.
-        resamples: bootstrap samples of P problems; those whose denominators are all 0 are left out.
-        seed: of the resampling.
+        resamples: bootstrap samples of P problems; samples whose denominators are all 0 are left out.
+        seed: seed of the resampling.
     """
     above, below = _vector(numerators, "numerators"), _vector(denominators, "denominators")
     if len(above) != len(below) or (below < 0).any():
-        raise ImplicitPRMError("denominators must be as many as the numerators, and none negative")
+        raise ImplicitPRMError("expected as many denominators as numerators, none of them negative")
     counts = resampled_counts(len(above), resamples, seed, len(above))
     ratio = float(_ratio(above.sum(), below.sum()))
     return percentile_interval(ratio, [_ratio(count @ above, count @ below) for count in counts])
@@ -82,7 +82,8 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
     """Probability that a positive scores higher than a negative, ties counting half (Mann & Whitney 1947).
 
     Args:
-        positive, negative: floats, infinities included, in any number. Takes n log n time.
+        positive: scores of positives, infinities included.
+        negative: scores of negatives. Takes n log n time.
 
     Returns:
         0 to 1, or NaN if either side is empty.
@@ -93,12 +94,13 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
 def clustered_auroc(
     positives: Sequence[ArrayLike], negatives: Sequence[ArrayLike], resamples: int = 1_000, seed: int = 0
 ) -> Interval:
-    """`auroc` of all positives against all negatives, also across problems, with an interval that resamples problems.
+    """`auroc` of all positives against all negatives, across problems too, with a bootstrap interval over problems.
 
     Args:
-        positives, negatives: for each of P problems its scores on either side; either may be empty.
-        resamples: bootstrap samples of P problems; those without positives or without negatives are left out.
-        seed: of the resampling.
+        positives: for each of P problems its positives; may be empty.
+        negatives: for each of P problems its negatives; may be empty.
+        resamples: bootstrap samples of P problems; samples without positives or negatives are left out.
+        seed: seed of the resampling.
     """
     value, resampled = auroc_resamples(positives, negatives, resamples, seed)
     return percentile_interval(value, [resampled])
@@ -107,14 +109,14 @@ def clustered_auroc(
 def auroc_resamples(
     positives: Sequence[ArrayLike], negatives: Sequence[ArrayLike], resamples: int = 1_000, seed: int = 0
 ) -> tuple[float, NDArray[np.float64]]:
-    """`clustered_auroc`'s figure, and [resamples] that of each resample: NaN where one side has nothing.
+    """The value of `clustered_auroc`, and [resamples] that of each resample: NaN if it has only one side.
 
-    Which problems are drawn depends on their number and the seed alone, so that two scorers' resamples are paired.
+    The draws depend on the number of problems and the seed alone, so the resamples of two scorers are paired.
     """
     if len(positives) != len(negatives) or not len(positives):
         raise ImplicitPRMError(
-            f"positives are of {len(positives)} problems and negatives of {len(negatives)}; "
-            "they must be of the same problems, and of at least one"
+            f"expected positives and negatives of the same problems, at least one, got {len(positives)} and "
+            f"{len(negatives)} problems"
         )
     lengths = [np.size(side) for side in (*positives, *negatives)]
     scores = np.concatenate([np.ravel(np.asarray(side, dtype=np.float64)) for side in (*positives, *negatives)])
@@ -128,7 +130,7 @@ def auroc_resamples(
     tie_starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]])[: len(scores)])
 
     def area(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[r, P] times that each problem was drawn -> [r]"""
+        """[r, P] how often each problem was drawn -> [r]"""
         if not len(scores):
             return np.full(len(counts), np.nan)
         weight = counts[:, problem].astype(np.float64)
@@ -144,7 +146,14 @@ def auroc_resamples(
 
 
 def resampled_counts(problems: int, resamples: int, seed: int, cells: int) -> Iterator[NDArray[np.int64]]:
-    """Chunks of [r, P]: how often each problem occurs in P draws with replacement. `cells`: what one resample takes."""
+    """Yield chunks of [r, P]: how often each problem occurs in P draws with replacement.
+
+    Args:
+        problems: P.
+        resamples: total number of rows.
+        seed: seed of the draws.
+        cells: array elements that one resample takes, which bounds the chunks.
+    """
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_CELLS // cells) if cells else 1
     for start in range(0, resamples, chunk):
@@ -159,6 +168,7 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> NDArray[np.float64]:
 
 
 def percentile_interval(value: float, resampled: list[NDArray[np.float64]]) -> Interval:
+    """The value with the 95 % percentile interval of its resamples, of which NaN are left out."""
     figures = np.concatenate(resampled) if resampled else np.array([])
     figures = figures[~np.isnan(figures)]
     if np.isnan(value) or not len(figures):
@@ -170,5 +180,5 @@ def percentile_interval(value: float, resampled: list[NDArray[np.float64]]) -> I
 def _vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ImplicitPRMError(f"{name} must be finite numbers, one for each problem and at least one")
+        raise ImplicitPRMError(f"expected {name} to hold a finite number for each problem, at least one")
     return array

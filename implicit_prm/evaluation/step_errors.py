@@ -1,4 +1,4 @@
-"""Where the right and wrong steps are known: does the lowest step reward point at the first wrong one?"""
+"""Step scores against step labels: does the lowest step reward find the first wrong step?"""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from implicit_prm.utils.errors import error_context
 
 @dataclass(frozen=True)
 class StepErrors:
-    """Of each problem: the scores of right steps and of first wrong ones; of the latter, how many were the lowest of
-    their response, and how many there are."""
+    """Step scores by label, one entry per problem.
+
+    Attributes:
+        right: scores of the right steps.
+        wrong: scores of the first wrong steps, one per faulty response.
+        found: number of faulty responses whose lowest step is the first wrong one.
+        faulty: number of faulty responses.
+    """
 
     right: list[list[float]]
     wrong: list[list[float]]
@@ -28,7 +34,7 @@ class StepErrors:
 def step_metrics(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]], seed: int = 0) -> dict[str, Any]:
     """AUROC of step rewards for first-wrong against right steps, and how often the lowest step is the first wrong one.
 
-    Intervals resample problems. Empty where no wrong step is labelled; see `step_errors`.
+    Intervals are bootstrap over problems. Empty if no step is labelled wrong; see `step_errors`.
     """
     errors = step_errors(groups, scores)
     if not sum(errors.faulty):
@@ -44,11 +50,11 @@ def step_metrics(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]
 
 
 def step_errors(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]) -> StepErrors:
-    """What step scores say of labelled steps, problem by problem.
+    """Scores of right and of first wrong steps.
 
-    Right steps are those before the first wrong one (all of them in a response without any); what follows a wrong step
-    is neither, as in ProcessBench (arXiv 2412.06559). Problems without labels are left out, and those whose labels are
-    estimates (`ESTIMATED`): agreement with a guess is no measure.
+    Right steps are those before the first wrong one; steps after it are neither right nor wrong, as in ProcessBench
+    (arXiv 2412.06559). Left out are responses that were not scored, problems without labels, and problems whose labels
+    are estimates (`ESTIMATED`), which measure nothing.
 
     Raises:
         ImplicitPRMError: a response whose number of step labels is not its number of scored steps, or with a label that
@@ -62,7 +68,7 @@ def step_errors(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]])
         first: list[float] = []
         hits = 0
         for place, (told, one) in enumerate(zip(group.step_labels, scored, strict=True)):
-            if told is None:
+            if told is None or not one.step_rewards:
                 continue
             with error_context(f"problem {group.id}, response {place}"):
                 _require_hard(told)

@@ -57,7 +57,7 @@ def test_a_scorer_of_ten_lines():
 
 
 @pytest.mark.parametrize("kind", ["file", "dataset", "list"])
-def test_candidates_may_be_anywhere(kind, tmp_path):
+def test_candidates_from_a_file_a_dataset_or_a_list(kind, tmp_path):
     given = {
         "file": write_rows(tmp_path / "c.jsonl", ROWS),
         "dataset": datasets.Dataset.from_list(ROWS),

@@ -191,6 +191,6 @@ def test_votes_of_many_candidates_are_drawn_in_chunks():
         lambda: votes(None, [True, False], [0, 1], [1], 0, np.random.default_rng(0)),
     ],
 )
-def test_unsound_input_is_refused(call):
+def test_invalid_input_is_refused(call):
     with pytest.raises(ImplicitPRMError):
         call()

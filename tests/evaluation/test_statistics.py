@@ -44,7 +44,7 @@ def test_many_problems_are_resampled_in_chunks():
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(5000), rel=0.1)
 
 
-def test_paired_difference_is_narrower_than_the_problems_are_different():
+def test_paired_difference_has_a_narrower_interval():
     difficulty = np.random.default_rng(0).random(200)
     a, b = difficulty + 0.01, difficulty
     assert paired_difference(a, b).low == pytest.approx(0.01)
@@ -96,7 +96,7 @@ def test_clustered_auroc_equals_a_plain_bootstrap_of_problems():
     assert [interval.low, interval.high] == pytest.approx(np.percentile(areas, [2.5, 97.5]))
 
 
-def test_clusters_that_agree_with_themselves_widen_the_interval():
+def test_correlated_clusters_widen_the_interval():
     rng = np.random.default_rng(0)
     positives, negatives = rng.normal(0.5, 1, 40), rng.normal(0, 1, 40)
     alone = clustered_auroc([[p] for p in positives], [[n] for n in negatives])
@@ -140,6 +140,6 @@ def test_clustered_ratio_without_denominators_is_nan():
         lambda: clustered_auroc([], []),
     ],
 )
-def test_unsound_input_is_refused(call):
+def test_invalid_input_is_refused(call):
     with pytest.raises(ImplicitPRMError):
         call()

@@ -1,4 +1,4 @@
-"""Scores are kept as they come: nothing is scored twice, nothing stale is read."""
+"""The store of scores: nothing is scored twice, and nothing stale is read."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +32,7 @@ class Counting:
         ]
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+def test_an_interrupted_run_resumes(tmp_path):
     groups = _groups(20)
     with pytest.raises(KeyboardInterrupt):
         store.score_all(groups, Counting(fail_at="p13"), tmp_path, "key")
@@ -52,7 +52,7 @@ def test_the_table_is_reused_under_the_same_key_only(tmp_path):
     assert third.seen == ["p0", "p1", "p2"]
 
 
-def test_the_table_says_what_it_holds(tmp_path):
+def test_contents_of_the_table(tmp_path):
     store.score_all(_groups(2), Counting(), tmp_path, "key")
     rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()
     assert rows[3] == {

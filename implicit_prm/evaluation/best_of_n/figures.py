@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from implicit_prm.evaluation.figures import new_figure
 
-# Okabe and Ito's palette, told apart by the colour-blind; lines differ in style too.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish; lines also differ in style.
 _STYLES = [
     ("#D55E00", "-"),
     ("#0072B2", "-"),

@@ -1,4 +1,4 @@
-"""Where the lowest step of a response falls: a score that always blames the end, or the start, reads no steps."""
+"""Position of the lowest step in a response: a score that is always lowest at the end does not read the steps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def lowest_step_positions(
 ) -> dict[str, Any]:
     """Relative position of the lowest step reward (the first of equals), for right and for wrong responses.
 
-    Step k of S is at k / (S - 1), 0 to 1, in one of ten bins. `even` is what the bins would hold if every step of a
-    response were the lowest equally often: short responses have few positions. Responses with fewer than two scored
+    Step k of S is at k / (S - 1), 0 to 1, in one of ten bins. `even` is the share of each bin if every step of
+    a response were the lowest equally often: short responses have few positions. Responses with fewer than two scored
     steps have no position and are counted in `left_out`. Intervals are 95 % percentile bootstrap over problems.
     """
     found: dict[str, Any] = {}

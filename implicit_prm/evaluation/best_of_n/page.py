@@ -1,4 +1,4 @@
-"""The page of a reranking run: wrong picks first."""
+"""report.html of a best-of-N run: figures, tables, and solutions with wrong picks first."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.colors import Scale
 
-# In the order that they are shown in.
+# Kinds of problems, in the order in which they are shown.
 WRONG_PICK, BEATS_VOTE, RIGHT_PICK, NONE_RIGHT = "wrong pick", "right pick, wrong vote", "right pick", "none is right"
 _KINDS = (WRONG_PICK, BEATS_VOTE, RIGHT_PICK, NONE_RIGHT)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which responses of a problem are shown, by their places, and the kind of problem that makes it."""
+    """The responses of a problem that are shown, as indices, and the kind of problem."""
 
     kind: str
     pick: int
     right: int | None  # the highest-scored right response
-    vote: int | None  # the first response with the answer that most give
+    vote: int | None  # the first response with the most frequent answer
     votes: str = ""
 
 
 def choose(c: Candidates, values: np.ndarray) -> Choice:
-    """What the scores pick of all responses (of equals, the first), the best right one, and the majority's answer."""
+    """The response with the best score (the first of equals), the best correct one, and the majority's answer."""
     ranked = np.where(c.valid, values, -np.inf)
     pick = int(ranked.argmax())
     rights = np.flatnonzero(c.correct)
@@ -78,8 +78,11 @@ def write(
     """Write report.html.
 
     Args:
-        metrics: what metrics.json holds.
-        groups, candidates, scores: of every problem.
+        path: where to write it.
+        metrics: contents of metrics.json.
+        groups: the problems.
+        candidates: of every problem.
+        scores: of every problem, one per response.
         values: of every problem, [K] the scores that responses are picked by.
     """
     choices = [choose(c, v) for c, v in zip(candidates, values, strict=True)]
@@ -99,7 +102,7 @@ def write(
         lowest_step=embedded(lowest_step_figure(metrics)) if metrics["lowest_step"] else None,
         scale=scale,
         remark=f"{len(shown.problems)} of {len(groups)} problems: {shown.tags.get(WRONG_PICK, 0)} of the {wrong} whose "
-        f"pick is wrong though a right response exists, then others. Left out: {len(groups) - len(shown.problems)}.",
+        f"pick is wrong although a right response exists, then others. Not shown: {len(groups) - len(shown.problems)}.",
         **vars(shown),
     )
 
@@ -126,7 +129,7 @@ def _shown(
 
 
 def _marks(group: Group, place: int, one: StepScores) -> list[list[str]]:
-    """What is known of each step: is it right, by the data's own label, and is it the lowest?"""
+    """Marks of each step: its label in the data, and whether it is the lowest."""
     marks: list[list[str]] = [[] for _ in one.step_rewards]
     labels = group.step_labels[place] if group.step_labels is not None else None
     if labels is not None and len(labels) == len(marks):

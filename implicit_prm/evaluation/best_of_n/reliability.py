@@ -1,4 +1,4 @@
-"""Does a higher score mean that a response is more often right? Equally many responses to a bin, and their share."""
+"""Share of right responses by score, in bins with equally many responses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from implicit_prm.evaluation.statistics import clustered_ratio, finite
 def reliability(
     candidates: Sequence[Candidates], values: Sequence[np.ndarray], resamples: int, seed: int, bins: int = 10
 ) -> dict[str, Any]:
-    """Share of right responses in bins of the score, all problems together.
+    """Share of right responses in bins of the score, over all problems.
 
-    Bins are quantiles; equal scores share one, so there may be fewer bins, and uneven ones. Responses that cannot be
-    picked (cut off, or without a scored step) are in none and are counted. Intervals are 95 % percentile bootstrap over
-    problems, whose responses resemble each other: Wilson's would take every response for an independent one.
+    Bins are quantiles. Equal scores share a bin, so there may be fewer bins, of different sizes. Responses that cannot
+    be picked (cut off, or without a scored step) are in no bin; `left_out` counts them. Intervals are 95 % percentile
+    bootstrap over problems: Wilson intervals would treat responses to the same problem as independent.
 
     Args:
         candidates: of every problem.
         values: of every problem, [K] the scores that responses are picked by.
+        resamples: number of bootstrap samples.
+        seed: seed of the resampling.
+        bins: number of bins.
     """
     usable = [c.valid & np.isfinite(v) for c, v in zip(candidates, values, strict=True)]
     pooled = np.concatenate([v[use] for v, use in zip(values, usable, strict=True)])

@@ -16,18 +16,18 @@ def within_problem_auroc(
 ) -> dict[str, Any]:
     """Mean AUROC of each ranking against correctness within a problem; 0.5 is chance.
 
-    Unlike best-of-N it uses every pair of a right and a wrong response, and unlike a pooled AUROC it says nothing about
-    how hard a problem is. Responses that cannot be picked (cut off, or without a score) are left out; problems without
-    a right or without a wrong response are, too. Intervals are 95 % percentile bootstrap over problems.
+    It uses every pair of a right and a wrong response, not the best-scored response alone, and is not affected by how
+    hard a problem is. Left out are responses that cannot be picked (cut off, or without a score), and problems without
+    a right or without a wrong response. Intervals are 95 % percentile bootstrap over problems.
 
     Args:
         candidates: of every problem.
         rankings: name -> of every problem, [K] scores.
-        resamples: bootstrap samples.
-        seed: of the resampling.
+        resamples: number of bootstrap samples.
+        seed: seed of the resampling.
 
     Returns:
-        name -> value, low, high and the number of `problems` it is the mean of; None where there is none.
+        name -> value, low and high (None without any problem of both kinds), and `problems`, the number averaged over.
     """
     found = {}
     for name, values in rankings.items():

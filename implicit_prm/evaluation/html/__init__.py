@@ -1,1 +1,1 @@
-"""`report.html`: one page that stands alone, with figures, tables and the solutions coloured step by step."""
+"""`report.html`: a self-contained page with figures, tables, and solutions with coloured steps."""

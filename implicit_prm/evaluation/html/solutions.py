@@ -1,4 +1,4 @@
-"""Scored responses as a page shows them: every step with its number, its colour and what is known of it."""
+"""Scored responses as a page shows them: every step with its value, colour and marks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from implicit_prm.types import Group, Prompt, StepScores
 from implicit_prm.utils.colors import Scale
 
-# What keeps a page small: so many problems, or fewer if their responses are long.
+# Limits of a page: at most this many problems, fewer if their responses are long.
 PROBLEMS, CHARACTERS = 50, 600_000
 _STEP_CHARACTERS = 250  # of markup around a step's text
-# What can be known of a step: by the data's label, by the scores, by a threshold.
+# Marks of a step: by its label, by the scores, by a threshold.
 MARKS = RIGHT, FIRST_WRONG, WRONG, LOWEST, PREDICTED = "right", "first wrong", "wrong", "lowest", "predicted"
 
 
 @dataclass(frozen=True)
 class ShownStep:
-    """A step's text, its value as written and as #rrggbb, and those of `MARKS` that hold."""
+    """A step: its text, its value as text, its colour as #rrggbb, and its `MARKS`."""
 
     text: str
     value: str
@@ -30,7 +30,7 @@ class ShownStep:
 
 @dataclass(frozen=True)
 class ShownResponse:
-    """One response with what it is here for (`roles`). `text` is given where the steps do not tell it."""
+    """One response; `roles` say why it is shown. `text` is empty if the steps contain it."""
 
     roles: list[str]
     right: bool
@@ -40,13 +40,13 @@ class ShownResponse:
 
     @property
     def characters(self) -> int:
-        """Roughly what it takes of the page."""
+        """Approximate size on the page."""
         return len(self.text) + sum(len(step.text) + _STEP_CHARACTERS for step in self.steps)
 
 
 @dataclass(frozen=True)
 class ShownProblem:
-    """A problem with the responses that are shown of it; `tags`, of all problems as many, are to filter by."""
+    """A problem with the responses that are shown. Pages filter by `tags`, of which all problems have equally many."""
 
     id: str
     tags: list[str]
@@ -56,7 +56,7 @@ class ShownProblem:
 
 
 def common_scale(kind: str, values: Iterable[Sequence[float]]) -> Scale:
-    """One scale for a whole page. The largest twentieth of the values has the full colour: a few must not pale all."""
+    """One colour scale for the page. The largest 5 % of values are fully coloured, so outliers do not pale the rest."""
     sizes = np.abs([value for some in values for value in some])
     return Scale.of(kind, [float(np.quantile(sizes, 0.95))] if len(sizes) else [])
 
@@ -64,9 +64,9 @@ def common_scale(kind: str, values: Iterable[Sequence[float]]) -> Scale:
 def shown_steps(
     group: Group, place: int, one: StepScores, values: Sequence[float], scale: Scale, marks: Sequence[Sequence[str]]
 ) -> tuple[list[ShownStep], str]:
-    """The steps of a response, and its text where they do not tell it.
+    """The steps of a response, and its text if the steps do not contain it.
 
-    Scores from a column have no spans: their steps are the ones that are given beside them, if as many, or numbers.
+    Scores from a column have no spans. Their steps are those of the column `steps` if the numbers agree, else numbered.
     """
     texts: Sequence[str] = one.steps
     given = group.steps[place] if group.steps is not None else []
@@ -83,7 +83,7 @@ def shown_steps(
 
 @dataclass(frozen=True)
 class Browser:
-    """The problems of a page, how many of them have each tag, and which marks their steps have."""
+    """The problems of a page, the number of problems per tag, and the marks that occur."""
 
     problems: list[ShownProblem]
     tags: dict[str, int]
@@ -91,7 +91,7 @@ class Browser:
 
 
 def browser(problems: Iterable[ShownProblem]) -> Browser:
-    """As many of the first problems as a page has room for, at least one if there is one."""
+    """The first problems, as many as fit on a page; at least one if there are any."""
     kept: list[ShownProblem] = []
     room = CHARACTERS
     for problem in problems:
@@ -106,7 +106,7 @@ def browser(problems: Iterable[ShownProblem]) -> Browser:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A problem as one text: a chat's turns one after the other, a single user's turn without saying whose it is."""
+    """A problem as text: the turns of a chat with their roles, a single user turn without."""
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if len(turns) == 1 and turns[0]["role"] == "user":
         return turns[0]["content"]

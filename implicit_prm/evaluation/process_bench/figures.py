@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from implicit_prm.evaluation.figures import new_figure
 from implicit_prm.evaluation.formatting import percent
 
-# Okabe and Ito's palette, told apart by the colour-blind; marks differ too.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish; marks differ too.
 _STYLES = [("#D55E00", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#000000", "X")]
 
 
 def trade_off_figure(metrics: dict[str, Any], curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Accuracy on erroneous against accuracy on correct solutions as the threshold moves, the chosen point marked.
+    """Accuracy on erroneous against accuracy on correct solutions for every threshold, with the chosen point marked.
 
     Args:
         curves: for each subset both accuracies at every distinct threshold, on erroneous solutions first.

@@ -1,4 +1,4 @@
-"""The figures of a subset with their intervals, and the predictions they are made of."""
+"""Metrics of a subset with their intervals, and its predictions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ READINGS = {"step": "PRM, step scores", "step_mean": "PRM, step means", "prefix"
 
 
 def f1_of(one: Subset, verdicts: dict[str, Verdict]) -> dict[str, th.Floats]:
-    """[1 + resamples] F1 of each way to judge: of the sample itself, then of each resample."""
+    """[1 + resamples] F1 of each verdict: on the sample, then on each resample."""
     erroneous = one.labels != -1
     return {name: th.f1(*th.accuracies(v.hits, erroneous, one.weights)) for name, v in verdicts.items()}
 
 
 def subset_metrics(one: Subset, verdicts: dict[str, Verdict], config: ProcessBenchConfig) -> dict[str, Any]:
-    """A subset's part of metrics.json."""
+    """The entry of a subset in metrics.json."""
     erroneous = one.labels != -1
     everything = np.ones(len(erroneous), dtype=bool)
     chosen = READINGS[config.over]
@@ -62,7 +62,7 @@ def subset_metrics(one: Subset, verdicts: dict[str, Verdict], config: ProcessBen
 
 
 def write_predictions(one: Subset, verdict: Verdict, over: str, path: Path) -> None:
-    """JSON lines, one per solution: what was predicted, by which threshold, and what is true."""
+    """JSON lines, one per solution: label, prediction, threshold and step values."""
     assert verdict.used is not None
     rows = zip(
         one.column("ids"),
@@ -86,7 +86,7 @@ def write_predictions(one: Subset, verdict: Verdict, over: str, path: Path) -> N
 
 
 def _step_metrics(one: Subset, config: ProcessBenchConfig) -> dict[str, Any]:
-    """AUROC and lowest step, which need no threshold, of the values that were chosen; unscored solutions left out."""
+    """Metrics of the step values that need no threshold: AUROC, lowest step. Unscored solutions are left out."""
     groups, scores = [], []
     for group, some in zip(one.groups, one.scores, strict=True):
         keep = [place for place, score in enumerate(some) if score.step_rewards]
@@ -110,10 +110,10 @@ def _figures(
 
 
 def interval(figure: th.Floats) -> dict[str, float | None]:
-    """[1 + resamples] -> the first with the interval of the others."""
+    """[1 + resamples] values -> the first, with the percentile interval of the others."""
     return finite(percentile_interval(float(figure[0]), [figure[1:]]))
 
 
 def spread(used: Sequence[float] | th.Floats) -> dict[str, float]:
-    """The thresholds that were met: one, or one per fold."""
+    """Median, lowest and highest of the thresholds that were used: one, or one per fold."""
     return {"value": float(np.median(used)), "lowest": float(np.min(used)), "highest": float(np.max(used))}

@@ -1,4 +1,4 @@
-"""The page of a ProcessBench run: the solutions whose first wrong step was not found, or found where there is none."""
+"""report.html of a ProcessBench run: figure, tables, and the solutions that were judged wrongly."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from implicit_prm.utils.colors import Scale
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """A solution that was judged wrongly: its place among a group's, and the step that is wrong, that was predicted."""
+class Misjudged:
+    """A solution that was judged wrongly: `label` and `prediction` are indices of a step, -1 for none."""
 
     subset: str
     group: Group
@@ -47,7 +47,7 @@ class Wrong:
 
     @property
     def kind(self) -> str:
-        """How it is wrong."""
+        """The kind of mistake."""
         if self.label == -1:
             return "false alarm"
         if self.prediction == -1:
@@ -65,15 +65,16 @@ def write(
     """Write report.html.
 
     Args:
-        metrics: what metrics.json holds.
+        path: where to write it.
+        metrics: contents of metrics.json.
         curves: as for `trade_off_figure`.
         judged: every subset with the verdict that is reported.
-        over: step or prefix, the values that were judged by.
+        over: the step values that were used: step, step_mean or prefix.
     """
-    wrong = [solution for one, verdict in judged for solution in wrong_solutions(one, verdict, over)]
+    wrong = [solution for one, verdict in judged for solution in misjudged_solutions(one, verdict, over)]
     kind = kind_of([some for one, _ in judged for some in one.scores])
     scale = common_scale(kind, [values for one, _ in judged for values in one.values(over)])
-    shown = browser(_shown(one, scale) for one in in_turn(wrong))
+    shown = browser(_shown(one, scale) for one in alternating(wrong))
     write_page(
         path,
         "process_bench.html",
@@ -81,13 +82,13 @@ def write(
         trade_off=embedded(trade_off_figure(metrics, curves)),
         notes={name: notes(row, metrics["values"]) for name, row in metrics["subsets"].items()},
         scale=scale,
-        remark=f"{len(shown.problems)} of the {len(wrong)} wrongly judged solutions, by turns of every kind and "
-        f"subset. Left out: {len(wrong) - len(shown.problems)}.",
+        remark=f"{len(shown.problems)} of the {len(wrong)} wrongly judged solutions, alternating "
+        f"between kinds and subsets. Not shown: {len(wrong) - len(shown.problems)}.",
         **vars(shown),
     )
 
 
-def wrong_solutions(one: Subset, verdict: Verdict, over: str) -> list[Wrong]:
+def misjudged_solutions(one: Subset, verdict: Verdict, over: str) -> list[Misjudged]:
     """The scored solutions of a subset whose prediction is not the label."""
     assert verdict.used is not None
     found = []
@@ -100,20 +101,20 @@ def wrong_solutions(one: Subset, verdict: Verdict, over: str) -> list[Wrong]:
     for (group, place, score), values, label, threshold in rows:
         prediction = th.predict(values, threshold)
         if values and prediction != label:
-            found.append(Wrong(one.name, group, place, score, values, label, prediction, threshold))
+            found.append(Misjudged(one.name, group, place, score, values, label, prediction, threshold))
     return found
 
 
-def in_turn(wrong: Sequence[Wrong]) -> Iterator[Wrong]:
+def alternating(wrong: Sequence[Misjudged]) -> Iterator[Misjudged]:
     """The first of every subset and kind, the second of each, and so on: the files list erroneous solutions first."""
-    queues: dict[tuple[str, str], list[Wrong]] = {}
+    queues: dict[tuple[str, str], list[Misjudged]] = {}
     for one in wrong:
         queues.setdefault((one.subset, one.kind), []).append(one)
     for some in zip_longest(*queues.values()):
         yield from (one for one in some if one is not None)
 
 
-def _shown(one: Wrong, scale: Scale) -> ShownProblem:
+def _shown(one: Misjudged, scale: Scale) -> ShownProblem:
     marks: list[list[str]] = [[] for _ in one.values]
     for step in range(len(marks) if one.label == -1 else one.label):
         marks[step].append(RIGHT)

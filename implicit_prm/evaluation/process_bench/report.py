@@ -20,7 +20,7 @@ FILES = {
 
 
 def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> None:
-    """For each subset both accuracies and F1, which threshold was used, and the measures that need none."""
+    """For each subset both accuracies and F1, and the lines of `notes` below."""
     console = console or Console()
     for name, row in metrics["subsets"].items():
         _print_subset(name, row, metrics["values"], console)
@@ -49,7 +49,7 @@ def _print_subset(name: str, row: dict[str, Any], chosen: str, console: Console)
 
 
 def notes(row: dict[str, Any], chosen: str) -> list[str]:
-    """What is said of a subset below its table: thresholds, differences, and the measures that need no threshold."""
+    """Lines below the table of a subset: thresholds, differences, and metrics that need no threshold."""
     lines = []
     if row["results"][chosen]["f1"]["value"] is None:
         missing = "a wrong step" if row["erroneous"] == 0 else "none"
@@ -58,7 +58,7 @@ def notes(row: dict[str, Any], chosen: str) -> list[str]:
         if result["threshold"] is not None:
             lines.append(f"{label}: threshold {_threshold(result['threshold'])}")
     if row["unscored"]:
-        lines.append(f"{row['unscored']} solutions are over the model's context and count as judged wrongly")
+        lines.append(f"{row['unscored']} solutions are too long for the model and count as judged wrongly")
     for label, interval in row["f1_difference"].items():
         lines.append(f"F1: {label}: {percent(interval, '+')} {band(interval)}")
     if row["steps"]:

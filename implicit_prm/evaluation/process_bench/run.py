@@ -1,4 +1,4 @@
-"""The ProcessBench run: find the first wrong step with a threshold that has not seen the rows it is measured on."""
+"""ProcessBench: find the first wrong step, with a threshold that was not fitted on the rows it is measured on."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ def evaluate_subsets(
 
     A solution's prediction is its first step whose value is below the threshold, -1 if there is none; F1 is the
     harmonic mean of the accuracies on solutions with and without a wrong step (arXiv 2412.06559). Intervals are 95 %
-    percentile bootstrap over problems; the threshold is fitted anew in each resample.
+    percentile bootstrap over problems; the threshold is refitted in each resample.
 
     Args:
         config: which step values are read, the threshold, number of resamples and seed.
         groups: the problems of each subset.
         scorer: what scores them.
         folder: for metrics.json, trade_off.png, report.html and a folder per subset; None writes nothing.
-        say: is told the size of each subset.
+        say: prints the size of each subset.
 
     Returns:
-        The metrics, as metrics.json holds them; a figure that is not defined is None.
+        The metrics, as metrics.json holds them; undefined values are None.
     """
     if not scorer.by_step:
         raise ImplicitPRMError(
@@ -103,7 +103,7 @@ def evaluate_subsets(
 def all_verdicts(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset]) -> dict[str, Verdict]:
     """The verdicts on a subset by each reading of the scores and without them; the reading of `config.over` first."""
     readings: list[str] = [config.over]
-    if isinstance(config.threshold, str):  # another reading costs nothing but another threshold
+    if isinstance(config.threshold, str):  # another reading needs only another threshold
         others = [name for name in READINGS if name != config.over]
         readings += [name for name in others if all(can_be_read(some, name) for some in subsets.values())]
     return {READINGS[over]: judge(config, one, subsets, over) for over in readings} | blind(one)
@@ -133,7 +133,7 @@ def process_bench_metrics(
 
 
 def load_subset(config: ProcessBenchConfig, source: str) -> list[Group]:
-    """A subset's problems, or `max_problems` of them, drawn: the official files list wrong solutions first."""
+    """The problems of a subset, or `max_problems` random ones: the official files list wrong solutions first."""
     groups = load_process_bench(source, config.dataset, config.dataset_revision)
     if config.max_problems is None or config.max_problems >= len(groups):
         return groups
@@ -145,7 +145,7 @@ def load_subset(config: ProcessBenchConfig, source: str) -> list[Group]:
 def score_subset(
     config: ProcessBenchConfig, name: str, groups: list[Group], scorer: OpenScorer, folder: Path | None, seed: int
 ) -> Subset:
-    """Scores of a subset, kept in `folder`, and the resamples that all of its intervals use."""
+    """A subset with its scores (kept in `folder`) and the resamples that all of its intervals use."""
     scores = scorer.score_all(groups, folder)
     for group, some in zip(groups, scores, strict=True):
         for place, (told, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
@@ -163,13 +163,13 @@ def score_subset(
 
 
 def can_be_read(one: Subset, over: str) -> bool:
-    """Do the scores hold these step values? Probabilities have no running sums, a column's numbers no token counts."""
+    """Whether the scores have these step values: probabilities have no running sums, a column has no token counts."""
     needed = {"step": "step_rewards", "step_mean": "step_tokens", "prefix": "prefix_values"}[over]
     return all(getattr(score, needed) is not None for some in one.scores for score in some)
 
 
 def judge(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset], over: str) -> Verdict:
-    """Judge a subset's solutions by a threshold that was fitted on others, or that is given."""
+    """Judge the solutions of a subset by a given threshold, or by one that was fitted on other rows."""
     windows = one.windows(over)
     size = len(windows)
     if isinstance(config.threshold, float):
@@ -189,9 +189,8 @@ def judge(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset], o
         origin = {"fitted_on": source.name, "left_out_problems": int(shared.sum())}
     if np.isnan(fitted[0]).any():
         raise ImplicitPRMError(
-            f"{one.name}: no threshold can be fitted on {origin['fitted_on']}: it takes solutions with a wrong step "
-            "and solutions without, in every part that it is fitted on. Take more problems, set threshold to another "
-            "subset, or give a number"
+            f"{one.name}: no threshold can be fitted on {origin['fitted_on']}: every part that is fitted on needs "
+            "solutions with and without a wrong step. Use more problems, or set threshold to another subset or a number"
         )
     fitted = np.broadcast_to(fitted, (len(fitted), size))
     hits = np.where(np.isnan(fitted), np.nan, windows.hits(fitted))
@@ -199,5 +198,5 @@ def judge(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset], o
 
 
 def fold_of_problem(problems: int, seed: int) -> NDArray[np.int64]:
-    """[problems] fold numbers, as even as can be, drawn with `seed`; all solutions of a problem are in one fold."""
+    """[problems] random fold numbers, as even as possible; all solutions of a problem are in one fold."""
     return np.random.default_rng(seed).permutation(problems) % min(FOLDS, problems)

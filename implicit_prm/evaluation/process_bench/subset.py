@@ -1,4 +1,4 @@
-"""A subset of ProcessBench with its scores, and what a way to judge its solutions comes to."""
+"""A subset of ProcessBench with its scores, and the verdicts on its solutions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BLIND = "best blind guess"
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset with its scores, and n solutions of it in a row: those of the first problem, of the second, ..."""
+    """A subset with its scores. Its n solutions are ordered by problem: those of the first, of the second, ..."""
 
     name: str
     groups: list[Group]
     scores: list[list[StepScores]]
-    weights: th.Floats  # [1 + resamples, n]: once each, then how often each bootstrap resample of problems drew them
+    weights: th.Floats  # [1 + resamples, n] counts: ones, then those of each bootstrap resample of problems
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -33,7 +33,7 @@ class Subset:
 
     @property
     def problem(self) -> NDArray[np.int64]:
-        """[n] the problem that each solution is of."""
+        """[n] index of each solution's problem."""
         return np.repeat(np.arange(len(self.groups)), [len(group) for group in self.groups])
 
     def column(self, name: str) -> list[Any]:
@@ -41,28 +41,28 @@ class Subset:
         return [entry for group in self.groups for entry in group.extra[name]]
 
     def values(self, over: str) -> list[list[float]]:
-        """[n] lists of step values, as `head.step_values` reads them; empty for a solution that was not scored."""
+        """[n] lists of step values, see `step_values`; empty for a solution that was not scored."""
         return [step_values(one, over) for some in self.scores for one in some]
 
     def windows(self, over: str) -> th.Windows:
-        """Which thresholds judge each solution rightly."""
+        """The thresholds that judge each solution correctly."""
         return th.windows(self.values(over), self.labels.tolist())
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How surely each solution is judged rightly, and by which threshold, if by one."""
+    """Whether each solution is judged correctly, and the threshold, if there is one."""
 
-    hits: NDArray[np.float64]  # [n] or [1 + resamples, n], 0 to 1; NaN in resamples that no threshold was fitted in
+    hits: NDArray[np.float64]  # [n] or [1 + resamples, n] probabilities; NaN in resamples without a fitted threshold
     threshold: dict[str, Any] | None = None
-    used: th.Floats | None = None  # [n] the threshold that each solution met
+    used: th.Floats | None = None  # [n] the threshold used for each solution
 
 
 def blind(one: Subset) -> dict[str, Verdict]:
-    """What can be had without reading a solution, in expectation.
+    """Baselines that do not read the solution, in expectation.
 
-    The blind guess says "no error" at a rate p and any of the S steps evenly otherwise. Its accuracies are p and
-    (1 - p) m, with m the mean of 1/S over erroneous solutions; p is chosen for it, where its F1 is highest.
+    The blind guess says "no error" with probability p, and otherwise one of the S steps with equal probability. Its
+    accuracies are p and (1 - p) m, with m the mean of 1/S over erroneous solutions; p maximises its F1.
     """
     labels, erroneous = one.labels, one.labels != -1
     steps = np.array([len(labels or []) for group in one.groups for labels in group.step_labels or []])

@@ -1,9 +1,9 @@
-"""The first step below a threshold is called wrong: which threshold, and how well it does on rows it has not seen.
+"""The first step below a threshold is predicted to be wrong: fit the threshold, and measure it on other rows.
 
-For one solution the verdict is right for an interval of thresholds, its *window* (low, high]. A solution without an
-error is judged rightly by thresholds up to its lowest value; one whose first wrong step has value v by those above v
-and up to the lowest value before it. Everything here follows from the windows: the best threshold by one sweep over
-their ends, exactly, and that for many bootstrap resamples at once.
+Each solution is judged correctly by an interval of thresholds, its *window* (low, high]. For a solution without an
+error these are the thresholds up to its lowest value; for one whose first wrong step has value v, those above v and up
+to the lowest value before it. One sweep over the ends of all windows gives the best threshold exactly, for many
+bootstrap resamples at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHUNK_CELLS = 2_000_000  # elements of the largest array of one sweep
 
 @dataclass(frozen=True)
 class Windows:
-    """n solutions as a threshold sees them. A window with low >= high is empty: no threshold judges it rightly."""
+    """Windows of n solutions. A window with low >= high is empty: no threshold judges the solution correctly."""
 
     low: Floats  # [n]
     high: Floats  # [n]
@@ -34,7 +34,7 @@ class Windows:
         return Windows(self.low[rows], self.high[rows], self.erroneous[rows])
 
     def hits(self, thresholds: Floats) -> NDArray[np.bool_]:
-        """Is each solution judged rightly? `thresholds` broadcasts against [n]."""
+        """Whether each solution is judged correctly. `thresholds` broadcasts against [n]."""
         return (self.low < thresholds) & (thresholds <= self.high)
 
 
@@ -47,8 +47,8 @@ def windows(values: Sequence[Sequence[float]], labels: Sequence[int]) -> Windows
     """The windows of n solutions.
 
     Args:
-        values: of each solution its steps' values; none (it was not scored) gives an empty window.
-        labels: of each solution the index of the first wrong step, -1 for none.
+        values: step values of each solution; a solution without values (not scored) gets an empty window.
+        labels: index of the first wrong step of each solution, -1 for none.
     """
     low, high = np.full(len(labels), np.inf), np.full(len(labels), -np.inf)
     for row, (steps, label) in enumerate(zip(values, labels, strict=True)):
@@ -68,16 +68,16 @@ def f1(erroneous: Floats, correct: Floats) -> Floats:
 def best_thresholds(some: Windows, weights: Floats) -> Floats:
     """The threshold with the highest F1, in closed form, for each of R weightings of the solutions.
 
-    F1 changes only at the ends of windows, so every distinct threshold is tried. Of equal maxima the lowest stretch of
-    thresholds is taken, and of that the middle. Where no threshold has an F1 above 0, the lowest end is taken, which
-    calls (almost) nothing wrong.
+    F1 changes only at the ends of windows, so every distinct threshold is tried. Of equal maxima, the lowest interval
+    of thresholds is taken, and its middle. If no threshold has an F1 above 0, the lowest end is taken, which predicts
+    (almost) no wrong step.
 
     Args:
-        some: the solutions to fit on, and no others.
-        weights: [R, n] how often each solution counts: all ones, or what a bootstrap drew.
+        some: the solutions to fit on.
+        weights: [R, n] how often each solution counts: ones, or the counts of bootstrap resamples.
 
     Returns:
-        [R], NaN where a weighting has no erroneous or no correct solution, or nothing was scored.
+        [R] thresholds; NaN if a weighting has no erroneous or no correct solution, or nothing was scored.
     """
     ends = np.unique(np.concatenate([some.low, some.high]))
     ends = ends[np.isfinite(ends)]
@@ -89,7 +89,7 @@ def best_thresholds(some: Windows, weights: Floats) -> Floats:
 
 
 def accuracy_curve(some: Windows) -> tuple[Floats, Floats]:
-    """Accuracy on erroneous and on correct solutions for every distinct threshold, the lowest first: two [J]."""
+    """Accuracy on erroneous and on correct solutions for every distinct threshold, in increasing order: two [J]."""
     ends = np.unique(np.concatenate([some.low, some.high]))
     ends = ends[np.isfinite(ends)]
     erroneous, correct = _accuracies(some, np.ones((1, len(some))), ends)
@@ -97,7 +97,13 @@ def accuracy_curve(some: Windows) -> tuple[Floats, Floats]:
 
 
 def cross_fit(some: Windows, folds: NDArray[np.int64], weights: Floats) -> Floats:
-    """[R, n] thresholds: each solution's is fitted on the solutions of all folds but its own (`folds`: [n])."""
+    """[R, n] thresholds, each fitted on the solutions of all other folds.
+
+    Args:
+        some: windows of all solutions.
+        folds: [n] fold of each solution.
+        weights: [R, n] how often each solution counts.
+    """
     thresholds = np.full((len(weights), len(some)), np.nan)
     for fold in np.unique(folds):
         others = folds != fold
@@ -106,12 +112,12 @@ def cross_fit(some: Windows, folds: NDArray[np.int64], weights: Floats) -> Float
 
 
 def accuracies(hits: Floats, erroneous: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
-    """Accuracy on erroneous and on correct solutions under each weighting, NaN where there is none: two [R].
+    """Accuracy on erroneous and on correct solutions under each weighting: two [R], NaN without such solutions.
 
     Args:
-        hits: [n] or [R, n] how surely each solution is judged rightly, 0 to 1; NaN makes the weighting NaN.
-        erroneous: [n].
-        weights: [R, n].
+        hits: [n] or [R, n] probability that each solution is judged correctly; NaN makes the weighting NaN.
+        erroneous: [n] whether each solution has a wrong step.
+        weights: [R, n] how often each solution counts.
     """
     found = weights * hits
     return _share(found, weights, erroneous), _share(found, weights, ~erroneous)
@@ -125,7 +131,7 @@ def _share(hits: Floats, weights: Floats, side: NDArray[np.bool_]) -> Floats:
 def _accuracies(some: Windows, weights: Floats, ends: Floats) -> tuple[Floats, Floats]:
     """Two [R, J]: both accuracies for thresholds in (-inf, ends[0]], (ends[0], ends[1]], ..., (ends[-1], inf)."""
     start = np.where(np.isneginf(some.low), 0, np.searchsorted(ends, some.low) + 1)
-    stop = np.searchsorted(ends, some.high) + 1  # inf lies behind the last end
+    stop = np.searchsorted(ends, some.high) + 1  # inf is after the last end
     sides = []
     for side in (some.erroneous, ~some.erroneous):
         use = side & (some.low < some.high)
@@ -139,7 +145,7 @@ def _accuracies(some: Windows, weights: Floats, ends: Floats) -> tuple[Floats, F
 
 
 def _add(target: Floats, columns: NDArray[np.int64], values: Floats) -> None:
-    """target[:, columns] += values, where columns may repeat."""
+    """target[:, columns] += values; columns may repeat."""
     if len(columns):
         order = np.argsort(columns, kind="stable")
         firsts = np.flatnonzero(np.diff(columns[order], prepend=-1))
@@ -151,9 +157,9 @@ def _sweep(some: Windows, weights: Floats, ends: Floats) -> Floats:
     known = ~np.isnan(scores[:, 0])
     best = np.nan_to_num(scores).max(axis=1, keepdims=True)
     first = scores.argmax(axis=1)
-    # Where the stretch of equals that begins at `first` ends; an F1 above 0 is never reached at the open ends.
-    behind = (scores != best) & (np.arange(scores.shape[1]) > first[:, None])
-    last = np.where(behind.any(axis=1), behind.argmax(axis=1), scores.shape[1]) - 1
+    # End of the interval of equal F1 that starts at `first`; an F1 above 0 is never reached at the open ends.
+    lower = (scores != best) & (np.arange(scores.shape[1]) > first[:, None])
+    last = np.where(lower.any(axis=1), lower.argmax(axis=1), scores.shape[1]) - 1
     useless = best[:, 0] == 0
     low, high = ends[np.maximum(first, 1) - 1], ends[np.minimum(last, len(ends) - 1)]
     middle = low + (high - low) / 2

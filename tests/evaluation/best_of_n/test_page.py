@@ -1,4 +1,4 @@
-"""The page of a reranking run, read as a browser reads it."""
+"""report.html of a best-of-N run, parsed as a browser does."""
 
 import json
 
@@ -59,7 +59,7 @@ def made(tmp_path_factory):
     return _evaluate(tmp_path_factory.mktemp("page"), ROWS)
 
 
-def test_responses_are_text_and_nothing_else(made):
+def test_responses_are_escaped(made):
     assert made.source.count("<script") == 1
     assert made.scripts == [(solutions_script())]
     assert EVIL in made.text  # as a reader sees it
@@ -72,7 +72,7 @@ def solutions_script():
     return (_TEMPLATES / "page.js").read_text(encoding="utf-8")
 
 
-def test_the_page_fetches_nothing(made):
+def test_the_page_loads_nothing(made):
     fetching = ("src", "href", "srcset", "action", "data", "poster", "background")
     values = [value for _, attributes in made.tags for name, value in attributes if name in fetching]
     assert len(values) == 3  # the figures
@@ -87,10 +87,10 @@ def test_wrong_picks_come_first(made):
     assert [article.tags for article in made.articles] == [["wrong pick"], ["right pick"], ["none is right"]]
     assert made.articles[0].title.startswith(EVIL)
     assert "3 of 3 problems: 1 of the 1 whose pick is wrong" in made.text
-    assert "Left out: 0." in made.text
+    assert "Not shown: 0." in made.text
 
 
-def test_each_response_says_what_it_is_there_for(made):
+def test_each_response_shows_its_roles(made):
     wrong, right, none = made.articles
     assert [response.title for response in wrong.responses] == [
         "✗ wrong answer picked",
@@ -120,7 +120,7 @@ def test_steps_are_marked_by_the_labels_of_the_data(made):
     ]
 
 
-def test_a_single_response_is_everything(tmp_path):
+def test_a_single_response_has_all_roles(tmp_path):
     rows = [{"id": "one", "problem": "?", "answer": "5", "responses": ["\\boxed{5}"], "scores": [[0.5]]}]
     (article,) = _evaluate(tmp_path, rows).articles
     assert [r.title for r in article.responses] == ["✓ right answer picked · best right one · majority vote, 1 of 1"]
@@ -148,7 +148,7 @@ def test_the_page_is_bounded_in_problems_and_in_text(tmp_path, monkeypatch):
     made = _evaluate(tmp_path, list(reversed(rows)))
     assert [article.tags[0] for article in made.articles] == ["wrong pick"] * 3 + ["right pick"]
     assert "4 of 6 problems: 3 of the 3 whose pick is wrong" in made.text
-    assert "Left out: 2." in made.text
+    assert "Not shown: 2." in made.text
     monkeypatch.setattr(solutions, "CHARACTERS", 1)
     assert len(_evaluate(tmp_path, rows).articles) == 1
 

@@ -1,4 +1,4 @@
-"""The page of a ProcessBench run: what was judged wrongly, with label and prediction on their steps."""
+"""report.html of a ProcessBench run."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     return _evaluate(tmp_path_factory.mktemp("page"), {"pb": ROWS})
 
 
-def test_wrong_predictions_are_shown_each_kind_in_turn(made):
+def test_misjudged_solutions_alternate_between_kinds(made):
     shown = [(article.title.split()[0], article.tags) for article in made.articles]
     assert shown == [
         ("pb-1", ["too late", "pb"]),
@@ -59,7 +59,7 @@ def test_wrong_predictions_are_shown_each_kind_in_turn(made):
     assert "5 of the 5 wrongly judged solutions" in made.text
 
 
-def test_label_and_prediction_are_on_their_steps(made):
+def test_label_and_prediction_mark_their_steps(made):
     late, missed, early, alarm, _ = made.articles
     assert late.steps == [
         f"0.900 step 0 {EVIL} right",
@@ -84,7 +84,7 @@ def test_figure_table_and_notes_are_in_the_page(made):
     assert len(made.scripts) == 1
 
 
-def test_subsets_take_turns_and_can_be_filtered_by(tmp_path):
+def test_subsets_alternate_and_can_be_filtered(tmp_path):
     rows = {"a": ROWS[:3], "b": [{**row, "id": f"b{row['id']}"} for row in ROWS[4:]]}
     made = _evaluate(tmp_path, rows)
     assert [article.tags for article in made.articles] == [
@@ -96,7 +96,7 @@ def test_subsets_take_turns_and_can_be_filtered_by(tmp_path):
     assert {dict(a).get("data-tag") for tag, a in made.tags if tag == "button"} >= {"a", "b", "missed"}
 
 
-def test_when_all_is_judged_rightly_there_is_nothing_to_browse(tmp_path):
+def test_no_solutions_are_shown_if_all_are_judged_correctly(tmp_path):
     made = _evaluate(tmp_path, {"pb": [ROWS[0], ROWS[5]]})
     assert made.articles == []
     assert "0 of the 0 wrongly judged solutions" in made.text

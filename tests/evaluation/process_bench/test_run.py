@@ -1,4 +1,4 @@
-"""The whole ProcessBench run, on figures worked by hand, on rows it must not peek at, and on a model."""
+"""ProcessBench runs: metrics by hand, thresholds that ignore the reported rows, and a model."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def test_every_figure_by_hand(tmp_path):
     assert pq.read_table(tmp_path / "out/pb/scores.parquet").num_rows == 7
 
 
-def test_a_threshold_from_another_subset_does_not_know_the_reported_rows(tmp_path):
+def test_threshold_from_another_subset_ignores_the_reported_rows(tmp_path):
     rows = {"a": _random_rows(60, 1), "b": _random_rows(60, 2)}
     before = _evaluate(tmp_path, rows, threshold="a")["subsets"]
     assert before["b"]["results"]["PRM, step scores"]["threshold"]["fitted_on"] == "a"
@@ -121,7 +121,7 @@ def test_a_threshold_from_another_subset_does_not_know_the_reported_rows(tmp_pat
     assert changed["f1"] != kept["f1"]
 
 
-def test_a_cross_fitted_threshold_does_not_know_the_problem_it_is_used_on(tmp_path):
+def test_cross_fitted_threshold_ignores_its_own_problem(tmp_path):
     """Turn the labels of one problem's solutions: their own threshold stays, as the rows of other folds may not."""
     rows = _random_rows(40, 5)
     moved = 0
@@ -160,7 +160,7 @@ def test_intervals_resample_problems(tmp_path):
     assert result["accuracy_erroneous"] == pytest.approx(vars(expected))
 
 
-def test_the_interval_holds_the_thresholds_own_uncertainty(tmp_path):
+def test_intervals_include_the_uncertainty_of_the_threshold(tmp_path):
     """The same threshold, once fitted on another subset and once given: the same F1, but not the same interval."""
     rows = {"a": _random_rows(40, 1), "b": _random_rows(40, 2)}
     fitted = _evaluate(tmp_path, rows, threshold="a")["subsets"]["b"]["results"]["PRM, step scores"]
@@ -184,7 +184,7 @@ def test_problems_of_the_reported_subset_are_left_out_of_the_other(tmp_path):
     assert (here["fitted_on"], here["left_out_problems"], there["left_out_problems"]) == ("b", 15, 0)
 
 
-def test_a_problems_solutions_share_a_fold_and_folds_are_even():
+def test_solutions_of_a_problem_share_a_fold_and_folds_are_even():
     folds = fold_of_problem(95, seed=3)
     assert len(folds) == 95
     assert sorted(np.bincount(folds)) == [9] * 5 + [10] * 5
@@ -192,7 +192,7 @@ def test_a_problems_solutions_share_a_fold_and_folds_are_even():
     assert len(np.unique(fold_of_problem(4, seed=0))) == 4 < FOLDS
 
 
-def test_log_ratio_scores_are_read_both_ways(tmp_path):
+def test_log_ratio_scores_have_step_and_prefix_values(tmp_path):
     rows = [_row(0, 1, [1.0, -3.0]), _row(1, 0, [-2.0, 1.0]), _row(2, -1, [2.0, -1.0]), _row(3, -1, [0.5])]
     options = {"scores_kind": "log_ratio", "threshold": -0.5}
     step = _evaluate(tmp_path, {"pb": rows}, **options)["subsets"]["pb"]["results"]["PRM, step scores"]
@@ -206,7 +206,7 @@ def test_log_ratio_scores_are_read_both_ways(tmp_path):
 
 
 @pytest.mark.parametrize(("keep", "missing"), [(range(4), "none"), (range(4, 7), "a wrong step")])
-def test_without_one_of_the_kinds_f1_is_undefined_and_said_so(tmp_path, keep, missing):
+def test_f1_is_undefined_without_one_of_the_kinds(tmp_path, keep, missing):
     rows = [ROWS[n] for n in keep]
     metrics = _evaluate(tmp_path, {"pb": rows}, threshold=0.5)
     assert _value(metrics["subsets"]["pb"]["results"]["PRM, step scores"], "f1") is None
@@ -214,7 +214,7 @@ def test_without_one_of_the_kinds_f1_is_undefined_and_said_so(tmp_path, keep, mi
     console = Console(width=80, record=True)
     report.print_metrics(metrics, console)
     assert f"F1 is undefined: no solution with {missing}" in console.export_text()
-    with pytest.raises(ImplicitPRMError, match="pb: no threshold can be fitted on pb: it takes"):
+    with pytest.raises(ImplicitPRMError, match="pb: no threshold can be fitted"):
         _evaluate(tmp_path, {"pb": rows})
 
 
@@ -253,7 +253,7 @@ def test_scores_that_do_not_fit_the_steps_are_named(tmp_path, scores, words):
         _evaluate(tmp_path, {"pb": ROWS}, threshold=0.5, scores_column="mine")
 
 
-def test_max_problems_draws_because_the_files_are_sorted(tmp_path):
+def test_max_problems_draws_at_random(tmp_path):
     rows = sorted(_random_rows(60, 1), key=lambda row: row["label"] == -1)
     row = _evaluate(tmp_path, {"pb": rows}, max_problems=20, threshold=0.5)["subsets"]["pb"]
     assert row["problems"] == 20
@@ -295,7 +295,7 @@ def test_another_threshold_or_reading_costs_no_forward_pass(tmp_path, tiny_folde
     _evaluate(tmp_path, {"pb": sandbox_rows}, threshold=-20.0, over="prefix", **options)
 
 
-def test_means_of_steps_are_a_reading_of_their_own(tmp_path, tiny_folder, sandbox_rows):
+def test_step_means_are_reported_separately(tmp_path, tiny_folder, sandbox_rows):
     options = {"checkpoint": str(tiny_folder), "reference": "none", "beta": 1.0, "scores_column": None}
     metrics = _evaluate(tmp_path, {"pb": sandbox_rows}, over="step_mean", **options)
     assert metrics["values"] == "PRM, step means"
@@ -310,7 +310,7 @@ def test_means_of_steps_are_a_reading_of_their_own(tmp_path, tiny_folder, sandbo
 def test_what_is_too_long_stops_the_run_or_counts_as_wrong(tmp_path, tiny_folder, sandbox_rows):
     rows = [{**sandbox_rows[0], "steps": ["1 + 1 = 2"] * 80, "label": -1}, *sandbox_rows[1:]]
     options = {"checkpoint": str(tiny_folder), "reference": "none", "beta": 1.0, "scores_column": None}
-    with pytest.raises(ImplicitPRMError, match=r"tokens long with its prompt.*set too_long"):
+    with pytest.raises(ImplicitPRMError, match="too_long"):
         _evaluate(tmp_path, {"pb": rows}, threshold=-1e6, **options)
     row = _evaluate(tmp_path, {"pb": rows}, threshold=-1e6, too_long="wrong", **options)["subsets"]["pb"]
     assert row["unscored"] == 1

@@ -1,4 +1,4 @@
-"""The threshold: by hand, against trying every one, and blind to the rows it is used on."""
+"""Thresholds: by hand, against exhaustive search, and independent of the rows they are used on."""
 
 import numpy as np
 import pytest
@@ -38,19 +38,19 @@ def test_windows_and_the_best_threshold_by_hand():
     assert th.best_thresholds(some, np.array([[1.0, 0, 1, 0]])).tolist() == [pytest.approx(0.45)]
 
 
-def test_of_equal_maxima_the_lowest_stretch_is_taken():
+def test_of_equal_maxima_the_lowest_interval_is_taken():
     # F1 is 2/3 in (1, 2] and in (3, 4], where one of the two erroneous solutions is found, and 0 elsewhere.
     some = th.windows([[2.0, 1.0], [4.0, 3.0], [9.0]], [1, 1, -1])
     assert th.best_thresholds(some, np.ones((1, 3))).tolist() == [1.5]
 
 
-def test_neighbouring_stretches_of_equal_f1_are_one():
+def test_adjacent_intervals_of_equal_f1_are_merged():
     # Right in (1, 2] and (2, 3]: one erroneous solution each, so one stretch from 1 to 3.
     some = th.windows([[2.0, 1.0], [3.0, 2.0], [9.0]], [1, 1, -1])
     assert th.best_thresholds(some, np.ones((1, 3))).tolist() == [2.0]
 
 
-def test_scores_that_tell_nothing_call_nothing_wrong():
+def test_uninformative_scores_predict_no_error():
     some = th.windows([[0.0, 0.0], [0.0]], [1, -1])
     (threshold,) = th.best_thresholds(some, np.ones((1, 2)))
     assert th.predict([0.0, 0.0], threshold) == -1
@@ -62,7 +62,7 @@ def test_without_one_of_the_kinds_there_is_no_threshold():
     assert np.isnan(th.best_thresholds(th.windows([[], []], [0, -1]), np.ones((1, 2)))).all()
 
 
-def test_a_solution_that_was_not_scored_is_never_judged_rightly():
+def test_an_unscored_solution_is_never_judged_correctly():
     some = th.windows([[], []], [0, -1])
     assert not some.hits(np.array(0.0)).any()
     assert not some.hits(np.array(np.inf)).any()
@@ -92,7 +92,7 @@ def test_no_threshold_is_better(values, data):
         assert some.hits(np.array(t)).tolist() == expected
 
 
-def test_many_weightings_at_once_are_one_by_one(monkeypatch):
+def test_many_weightings_at_once_equal_one_by_one(monkeypatch):
     rng = np.random.default_rng(0)
     values = [rng.normal(size=rng.integers(1, 6)).tolist() for _ in range(40)]
     some = th.windows(values, [int(rng.integers(-1, len(steps))) for steps in values])
@@ -104,7 +104,7 @@ def test_many_weightings_at_once_are_one_by_one(monkeypatch):
     np.testing.assert_array_equal(apart, together)
 
 
-def test_a_rows_threshold_does_not_know_its_fold():
+def test_thresholds_are_independent_of_their_own_fold():
     """Whatever the labels and values of a fold are, the thresholds of its rows stay; those of the others may move."""
     rng = np.random.default_rng(1)
     values = [rng.normal(size=4).tolist() for _ in range(60)]
@@ -119,7 +119,7 @@ def test_a_rows_threshold_does_not_know_its_fold():
     assert (before[folds != 2] != after[folds != 2]).any()
 
 
-def test_fitting_on_the_reported_rows_finds_skill_in_noise_and_cross_fitting_does_not():
+def test_in_sample_fitting_overestimates_noise_and_cross_fitting_does_not():
     """Noise is worth no more than a blind guess; the official script, fitting on what it reports, says it is."""
     rng = np.random.default_rng(0)
     once, found = np.ones((1, 60)), []

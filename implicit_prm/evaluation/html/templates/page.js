@@ -1,4 +1,4 @@
-// One problem at a time, by buttons or keys. Without this script all problems stand below each other.
+// One problem at a time, by buttons or keys. Without this script, all problems are shown one below the other.
 (() => {
   const articles = [...document.querySelectorAll("article")];
   const controls = document.querySelector(".controls");
@@ -13,7 +13,7 @@
     articles.forEach((article) => { article.hidden = article !== shown[at]; });
     place.textContent = `${at + 1} of ${shown.length}`;
   };
-  const leaf = (by) => { at += by; show(); };
+  const move = (by) => { at += by; show(); };
   const filter = (button) => {
     const tag = button.dataset.tag;
     shown = articles.filter((article) => !tag || JSON.parse(article.dataset.tags).includes(tag));
@@ -24,12 +24,12 @@
 
   filters.forEach((button) => button.addEventListener("click", () => filter(button)));
   controls.querySelectorAll("[data-go]").forEach((button) => {
-    button.addEventListener("click", () => leaf(Number(button.dataset.go)));
+    button.addEventListener("click", () => move(Number(button.dataset.go)));
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "ArrowRight") leaf(1);
-    else if (event.key === "ArrowLeft") leaf(-1);
+    if (event.key === "ArrowRight") move(1);
+    else if (event.key === "ArrowLeft") move(-1);
     else if (event.key >= "0" && event.key <= "9" && filters[event.key]) filter(filters[event.key]);
     else return;
     event.preventDefault();
