@@ -1,7 +1,8 @@
-"""The options of every command as typed dataclasses; the YAML files under `configs/` give their values and comments.
+"""Options of every command as typed dataclasses.
 
-`from_mapping` builds one from plain dicts and refuses unknown keys and wrong types by name; `validate` refuses
-combinations that cannot work. Both happen before any model is loaded.
+A default is written once, in the dataclass; the YAML files under `configs/` repeat it with a comment, and a test
+compares the two. `from_mapping` builds a dataclass from plain dicts and refuses unknown keys and wrong types; its
+`validate` refuses combinations that cannot work. Both happen before any model is loaded.
 """
 
 from implicit_prm.config.baselines import (
@@ -21,15 +22,15 @@ from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, 
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import (
     Dtype,
+    LanguageModelConfig,
     LoraConfig,
     MergeConfig,
     ModelConfig,
-    PolicyConfig,
     Quantization,
     StepRule,
     TextConfig,
 )
-from implicit_prm.config.rollouts import ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
+from implicit_prm.config.rollouts import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
 from implicit_prm.config.training import (
     CEConfig,
     DataConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "KTOConfig",
     "LabelConfig",
     "LabelUse",
+    "LanguageModelConfig",
     "LoraConfig",
     "LossConfig",
     "MathShepherdConfig",

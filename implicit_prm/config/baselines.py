@@ -1,14 +1,14 @@
-"""Options of `ipr-baseline` and `ipr-label`: explicit reward models, and the step labels they are trained on."""
+"""Options of `ipr-baseline` and `ipr-label`: explicit reward models, and the step labels to train them on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from implicit_prm.config.mapping import at_least
-from implicit_prm.config.models import PolicyConfig, StepRule, TextConfig
-from implicit_prm.config.rollouts import SamplingConfig, ServerConfig
-from implicit_prm.config.training import DataConfig
+from implicit_prm.config.models import LanguageModelConfig, StepRule, TextConfig
+from implicit_prm.config.rollouts import PolicyConfig, SamplingConfig, ServerConfig
+from implicit_prm.config.training import DataConfig, check_trainer
+from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
 
 BaselineKind = Literal["orm", "value_head", "next_token"]
@@ -16,8 +16,12 @@ LabelUse = Literal["outcome", "hard", "soft"]
 
 
 @dataclass
-class BackboneConfig(PolicyConfig):
-    """Where an explicit reward model starts. What only an implicit one has must be null, and is refused by name."""
+class BackboneConfig(LanguageModelConfig):
+    """The language model that an explicit reward model starts from.
+
+    The other fields only exist because `ipr-train` and `ipr-baseline` share the YAML files of the group `model`. They
+    must be None.
+    """
 
     beta: float | None = None
     reference: str | None = None
@@ -28,9 +32,7 @@ class BackboneConfig(PolicyConfig):
     def validate(self) -> None:
         for key in ("beta", "reference", "reference_revision"):
             if getattr(self, key) is not None:
-                raise ImplicitPRMError(
-                    f"model.{key}: an explicit reward model has no log-ratio, so nothing would read it; leave it out"
-                )
+                raise ImplicitPRMError(f"model.{key} is not used by an explicit reward model; leave it out")
         for key in ("lora", "quantization"):
             if getattr(self, key) is not None:
                 raise ImplicitPRMError(f"model.{key}: explicit reward models train all of their weights; leave it out")
@@ -38,7 +40,7 @@ class BackboneConfig(PolicyConfig):
 
 @dataclass
 class StepTokens:
-    """Entries of the vocabulary: what stands behind each step, and the two whose logits are compared there."""
+    """Tokens of a `next_token` model: `separator` follows each step, and predicts `good` or `bad`."""
 
     separator: str
     good: str
@@ -46,12 +48,26 @@ class StepTokens:
 
     def validate(self) -> None:
         if self.good == self.bad:
-            raise ImplicitPRMError(f"tokens.good and tokens.bad are both {self.good!r}; their logits would be equal")
+            raise ImplicitPRMError(f"tokens.good and tokens.bad are both {self.good!r}; choose two different tokens")
 
 
 @dataclass
 class BaselineConfig:
-    """`ipr-baseline`: train an explicit reward model."""
+    """`ipr-baseline`: train an explicit reward model.
+
+    Args:
+        kind: `orm` (a value head, read at the last token), `value_head` (the same, read at the end of every step), or
+            `next_token` (a causal LM that predicts a good or bad token after every step).
+        model: The language model to start from.
+        data: Graded responses, with step labels unless the labels are outcomes.
+        output_dir: Folder for checkpoints, `baseline.json` and `log.jsonl`.
+        labels: What to train on: the `outcome` of the response, step labels as 0 or 1 (`hard`), or step labels as
+            probabilities (`soft`). None is `outcome` for `orm`, else `hard`.
+        tokens: Tokens of `next_token`; None chooses unused entries of the vocabulary.
+        trainer: Options of `transformers.TrainingArguments`.
+        overwrite: Train from the start even if `output_dir` holds a model.
+        max_tokens_per_batch: Tokens per forward pass, with padding; None for a default by device. Changes no result.
+    """
 
     kind: BaselineKind
     model: BackboneConfig
@@ -65,33 +81,32 @@ class BaselineConfig:
 
     @property
     def targets(self) -> LabelUse:
-        """What the model learns; by default the outcome for an outcome reward model, else hard step labels."""
+        """`labels`, or the default of the kind."""
         return self.labels or ("outcome" if self.kind == "orm" else "hard")
 
     def validate(self) -> None:
-        at_least(self, 1, "max_tokens_per_batch")
+        check_range(self, "max_tokens_per_batch", at_least=1)
+        check_trainer(self.trainer, self.data)
         if self.kind == "orm" and self.targets != "outcome":
             raise ImplicitPRMError(
-                f"labels={self.labels}: an outcome reward model is read once and learns the outcome; leave it out, or "
-                "choose kind=value_head or kind=next_token"
+                f"labels={self.labels}: kind=orm trains on outcomes; leave labels out, or choose kind=value_head or "
+                "kind=next_token"
             )
         if self.kind != "next_token" and self.tokens is not None:
-            raise ImplicitPRMError(
-                f"tokens: only kind=next_token reads any, and this is kind={self.kind}; leave it out"
-            )
-        if self.trainer.get("output_dir"):
-            raise ImplicitPRMError("set output_dir at the top level, not trainer.output_dir")
-        wants_eval = str(self.trainer.get("eval_strategy", "no")) != "no"
-        if wants_eval and not (self.data.dev or self.data.hold_out_prompts):
-            raise ImplicitPRMError(
-                f"trainer.eval_strategy={self.trainer['eval_strategy']} needs a dev set; give data.dev=FILE or "
-                "data.hold_out_prompts=50, or set trainer.eval_strategy=no"
-            )
+            raise ImplicitPRMError(f"tokens is only used with kind=next_token, not kind={self.kind}; leave it out")
 
 
 @dataclass(kw_only=True)
 class LabelConfig:
-    """What every way to label steps shares: graded responses in, the same with `step_labels` out."""
+    """`ipr-label`: add step labels to graded responses. The options that all methods share.
+
+    Args:
+        input: Graded responses: a local file or folder, or a dataset on the hub.
+        split: Split of a folder or hub dataset.
+        revision: Branch, tag or commit on the hub.
+        max_prompts: Number of prompts to label, from the first; None for all.
+        output: JSON lines file: the rows of `input` with the column `step_labels`.
+    """
 
     input: str
     split: str = "train"
@@ -100,44 +115,59 @@ class LabelConfig:
     output: str
 
     def validate(self) -> None:
-        at_least(self, 1, "max_prompts")
+        check_range(self, "max_prompts", at_least=1)
         if not self.input:
             raise ImplicitPRMError("input is empty; name a file of graded responses (ipr-rollout writes one)")
 
 
 @dataclass(kw_only=True)
 class MathShepherdConfig(LabelConfig):
-    """`ipr-label method=math_shepherd` (arXiv 2312.08935): complete every prefix, count how often that ends well."""
+    """`ipr-label method=math_shepherd` (arXiv 2312.08935): label a step by how many completions from it are correct.
+
+    Args:
+        policy: The model that completes the prefixes.
+        sampling: How it samples; `sampling.n` completions per prefix.
+        steps: Where a step ends.
+        prompt_template: Template for prompts that are bare problems.
+        system_prompt: System message for prompts that are bare problems, or None.
+        problems_at_once: Number of problems whose prefixes are sorted by length and completed together.
+    """
 
     policy: ServerConfig | PolicyConfig
     sampling: SamplingConfig
-    steps: StepRule = "blank_line"
-    prompt_template: str = "{problem}"
-    system_prompt: str | None = None
-    problems_at_once: int = 16
+    steps: StepRule = TextConfig.steps
+    prompt_template: str = TextConfig.prompt_template
+    system_prompt: str | None = TextConfig.system_prompt
+    problems_at_once: int = 50
     method: Literal["math_shepherd"] = "math_shepherd"
 
     @property
     def text(self) -> TextConfig:
-        """How prompts are rendered and steps are found."""
-        return TextConfig(steps=self.steps, prompt_template=self.prompt_template, system_prompt=self.system_prompt)
+        """How prompts are rendered and responses split into steps."""
+        return TextConfig(self.steps, self.prompt_template, self.system_prompt)
 
     def validate(self) -> None:
         super().validate()
         self.text.validate()
-        at_least(self, 1, "problems_at_once")
+        check_range(self, "problems_at_once", at_least=1)
         if isinstance(self.policy, ServerConfig):
             raise ImplicitPRMError(
-                "policy.base_url: the protocol of servers has no way to go on with a response that is begun; take "
-                "policy=hub, which samples in this process"
+                "policy.base_url: OpenAI-compatible servers cannot continue a partial response; choose policy=hub, "
+                "which samples in this process"
             )
 
 
 @dataclass(kw_only=True)
 class AutoPSVConfig(LabelConfig):
-    """`ipr-label method=autopsv` (arXiv 2405.16802): a step is wrong where a verifier's confidence drops.
+    """`ipr-label method=autopsv` (arXiv 2405.16802): a step is wrong if a verifier's confidence drops there.
 
-    Steps and prompts are those that the verifier was trained on.
+    Args:
+        verifier: Checkpoint of `ipr-baseline kind=value_head labels=outcome`. Its step rule and prompts are used.
+        verifier_revision: Branch, tag or commit on the hub.
+        threshold: Relative change of confidence below which a step is wrong.
+        dtype: Type of the verifier's weights.
+        trust_remote_code: Run Python code that comes with the verifier.
+        max_tokens_per_batch: Tokens per forward pass, with padding; None for a default by device.
     """
 
     verifier: str
@@ -150,16 +180,12 @@ class AutoPSVConfig(LabelConfig):
 
     def validate(self) -> None:
         super().validate()
-        at_least(self, 1, "max_tokens_per_batch")
-        if not -1 < self.threshold <= 0:
-            raise ImplicitPRMError(
-                f"threshold is {self.threshold}; a confidence can lose between none (0) and all (-1) of itself, so it "
-                "must be above -1 and at most 0"
-            )
+        check_range(self, "max_tokens_per_batch", at_least=1)
+        check_range(self, "threshold", above=-1, at_most=0)
 
 
 @dataclass(kw_only=True)
 class ExactConfig(LabelConfig):
-    """`ipr-label method=exact`: the sandbox's own checker, the most that step labels could give."""
+    """`ipr-label method=exact`: true step labels, from the checker of the sandbox."""
 
     method: Literal["exact"] = "exact"

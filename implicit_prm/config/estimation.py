@@ -1,17 +1,30 @@
-"""Options of `ipr-train estimate=MACHINE`: the machine to estimate for, and lengths where there is no data to count."""
+"""Options of `ipr-train estimate=MACHINE`: the machine, and the size of data that is not a local file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from implicit_prm.config.mapping import at_least
+from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
 
 
 @dataclass
 class EstimateConfig:
-    """A machine (`memory_gb` and `tflops` of one GPU; None: measured here), and the shape of data that is not here."""
+    """The machine to estimate memory and time for, and the size of the data if it is not a local file.
+
+    Args:
+        machine: Its name, as printed.
+        processes: Number of processes, one per GPU.
+        sharding: How the processes share weights, gradients and optimizer states.
+        memory_gb: Memory of one GPU in GB; None measures this machine.
+        tflops: Sustained training rate of one GPU in TFLOP/s; None measures this machine.
+        prompts: Number of prompts.
+        responses: Number of responses per prompt.
+        prompt_tokens: Mean length of a prompt.
+        response_tokens: Mean length of a response.
+        longest_tokens: Longest prompt + response.
+    """
 
     machine: str
     processes: int = 1
@@ -26,18 +39,14 @@ class EstimateConfig:
 
     def validate(self) -> None:
         counts = ("processes", "prompts", "responses", "prompt_tokens", "response_tokens", "longest_tokens")
-        at_least(self, 1, *counts, where="estimate.")
-        for key in ("memory_gb", "tflops"):
-            value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ImplicitPRMError(f"estimate.{key} is {value}; it must be above 0 (null measures it here)")
+        check_range(self, *counts, at_least=1, where="estimate.")
+        check_range(self, "memory_gb", "tflops", above=0, where="estimate.")
         if self.sharding == "none" and self.processes > 1:
             raise ImplicitPRMError(
-                f"estimate.processes={self.processes} with estimate.sharding=none; say how they work together: ddp, "
-                "fsdp2 or zero3"
+                f"estimate.processes={self.processes} with estimate.sharding=none: choose ddp, fsdp2 or zero3"
             )
         if self.longest_tokens < self.prompt_tokens + self.response_tokens:
             raise ImplicitPRMError(
-                f"estimate.longest_tokens is {self.longest_tokens}, less than prompt_tokens + response_tokens "
-                f"({self.prompt_tokens} + {self.response_tokens}), which are means"
+                f"estimate.longest_tokens is {self.longest_tokens}; it must be at least the mean length, prompt_tokens "
+                f"+ response_tokens = {self.prompt_tokens} + {self.response_tokens}"
             )

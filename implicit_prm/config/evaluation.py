@@ -1,4 +1,4 @@
-"""Options of `ipr-eval`: what scores, which every task shares, and then each task's own."""
+"""Options of `ipr-eval`: the scorer, which all tasks share, and the options of each task."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from implicit_prm.config.mapping import at_least
-from implicit_prm.config.models import Dtype, Quantization, StepRule
+from implicit_prm.config.models import MAX_BETA, Dtype, Quantization, StepRule
 from implicit_prm.config.rollouts import RolloutConfig
+from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
 
 Aggregate = Literal["min", "max", "last", "mean", "sum", "product"]
@@ -18,7 +18,29 @@ CROSS_FIT = "cross_fit"
 
 @dataclass(kw_only=True)
 class ScorerConfig:
-    """What gives the step scores, how they are read, and where results go: the same for every task."""
+    """Where step scores come from, how they are read, and where results go. Shared by all tasks.
+
+    Args:
+        output_dir: Folder for the results; None is a folder inside the checkpoint.
+        checkpoint: The model that scores: a folder or hub id.
+        scores_column: Column of the data with step scores, instead of a checkpoint.
+        scores_kind: What the numbers in that column are.
+        reference: Reference of the checkpoint; None is the one it was trained with, `none` uses no reference.
+        beta: Beta of the checkpoint; None is the one it was trained with.
+        revision: Branch, tag or commit of a checkpoint on the hub.
+        dtype: Type of the weights of policy and reference.
+        quantization: Quantization of the base below a LoRA adapter; None as in training, `none` for no quantization.
+        trust_remote_code: Run Python code that comes with the checkpoint.
+        prompt_template: The user's turn, with {problem} for the problem's text; None as in training.
+        over: Value of a step: its reward (`step`), the mean reward of its tokens (`step_mean`), or the sum of the
+            rewards up to its end (`prefix`).
+        max_length: Maximum length of prompt + response in tokens; None for the model's context.
+        max_tokens_per_batch: Tokens per forward pass, with padding; None for a default by device.
+        reference_cache: Folder for the reference's log-probabilities; `default` is $IPR_CACHE, or
+            ~/.cache/implicit_prm; None keeps none.
+        max_problems: Number of problems to use; None for all.
+        seed: Seed of all random draws.
+    """
 
     output_dir: str | None = None
     checkpoint: str | None = None
@@ -41,32 +63,52 @@ class ScorerConfig:
     def validate(self) -> None:
         if self.scores_column is None and self.checkpoint is None:
             raise ImplicitPRMError(
-                "nothing to score with: give checkpoint=FOLDER (what ipr-train wrote), or scores_column=NAME to "
-                "evaluate step scores that are already in the data"
+                "nothing to score with: set checkpoint=FOLDER (of ipr-train or ipr-baseline), or scores_column=NAME to "
+                "evaluate step scores that are in the data"
             )
         if self.scores_column is not None:
-            for key in (
-                *("checkpoint", "revision", "reference", "beta", "steps", "prompt_template"),
-                *("quantization", "max_length", "max_tokens_per_batch"),
-            ):
-                if getattr(self, key, None) is not None:
-                    raise ImplicitPRMError(
-                        f"{key} is not used when scores come from the file; drop it or scores_column"
-                    )
-            if self.over == "prefix" and self.scores_kind == "probability":
-                raise ImplicitPRMError("scores that are probabilities have no prefix values; set over=step")
-            if self.over == "step_mean":
-                raise ImplicitPRMError("a column of scores says nothing of the steps' tokens; set over=step")
+            self._check_scores_column()
         if self.output_dir is None and self.checkpoint is None:
-            raise ImplicitPRMError("output_dir is empty; name the folder for metrics.json, the scores and the figure")
-        if self.beta is not None and not self.beta > 0:
-            raise ImplicitPRMError(f"beta is {self.beta}; it must be above 0, or the ranking is reversed")
-        at_least(self, 1, "max_length", "max_tokens_per_batch", "max_problems")
+            raise ImplicitPRMError("output_dir is empty; name a folder for the results")
+        check_range(self, "beta", above=0, at_most=MAX_BETA)
+        check_range(self, "max_length", "max_tokens_per_batch", "max_problems", at_least=1)
+        check_range(self, "seed", at_least=0)
+
+    def _check_scores_column(self) -> None:
+        for key in (
+            *("checkpoint", "revision", "reference", "beta", "steps", "prompt_template"),
+            *("quantization", "max_length", "max_tokens_per_batch"),
+        ):
+            if getattr(self, key, None) is not None:
+                raise ImplicitPRMError(f"{key} is not used with scores_column, which needs no model; set only one")
+        if self.over == "prefix" and self.scores_kind == "probability":
+            raise ImplicitPRMError("over=prefix is not defined for scores_kind=probability; set over=step")
+        if self.over == "step_mean":
+            raise ImplicitPRMError(
+                "over=step_mean needs the tokens of each step, which scores_column lacks; set over=step"
+            )
 
 
 @dataclass(kw_only=True)
 class BestOfNConfig(ScorerConfig):
-    """`ipr-eval task=best_of_n`, the default: rerank candidates."""
+    """`ipr-eval task=best_of_n`: rerank N responses per problem.
+
+    Args:
+        rollout: How candidates are sampled if none are given.
+        candidates: Grouped rows to rerank; None samples them.
+        steps: Step rule; None as in training.
+        aggregate: How step values become one score.
+        max_responses: Number of responses per problem to use, drawn at random; None for all.
+        too_long: What to do with a response longer than `max_length`: stop with an `error`, or give it the `lowest`
+            score.
+        unanswered: A response without a final answer is ranked by its score (`as_scored`) or below all others
+            (`lowest`).
+        ties: Of equal scores, pick the `first`, or count each with an equal share (`shared`).
+        vote_aggregate: Aggregate of the step rewards to weight votes by; None is the score that ranks.
+        vote_scale: Factor of the score in a vote's weight, sigmoid(vote_scale * score).
+        vote_draws: Number of random subsets per problem and N that votes are averaged over.
+        bootstrap_resamples: Number of bootstrap resamples of problems for the intervals.
+    """
 
     rollout: RolloutConfig | None = None
     task: Literal["best_of_n"] = "best_of_n"
@@ -84,34 +126,44 @@ class BestOfNConfig(ScorerConfig):
 
     @property
     def folder(self) -> str:
-        """Where the results go: `output_dir`, or the folder eval inside the checkpoint."""
+        """Folder of the results: `output_dir`, or the folder eval inside the checkpoint."""
         return self.output_dir or f"{self.checkpoint}/eval"
 
     @property
     def votes_over(self) -> tuple[Aggregate, str]:
-        """Aggregate and step values that a vote is weighted by: those that rank, or an aggregate of step rewards."""
+        """Aggregate and kind of step value of a vote's weight."""
         return (self.aggregate, self.over) if self.vote_aggregate is None else (self.vote_aggregate, "step")
 
     def validate(self) -> None:
         if self.candidates is None and self.rollout is None:
             raise ImplicitPRMError("no candidates: give candidates=FILE, or rollout to sample them")
         if self.scores_column is not None and self.candidates is None:
-            raise ImplicitPRMError("scores_column names a column of a file; give candidates=FILE too")
+            raise ImplicitPRMError("scores_column names a column of the candidates; set candidates=FILE too")
         super().validate()
-        at_least(self, 1, "vote_draws", "bootstrap_resamples", "max_responses")
-        if not 0 < self.vote_scale < math.inf:
-            raise ImplicitPRMError(f"vote_scale is {self.vote_scale}; it must be above 0 and finite")
+        check_range(self, "vote_draws", "bootstrap_resamples", "max_responses", at_least=1)
+        check_range(self, "vote_scale", above=0)
         probabilities = self.scores_column is not None and self.scores_kind == "probability"
         if self.vote_scale != 1 and (probabilities or self.votes_over[0] == "product"):
             raise ImplicitPRMError(
-                f"vote_scale={self.vote_scale} is for the sigmoid of a log-ratio; probabilities and products of them "
-                "are weights as they are, so drop it"
+                f"vote_scale={self.vote_scale} scales log-ratios; probabilities and products of them are weights "
+                "already, so leave it out"
             )
 
 
 @dataclass(kw_only=True)
 class ProcessBenchConfig(ScorerConfig):
-    """`ipr-eval task=processbench`: find the first wrong step (Zheng et al., arXiv 2412.06559)."""
+    """`ipr-eval task=processbench`: find the first wrong step (Zheng et al., arXiv 2412.06559).
+
+    Args:
+        subsets: Splits of `dataset`, or local files.
+        dataset: Hub id or local copy of the dataset.
+        dataset_revision: Branch, tag or commit of the dataset on the hub.
+        threshold: How the threshold on step values is chosen: `cross_fit` over folds of each subset, by fitting it on
+            the subset that is named here, or a fixed number.
+        too_long: What to do with a solution longer than `max_length`: stop with an `error`, or count it as judged
+            wrong.
+        bootstrap_resamples: Number of bootstrap resamples of problems for the intervals.
+    """
 
     task: Literal["processbench"] = "processbench"
     subsets: list[str] = field(default_factory=lambda: ["gsm8k", "math", "olympiadbench", "omnimath"])
@@ -123,26 +175,26 @@ class ProcessBenchConfig(ScorerConfig):
 
     @property
     def folder(self) -> str:
-        """Where the results go: `output_dir`, or the folder processbench inside the checkpoint."""
+        """Folder of the results: `output_dir`, or the folder processbench inside the checkpoint."""
         return self.output_dir or f"{self.checkpoint}/processbench"
 
     @property
     def sources(self) -> dict[str, str]:
-        """Subset's name -> the local file or the split of `dataset` that holds it."""
+        """Name of each subset -> its local file or split."""
         return {subset_name(source): source for source in self.subsets}
 
     def validate(self) -> None:
         super().validate()
-        at_least(self, 1, "bootstrap_resamples")
+        check_range(self, "bootstrap_resamples", at_least=1)
         names = [subset_name(source) for source in self.subsets]
         listed = ", ".join(names)
         if not names or not all(names):
-            raise ImplicitPRMError(f"subsets={self.subsets}: name at least one split or file, and none without a name")
+            raise ImplicitPRMError(f"subsets={self.subsets}: expected at least one split or file, and no empty name")
         if len(set(names)) < len(names):
-            raise ImplicitPRMError(f"subsets: two are called the same ({listed}); a file is called by its own name")
+            raise ImplicitPRMError(f"subsets: two have the same name ({listed}); rename a file")
         if isinstance(self.threshold, float):
             if not math.isfinite(self.threshold):
-                raise ImplicitPRMError(f"threshold is {self.threshold}; a fixed threshold must be a finite number")
+                raise ImplicitPRMError(f"threshold is {self.threshold}; a fixed threshold must be finite")
         elif self.threshold != CROSS_FIT:
             if self.threshold not in names:
                 raise ImplicitPRMError(
@@ -150,16 +202,16 @@ class ProcessBenchConfig(ScorerConfig):
                 )
             if len(names) == 1:
                 raise ImplicitPRMError(
-                    f"threshold={self.threshold} is fitted on that subset for the others, and there is no other; add "
-                    f"one to subsets, or set threshold={CROSS_FIT}"
+                    f"threshold={self.threshold}: the threshold is fitted on that subset for all others, but there are "
+                    f"none; add one to subsets, or set threshold={CROSS_FIT}"
                 )
 
 
 def is_file(source: str) -> bool:
-    """Is a ProcessBench subset given as a local file? Splits have neither an ending nor a folder."""
+    """Whether a ProcessBench subset is a local file rather than a split."""
     return bool(Path(source).suffix) or "/" in source or "\\" in source
 
 
 def subset_name(source: str) -> str:
-    """A split's own name, or a file's without folder and endings: data/gsm8k.jsonl.gz is called gsm8k."""
+    """Name of a ProcessBench subset: that of the split, or of the file without its extensions."""
     return Path(Path(source).name.removesuffix(".gz")).stem

@@ -1,22 +1,33 @@
-"""Which language models to open, and how text becomes their tokens."""
+"""Options that name a language model, and options that say how text becomes its tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from implicit_prm.config.mapping import at_least
+from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
 
 StepRule = Literal["blank_line", "newline", "step_marker", "given"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-# Not LLM.int8(): it sets outlier columns apart per batch, so a score would depend on what a response is batched with.
+# LLM.int8() is left out: it picks outlier columns per batch, so a score would depend on the rest of the batch.
 Quantization = Literal["4bit"]
+
+# Log-ratios reach thousands of nats: far above this, rewards overflow float32.
+MAX_BETA = 1e6
 
 
 @dataclass
-class PolicyConfig:
-    """Which language model to open, and how."""
+class LanguageModelConfig:
+    """A language model and how to load it.
+
+    Args:
+        name: Hub id, local folder, or `sandbox` for the policy in the package.
+        revision: Branch, tag or commit on the hub.
+        dtype: Type of the weights; `auto` is the type they are stored in.
+        attn_implementation: Attention of transformers; None lets transformers choose.
+        trust_remote_code: Run Python code that comes with the model.
+    """
 
     name: str
     revision: str | None = None
@@ -27,20 +38,29 @@ class PolicyConfig:
 
 @dataclass
 class LoraConfig:
+    """The adapter that training adds (`peft.LoraConfig`): rank, alpha, dropout, and the layers it is added to."""
+
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
 
     def validate(self) -> None:
-        at_least(self, 1, "r", "alpha", where="model.lora.")
+        check_range(self, "r", "alpha", at_least=1, where="model.lora.")
+        check_range(self, "dropout", at_least=0, below=1, where="model.lora.")
 
 
 @dataclass
-class ModelConfig(PolicyConfig):
-    """The model that becomes the reward: where it starts, what it is compared with, and beta.
+class ModelConfig(LanguageModelConfig):
+    """The policy to train, its reference, and beta.
 
-    With `reference="checkpoint"` the start is an implicit PRM whose reward goes on: reference and beta are its own.
+    Args:
+        beta: The reward is beta times the log-ratio. None takes the beta of the implicit PRM that training starts from.
+        reference: `initial` (the starting weights), `start` (the starting model with its adapter), `checkpoint` (the
+            reference of the implicit PRM that training starts from), `none` (no reference), or another model.
+        reference_revision: Branch, tag or commit of a reference on the hub.
+        lora: Adapter to train; None trains all weights.
+        quantization: Quantization of the frozen weights below the adapter.
     """
 
     beta: float | None = 0.05
@@ -52,26 +72,25 @@ class ModelConfig(PolicyConfig):
     def validate(self) -> None:
         if self.beta is None and self.reference != "checkpoint":
             raise ImplicitPRMError(
-                "model.beta=None: expected a number; null takes it from the implicit PRM that training starts from, "
+                "model.beta=None: expected a number; null takes beta from the implicit PRM that training starts from, "
                 "and needs model.reference=checkpoint"
             )
-        if self.beta is not None and not self.beta > 0:
-            raise ImplicitPRMError(f"model.beta is {self.beta}; the reward is beta x log-ratio and needs beta above 0")
+        check_range(self, "beta", above=0, at_most=MAX_BETA, where="model.")
         if self.quantization and self.lora is None:
             raise ImplicitPRMError(
-                f"model.quantization={self.quantization} rounds weights, which then cannot be trained; add an adapter "
-                "with model.lora={r:16,alpha:32}, or leave model.quantization out"
+                f"model.quantization={self.quantization}: quantized weights cannot be trained; add an adapter with "
+                "model.lora={r:16,alpha:32}, or leave model.quantization out"
             )
         if self.reference_revision and self.reference in ("initial", "start", "checkpoint", "none"):
             raise ImplicitPRMError(
-                f"model.reference_revision={self.reference_revision} is set but model.reference={self.reference} names "
-                "no second model; name one in model.reference, or drop the revision"
+                f"model.reference_revision={self.reference_revision}: model.reference={self.reference} is not a model "
+                "on the hub; name one in model.reference, or leave the revision out"
             )
 
 
 @dataclass
 class MergeConfig:
-    """A LoRA checkpoint to merge into its base, and the folder for the model that comes of it."""
+    """`ipr-merge`: the LoRA checkpoint to merge into its base, and the folder for the merged model."""
 
     checkpoint: str
     output_dir: str
@@ -82,12 +101,20 @@ class MergeConfig:
 
 @dataclass
 class TextConfig:
-    """How a problem becomes a prompt and a response becomes steps; travels with the checkpoint."""
+    """How a problem becomes a prompt and where a response is split into steps. Saved with the checkpoint.
+
+    Args:
+        steps: Where a step ends: at a blank line, at a newline, before "Step 3:" at the start of a line, or as given in
+            the data's column `steps`.
+        prompt_template: The user's turn, with {problem} for the problem's text. A `raw:` in front means plain text
+            without the chat template.
+        system_prompt: System message, or None.
+    """
 
     steps: StepRule = "blank_line"
     prompt_template: str = "{problem}"
     system_prompt: str | None = None
 
-    def validate(self) -> None:
+    def validate(self, where: str = "") -> None:
         if "{problem}" not in self.prompt_template:
-            raise ImplicitPRMError("prompt_template must contain {problem}, where the problem's text goes")
+            raise ImplicitPRMError(f"{where}prompt_template must contain {{problem}}, the place of the problem's text")

@@ -1,50 +1,21 @@
-"""Options of `ipr-rollout`: problems, sampling, where to write."""
+"""Options of `ipr-rollout`: the problems, the policy that answers them, sampling, and the output file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from implicit_prm.config.mapping import at_least
-from implicit_prm.config.models import PolicyConfig
+from implicit_prm.config.models import Dtype, LanguageModelConfig, TextConfig
+from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
 
+# Servers start from other defaults: vLLM and SGLang from the model's generation_config.json, llama.cpp from a top-k of
+# 40 and a min-p of 0.05. With these values only temperature and top-p shape the distribution, as with transformers.
+NEUTRAL_SAMPLING = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
 
-@dataclass
-class ProblemsConfig:
-    """Problems with known answers to sample responses for."""
-
-    name: str
-    split: str = "test"
-    revision: str | None = None
-    limit: int | None = None
-    prompt_template: str = "{problem}"
-    system_prompt: str | None = None
-    path: str | None = None
-
-    def validate(self) -> None:
-        at_least(self, 1, "limit", where="problems.")
-        if "{problem}" not in self.prompt_template:
-            raise ImplicitPRMError("problems.prompt_template must contain {problem}, where the problem's text goes")
-        if self.prompt_template.startswith("raw:") and self.system_prompt is not None:
-            raise ImplicitPRMError(
-                "problems.system_prompt has no place in a raw: prompt_template, which is plain text; write it into the "
-                "template"
-            )
-        if self.path is not None and self.revision is not None:
-            raise ImplicitPRMError(
-                "problems.path is a local copy, and problems.revision a commit on the hub; drop one of them"
-            )
-        if self.name == "sandbox" and (self.path is not None or self.revision is not None):
-            raise ImplicitPRMError("the sandbox makes its problems itself; drop problems.path and problems.revision")
-
-
-# What a server must be told so that temperature and top-p alone shape the distribution, as they do with transformers:
-# vLLM and SGLang start from the model's generation_config.json, llama.cpp from a top-k of 40 and a min-p of 0.05.
-NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
-
-_SET_ELSEWHERE = {
+# Fields of a request that have an option of their own.
+_REQUEST_OPTIONS = {
     "model": "policy.name",
     "n": "sampling.n",
     "temperature": "sampling.temperature",
@@ -57,8 +28,72 @@ _SET_ELSEWHERE = {
 
 
 @dataclass
+class ProblemsConfig:
+    """Problems with known answers.
+
+    Args:
+        name: `gsm8k`, `math`, `math500`, `sandbox`, or a hub id or local file with columns `problem` and `answer`.
+        split: Split of the dataset.
+        revision: Branch, tag or commit of the dataset on the hub.
+        limit: Number of problems to use, from the first; None for all.
+        prompt_template: The user's turn, with {problem} for the problem's text. A `raw:` in front means plain text
+            without the chat template.
+        system_prompt: System message, or None.
+        path: Local copy of a known dataset.
+    """
+
+    name: str
+    split: str = "train"
+    revision: str | None = None
+    limit: int | None = None
+    prompt_template: str = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+    system_prompt: str | None = None
+    path: str | None = None
+
+    @property
+    def text(self) -> TextConfig:
+        """How a problem becomes a prompt."""
+        return TextConfig(prompt_template=self.prompt_template, system_prompt=self.system_prompt)
+
+    def validate(self) -> None:
+        check_range(self, "limit", at_least=1, where="problems.")
+        self.text.validate("problems.")
+        if self.prompt_template.startswith("raw:") and self.system_prompt is not None:
+            raise ImplicitPRMError(
+                "problems.system_prompt cannot be used with a raw: prompt_template, which is plain text; write it into "
+                "the template"
+            )
+        if self.path is not None and self.revision is not None:
+            raise ImplicitPRMError("problems.path is a local copy, problems.revision a commit on the hub; set only one")
+        if self.name == "sandbox" and (self.path is not None or self.revision is not None):
+            raise ImplicitPRMError(
+                "problems.path and problems.revision: the sandbox generates its problems; leave them out"
+            )
+
+
+@dataclass
+class PolicyConfig(LanguageModelConfig):
+    """A policy that samples in this process, with transformers."""
+
+    dtype: Dtype = "auto"
+    kind: Literal["transformers"] = "transformers"
+
+    implied_by = "name"
+
+
+@dataclass
 class ServerConfig:
-    """A model behind a server that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp."""
+    """A policy on a server with an OpenAI-compatible API, such as vLLM, SGLang or llama.cpp.
+
+    Args:
+        base_url: Address of the API, such as http://localhost:8000/v1.
+        name: Name of the model on the server.
+        api_key_env: Environment variable that holds the API key.
+        concurrency: Number of requests in flight, one problem each.
+        timeout_s: Time limit of a request in seconds, including its time in the server's queue.
+        retries: Number of retries of a request after a connection error, a timeout, HTTP 429 or HTTP 5xx.
+        extra_body: More fields of the request.
+    """
 
     base_url: str
     name: str
@@ -66,35 +101,47 @@ class ServerConfig:
     concurrency: int = 16
     timeout_s: float = 600.0
     retries: int = 12
-    extra_body: dict[str, Any] | None = field(default_factory=lambda: dict(NEUTRAL))
+    extra_body: dict[str, Any] | None = field(default_factory=lambda: dict(NEUTRAL_SAMPLING))
+    kind: Literal["server"] = "server"
+
+    implied_by = "base_url"
 
     def validate(self) -> None:
-        at_least(self, 1, "concurrency", where="policy.")
-        at_least(self, 0, "retries", where="policy.")
-        if not self.timeout_s > 0:
-            raise ImplicitPRMError(f"policy.timeout_s is {self.timeout_s}; it must be above 0")
+        check_range(self, "concurrency", at_least=1, where="policy.")
+        check_range(self, "retries", at_least=0, where="policy.")
+        check_range(self, "timeout_s", above=0, where="policy.")
         try:
             url = urlsplit(self.base_url)
         except ValueError as error:
             raise ImplicitPRMError(f"policy.base_url={self.base_url}: {error}") from None
         if url.scheme not in ("http", "https") or not url.netloc:
+            raise ImplicitPRMError(f"policy.base_url={self.base_url}: expected a URL such as http://localhost:8000/v1")
+        if url.username or url.query:  # the address is written to a file next to the rollouts
             raise ImplicitPRMError(
-                f"policy.base_url={self.base_url}: not an address; expected one like http://localhost:8000/v1"
-            )
-        if url.username or url.query:  # the address is written down beside the rollouts
-            raise ImplicitPRMError(
-                "policy.base_url must hold no user name, password or query; name the environment variable that holds "
+                "policy.base_url must not contain a user name, password or query; name the environment variable with "
                 "the key in policy.api_key_env"
             )
         for key in self.extra_body or {}:
-            if key in _SET_ELSEWHERE:
-                raise ImplicitPRMError(f"policy.extra_body.{key}: set {_SET_ELSEWHERE[key]} instead")
+            if key in _REQUEST_OPTIONS:
+                raise ImplicitPRMError(f"policy.extra_body.{key}: set {_REQUEST_OPTIONS[key]} instead")
             if key == "stream":
-                raise ImplicitPRMError("policy.extra_body.stream: answers are read whole; leave it out")
+                raise ImplicitPRMError("policy.extra_body.stream: streaming is not supported; leave it out")
 
 
 @dataclass
 class SamplingConfig:
+    """How responses are sampled.
+
+    Args:
+        n: Number of responses per problem.
+        temperature: Temperature of the softmax.
+        top_p: Nucleus sampling; 1 keeps the whole distribution.
+        max_new_tokens: Maximum length of a response in tokens.
+        batch_size: Number of problems per batch with transformers; None for the default. Servers form their own
+            batches.
+        seed: Seed of the random numbers.
+    """
+
     n: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
@@ -104,21 +151,19 @@ class SamplingConfig:
 
     @property
     def problems_per_batch(self) -> int:
-        """Of transformers; a server has no use for it."""
+        """`batch_size` with transformers."""
         return self.batch_size or 4
 
     def validate(self) -> None:
-        at_least(self, 1, "n", "max_new_tokens", "batch_size", where="sampling.")
-        if self.temperature <= 0:
-            raise ImplicitPRMError(
-                f"sampling.temperature is {self.temperature}; it must be above 0: n equal responses teach nothing"
-            )
-        if not 0 < self.top_p <= 1:
-            raise ImplicitPRMError(f"sampling.top_p is {self.top_p}; it must be in (0, 1]")
+        check_range(self, "n", "max_new_tokens", "batch_size", at_least=1, where="sampling.")
+        check_range(self, "temperature", above=0, where="sampling.")
+        check_range(self, "top_p", above=0, at_most=1, where="sampling.")
 
 
 @dataclass
 class RolloutConfig:
+    """`ipr-rollout`: sample responses to problems and grade them."""
+
     policy: ServerConfig | PolicyConfig
     problems: ProblemsConfig
     sampling: SamplingConfig
@@ -127,6 +172,11 @@ class RolloutConfig:
     def validate(self) -> None:
         if isinstance(self.policy, ServerConfig) and self.sampling.batch_size is not None:
             raise ImplicitPRMError(
-                f"sampling.batch_size={self.sampling.batch_size}: a server forms its batches itself. Leave it null (as "
-                "sampling=default does) and set policy.concurrency"
+                f"sampling.batch_size={self.sampling.batch_size}: a server forms its own batches; leave batch_size "
+                "null (as sampling=default does) and set policy.concurrency"
+            )
+        sandbox = self.policy.name == self.problems.name == "sandbox"
+        if sandbox and self.problems.prompt_template == ProblemsConfig.prompt_template:
+            raise ImplicitPRMError(
+                "problems.prompt_template: the policy of the sandbox only knows bare problems; set it to {problem}"
             )

@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from implicit_prm.config.estimation import EstimateConfig
-from implicit_prm.config.mapping import at_least
 from implicit_prm.config.models import ModelConfig, TextConfig
+from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
+
+# Class attributes of every loss:
+#   needs_pairs        it only uses prompts with both correct and incorrect responses
+#   needs_step_labels  it trains on the data's column `step_labels`
+#   by_response        it is a sum over responses, so a group can be split into micro-batches anywhere
+#   single_responses   an optimizer step draws single responses, not prompts with all of their responses
 
 # What `per_device_train_batch_size` counts: prompts with all of their responses, or single responses of any prompt.
 BatchUnit = Literal["prompt", "response"]
@@ -17,6 +23,12 @@ BatchUnit = Literal["prompt", "response"]
 
 @dataclass
 class DPOConfig:
+    """DPO: -log sigmoid of the difference of two rewards, over correct-incorrect pairs.
+
+    Args:
+        pairing: `all` pairs of a prompt, or the i-th correct with the i-th incorrect response.
+    """
+
     name: Literal["dpo"] = "dpo"
     pairing: Literal["all", "one_to_one"] = "all"
 
@@ -28,6 +40,13 @@ class DPOConfig:
 
 @dataclass
 class NCAConfig:
+    """Noise contrastive alignment.
+
+    Args:
+        form: `pair` over pairs of responses, or `group` over all responses of a prompt.
+        pairing: As in DPO, for `form="pair"`.
+    """
+
     name: Literal["nca"] = "nca"
     form: Literal["pair", "group"] = "pair"
     pairing: Literal["all", "one_to_one"] = "all"
@@ -39,13 +58,21 @@ class NCAConfig:
 
     def validate(self) -> None:
         if self.form == "group" and self.pairing != "all":
-            raise ImplicitPRMError(
-                "loss.pairing has no meaning for loss.form=group, which forms no pairs; leave it out"
-            )
+            raise ImplicitPRMError("loss.pairing is not used with loss.form=group, which forms no pairs; leave it out")
 
 
 @dataclass
 class KTOConfig:
+    """KTO.
+
+    Args:
+        form: `unpaired`, with the KL estimated on mismatched prompts and responses; or `paired`, against the mean
+            reward of the prompt's responses of the other class.
+        desirable_weight: Weight of correct responses.
+        undesirable_weight: Weight of incorrect responses.
+        batch_unit: What an optimizer step draws; None is `response` for `form="unpaired"`, `prompt` for `form="paired"`.
+    """
+
     name: Literal["kto"] = "kto"
     form: Literal["unpaired", "paired"] = "unpaired"
     desirable_weight: float = 1.0
@@ -71,13 +98,20 @@ class KTOConfig:
             raise ImplicitPRMError(
                 "loss.batch_unit=response: loss.form=paired compares the responses of a prompt; use batch_unit=prompt"
             )
-        for key in ("desirable_weight", "undesirable_weight"):
-            if getattr(self, key) <= 0:
-                raise ImplicitPRMError(f"loss.{key} is {getattr(self, key)}; it must be above zero")
+        check_range(self, "desirable_weight", "undesirable_weight", above=0, where="loss.")
 
 
 @dataclass
 class CEConfig:
+    """Cross-entropy of the label, with the reward as the logit.
+
+    Args:
+        balance: Down-sample the more frequent label over the `dataset`, within every `prompt`, or not (`none`).
+        offset: What is subtracted from the reward: nothing, the mean reward of the prompt's responses (`group_mean`),
+            or minus the log-odds of the prompt's accuracy (`prompt_accuracy`).
+        batch_unit: What an optimizer step draws.
+    """
+
     name: Literal["ce"] = "ce"
     balance: Literal["none", "dataset", "prompt"] = "none"
     offset: Literal["none", "group_mean", "prompt_accuracy"] = "none"
@@ -105,13 +139,20 @@ class CEConfig:
             )
         if self.offset == "prompt_accuracy" and self.balance == "prompt":
             raise ImplicitPRMError(
-                "loss.balance=prompt makes the accuracy of every prompt one half, where loss.offset=prompt_accuracy "
-                "shifts nothing; drop one of them"
+                "loss.balance=prompt makes the accuracy of every prompt one half, so loss.offset=prompt_accuracy has "
+                "no effect; leave one of them out"
             )
 
 
 @dataclass
 class PrefixConfig:
+    """Cross-entropy of the label at every prefix, on the mean reward of its tokens (IPVRM, arXiv 2604.13197).
+
+    Args:
+        margin: Target of a correct prefix' mean reward; minus the margin is that of an incorrect one's.
+        batch_unit: What an optimizer step draws.
+    """
+
     name: Literal["prefix"] = "prefix"
     margin: float = 5.0
     batch_unit: BatchUnit = "prompt"
@@ -125,11 +166,17 @@ class PrefixConfig:
         return self.batch_unit == "response"
 
     def validate(self) -> None:
-        at_least(self, 0.0, "margin", where="loss.")
+        check_range(self, "margin", at_least=0, where="loss.")
 
 
 @dataclass
 class StepsConfig:
+    """Squared error between the sigmoid of a step's reward and the step's label.
+
+    Args:
+        batch_unit: What an optimizer step draws.
+    """
+
     name: Literal["steps"] = "steps"
     batch_unit: BatchUnit = "prompt"
 
@@ -142,17 +189,28 @@ class StepsConfig:
         return self.batch_unit == "response"
 
 
-# needs_pairs: prompts without a correct-incorrect pair are of no use. needs_step_labels: the column step_labels is
-# trained on. by_response: the loss is a sum over responses, as all are that read the rewards of tokens.
-# single_responses: an optimiser step draws responses, not prompts with all of theirs.
 LossConfig = DPOConfig | NCAConfig | KTOConfig | CEConfig | PrefixConfig | StepsConfig
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DataConfig(TextConfig):
-    """Graded responses to train on."""
+    """Graded responses to train on.
 
-    train: str = ""
+    Args:
+        train: Local file or folder, or a dataset on the hub.
+        train_split: Split of a folder or hub dataset.
+        dev: Source of the dev set.
+        dev_split: Split of the dev set's source.
+        revision: Branch, tag or commit of `train` on the hub.
+        dev_revision: Branch, tag or commit of `dev` on the hub.
+        hold_out_prompts: Number of prompts of `train` to use as the dev set instead.
+        max_prompts: Number of prompts to use, from the first; None for all.
+        max_responses: Number of responses per prompt to use, drawn at random; None for all.
+        max_length: Maximum length of prompt + response in tokens; None for the model's context.
+        too_long: What to do with a longer response: stop with an `error`, or `drop` it.
+    """
+
+    train: str
     train_split: str = "train"
     dev: str | None = None
     dev_split: str = "train"
@@ -164,20 +222,44 @@ class DataConfig(TextConfig):
     max_length: int | None = None
     too_long: Literal["error", "drop"] = "error"
 
-    def validate(self) -> None:
-        super().validate()
-        at_least(self, 1, "max_prompts", "max_responses", "max_length", where="data.")
-        at_least(self, 0, "hold_out_prompts", where="data.")
+    @property
+    def text(self) -> TextConfig:
+        """How prompts are rendered and responses split into steps."""
+        return TextConfig(self.steps, self.prompt_template, self.system_prompt)
+
+    def validate(self, where: str = "data.") -> None:
+        self.text.validate(where)
+        check_range(self, "max_prompts", "max_responses", "max_length", at_least=1, where=where)
+        check_range(self, "hold_out_prompts", at_least=0, where=where)
         if not self.train:
             raise ImplicitPRMError("data.train is empty; name a file of graded responses (ipr-rollout writes one)")
         if self.dev_revision and not self.dev:
-            raise ImplicitPRMError(f"data.dev_revision={self.dev_revision} is set but data.dev is not; drop it")
+            raise ImplicitPRMError(
+                f"data.dev_revision={self.dev_revision} is not used without data.dev; leave it out, or set data.dev"
+            )
         if self.dev and self.hold_out_prompts:
-            raise ImplicitPRMError("data.dev and data.hold_out_prompts both name a dev set; keep one of them")
+            raise ImplicitPRMError("data.dev and data.hold_out_prompts both give a dev set; set only one")
 
 
 @dataclass
 class TrainConfig:
+    """`ipr-train`: train an implicit PRM on graded responses.
+
+    Args:
+        model: Policy, reference and beta.
+        data: Graded responses.
+        loss: The loss and its options.
+        output_dir: Folder for checkpoints, `implicit_prm.json` and `log.jsonl`.
+        trainer: Options of `transformers.TrainingArguments`.
+        overwrite: Train from the start even if `output_dir` holds a model.
+        max_tokens_per_batch: Tokens per forward pass, with padding; None for a default by device. Changes no result.
+        reference_cache: Folder for the reference's log-probabilities; `default` is $IPR_CACHE, or
+            ~/.cache/implicit_prm.
+        push_to_hub: Repository on the hub (ORG/NAME) to upload the trained model to.
+        hub_private: Create that repository as private.
+        estimate: Only estimate memory and time on this machine.
+    """
+
     model: ModelConfig
     data: DataConfig
     loss: LossConfig
@@ -191,16 +273,21 @@ class TrainConfig:
     estimate: EstimateConfig | None = None
 
     def validate(self) -> None:
-        at_least(self, 1, "max_tokens_per_batch")
+        check_range(self, "max_tokens_per_batch", at_least=1)
+        check_trainer(self.trainer, self.data)
         if self.push_to_hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.push_to_hub):
-            raise ImplicitPRMError(f"push_to_hub={self.push_to_hub}: name a repository on the hub, as ORG/NAME")
-        if self.trainer.get("output_dir"):
-            raise ImplicitPRMError("set output_dir at the top level, not trainer.output_dir")
-        wants_eval = str(self.trainer.get("eval_strategy", "no")) != "no"
-        if wants_eval and not (self.data.dev or self.data.hold_out_prompts):
-            raise ImplicitPRMError(
-                f"trainer.eval_strategy={self.trainer['eval_strategy']} needs a dev set; give data.dev=FILE or "
-                "data.hold_out_prompts=50, or set trainer.eval_strategy=no"
-            )
+            raise ImplicitPRMError(f"push_to_hub={self.push_to_hub}: expected a repository on the hub, as ORG/NAME")
         if self.loss.name == "kto" and self.loss.form == "unpaired" and self.data.max_prompts == 1:
             raise ImplicitPRMError("loss=kto needs at least two prompts: its KL is estimated on mismatched pairs")
+
+
+def check_trainer(trainer: dict[str, Any], data: DataConfig) -> None:
+    """Refuse an output folder among the trainer's options, and an evaluation without a dev set."""
+    if trainer.get("output_dir"):
+        raise ImplicitPRMError("set output_dir at the top level, not trainer.output_dir")
+    strategy = trainer.get("eval_strategy", "no")
+    if str(strategy) != "no" and not (data.dev or data.hold_out_prompts):
+        raise ImplicitPRMError(
+            f"trainer.eval_strategy={strategy} needs a dev set; set data.dev=FILE or data.hold_out_prompts=50, or "
+            "trainer.eval_strategy=no"
+        )

@@ -74,6 +74,7 @@ def settings_of(config: RolloutConfig) -> dict[str, Any]:
     """What a resumed run must share, as far as the options say."""
     policy, sampling, source = asdict(config.policy), asdict(config.sampling), config.problems
     server = isinstance(config.policy, ServerConfig)
+    del policy["kind"]  # recorded as the backend
     sampling["batch_size"] = None if server else config.sampling.problems_per_batch
     return {
         "backend": "server" if server else "transformers",

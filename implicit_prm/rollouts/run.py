@@ -58,7 +58,7 @@ def rollout(config: RolloutConfig, say: Say = print) -> Path:
 def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     problems = load_problems(config.problems, say)
     path = Path(config.output)
-    text = TextConfig(prompt_template=config.problems.prompt_template, system_prompt=config.problems.system_prompt)
+    text = config.problems.text
     settings, record = settings_of(config), Provenance(path)
     if team.first:
         output = JsonLines(path)

@@ -63,7 +63,10 @@ def runs(tmp_path_factory, tiny_folder):
     sampling = SamplingConfig(n=4, max_new_tokens=30, batch_size=8)
     policy = PolicyConfig(str(tiny_folder))
     rollout(
-        RolloutConfig(policy, ProblemsConfig("sandbox", "train", limit=5), sampling, str(folder / "r.jsonl")), quiet
+        RolloutConfig(
+            policy, ProblemsConfig("sandbox", limit=5, prompt_template="{problem}"), sampling, str(folder / "r.jsonl")
+        ),
+        quiet,
     )
     rows = labelled_file(folder / "rows.jsonl", 8, 4)
     options = {"policy": policy, "sampling": sampling, "steps": "newline"}

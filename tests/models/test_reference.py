@@ -38,7 +38,7 @@ def test_an_adapter_as_the_reference_is_cached_in_scoring_and_training(tmp_path,
 
 def test_an_adapter_samples(tmp_path, tiny_folder):
     named = adapter(tmp_path / "adapter", tiny_folder)
-    policy, problems = PolicyConfig(str(named)), ProblemsConfig("sandbox", limit=1)
+    policy, problems = PolicyConfig(str(named)), ProblemsConfig("sandbox", limit=1, prompt_template="{problem}")
     sampling = SamplingConfig(n=1, max_new_tokens=2)
     run.rollout(RolloutConfig(policy, problems, sampling, str(tmp_path / "rows.jsonl")), quiet)
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1

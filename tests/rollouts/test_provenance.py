@@ -16,7 +16,7 @@ def config(tmp_path, tiny_folder):
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"id": f"p{k}", **_sum(k)}) + "\n" for k in range(4)))
     return RolloutConfig(
         policy=PolicyConfig(str(tiny_folder)),
-        problems=ProblemsConfig(str(tmp_path / "p.jsonl"), "train"),
+        problems=ProblemsConfig(str(tmp_path / "p.jsonl"), prompt_template="{problem}"),
         sampling=SamplingConfig(n=2, max_new_tokens=4, seed=3),
         output=str(tmp_path / "r.jsonl"),
     )
@@ -87,7 +87,7 @@ def test_a_null_batch_size_is_the_batch_size_it_stands_for(config):
         ("sampling", "seed", 4, "sampling.seed=3, now it is 4"),
         ("problems", "prompt_template", "Now: {problem}", "prompt.template={problem}, now it is Now: {problem}"),
         ("problems", "system_prompt", "Hm", "prompt.system_prompt=None, now it is Hm"),
-        ("policy", "dtype", "bfloat16", "policy.dtype=float32, now it is bfloat16"),
+        ("policy", "dtype", "bfloat16", "policy.dtype=auto, now it is bfloat16"),
     ],
 )
 def test_what_changes_the_responses_is_refused_by_name(group, option, value, words, config):

@@ -20,7 +20,7 @@ def quiet(*_):
 def config(tmp_path, tiny_folder):
     return RolloutConfig(
         policy=PolicyConfig(str(tiny_folder)),
-        problems=ProblemsConfig("sandbox", "train", limit=7),
+        problems=ProblemsConfig("sandbox", limit=7, prompt_template="{problem}"),
         sampling=SamplingConfig(n=3, max_new_tokens=12, batch_size=3, seed=5),
         output=str(tmp_path / "rollouts.jsonl"),
     )

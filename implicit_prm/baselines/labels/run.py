@@ -82,6 +82,8 @@ def _settings(config: LabelConfig, groups: Sequence[Group]) -> dict[str, Any]:
     """The options and data that a resumed run must share. Options that only bound memory may change."""
     free = ("output", "input", "split", "revision", "max_prompts", "max_tokens_per_batch")
     options = {name: value for name, value in asdict(config).items() if name not in free}
+    if "policy" in options:
+        del options["policy"]["kind"]  # servers are refused, so there is only one
     return options | {"data": {"prompts": len(groups), "sha256": fingerprint(groups)}}
 
 

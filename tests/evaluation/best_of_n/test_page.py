@@ -15,7 +15,12 @@ from implicit_prm.types import Group, StepScores, StepSpan
 from tests.conftest import write_rows
 from tests.pages import Page
 
-ROLLOUT = RolloutConfig(PolicyConfig("sandbox"), ProblemsConfig("sandbox"), SamplingConfig(), "candidates.jsonl")
+ROLLOUT = RolloutConfig(
+    PolicyConfig("sandbox"),
+    ProblemsConfig("sandbox", prompt_template="{problem}"),
+    SamplingConfig(),
+    "candidates.jsonl",
+)
 EVIL = "<script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(2)>"
 ROWS = [
     {  # the pick and the vote are right

@@ -16,7 +16,12 @@ from implicit_prm.scoring.scorers import column_scorer
 from implicit_prm.types import ImplicitPRMError
 from tests.conftest import graded_rows, write_rows
 
-ROLLOUT = RolloutConfig(PolicyConfig("sandbox"), ProblemsConfig("sandbox"), SamplingConfig(), "candidates.jsonl")
+ROLLOUT = RolloutConfig(
+    PolicyConfig("sandbox"),
+    ProblemsConfig("sandbox", prompt_template="{problem}"),
+    SamplingConfig(),
+    "candidates.jsonl",
+)
 # Problem 1: the vote goes to a wrong 7, the scores to the right 5. Problem 2: the other way round.
 ROWS = [
     {

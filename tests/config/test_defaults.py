@@ -1,0 +1,154 @@
+"""Every option's default is written in its dataclass, and every YAML file that stands for the defaults repeats it."""
+
+import functools
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from implicit_prm import config as options
+from implicit_prm.cli.eval import TASKS
+from implicit_prm.cli.label import METHODS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# The files of a command that stand for the defaults; the others are recipes.
+DEFAULTS = {
+    "train": ["model=hub", "data=rollouts", "trainer=default"],
+    "baseline": ["model=hub", "data=rollouts", "trainer=default"],
+    "rollout": ["policy=hub", "problems=file", "sampling=default"],
+    "label": ["policy=hub", "sampling=default"],
+    "eval": [],
+    "cache": [],
+    "merge": [],
+}
+LOSSES = {
+    "ce": options.CEConfig,
+    "dpo": options.DPOConfig,
+    "kto": options.KTOConfig,
+    "nca": options.NCAConfig,
+    "prefix": options.PrefixConfig,
+    "steps": options.StepsConfig,
+}
+REQUIRED = "required"
+
+
+@functools.cache
+def composed(command, *overrides):
+    """The composed options of a command, interpolations kept."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_container(compose(command, [*overrides]), resolve=False)
+
+
+def default(spec):
+    if spec.default_factory is not MISSING:
+        return spec.default_factory()
+    return REQUIRED if spec.default is MISSING else spec.default
+
+
+def differing(cls, values):
+    """{option: value in the YAML} for every option that a dataclass has a default for, and the YAML another value."""
+    defaults = {spec.name: default(spec) for spec in fields(cls)}
+    assert set(values) <= set(defaults), "the YAML has an option that the dataclass lacks"
+    return {
+        name: values.get(name, "missing")
+        for name, value in defaults.items()
+        if value != REQUIRED and (name not in values or values[name] != value or type(values[name]) is not type(value))
+    }
+
+
+def test_the_groups_of_losses_tasks_and_methods_are_the_files():
+    for group, names in (("loss", LOSSES), ("task", TASKS), ("method", METHODS)):
+        assert sorted(names) == sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    assert sorted(DEFAULTS) == sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("command", "cls", "overrides", "recipe"),
+    [
+        # `trainer` holds the names of transformers.TrainingArguments; without a machine there is no estimate.
+        ("train", options.TrainConfig, [], {"trainer", "estimate"}),
+        ("baseline", options.BaselineConfig, [], {"trainer"}),
+        ("rollout", options.RolloutConfig, [], set()),
+        ("cache", options.CacheConfig, [], set()),
+        ("merge", options.MergeConfig, [], set()),
+        # As it stands, it labels the sandbox, with one step per line.
+        ("label", options.MathShepherdConfig, [], {"steps"}),
+    ],
+)
+def test_the_options_of_a_command(command, cls, overrides, recipe):
+    assert set(differing(cls, composed(command, *DEFAULTS[command], *overrides))) == recipe
+
+
+@pytest.mark.parametrize("method", ["autopsv", "exact"])
+def test_the_options_of_a_labelling_method(method):
+    assert not differing(METHODS[method], composed("label", f"method={method}"))
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_the_options_of_a_task(task):
+    assert not differing(TASKS[task][0], composed("eval", f"task={task}"))
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_the_options_of_a_loss(loss):
+    assert not differing(LOSSES[loss], composed("train", *DEFAULTS["train"], f"loss={loss}")["loss"])
+
+
+@pytest.mark.parametrize(
+    ("command", "group", "name", "cls", "recipe"),
+    [
+        ("train", "model", "hub", options.ModelConfig, set()),
+        ("baseline", "model", "hub", options.BackboneConfig, set()),
+        ("train", "model", "sandbox", options.ModelConfig, {"beta"}),
+        ("train", "data", "rollouts", options.DataConfig, set()),
+        ("train", "data", "sandbox", options.DataConfig, {"hold_out_prompts", "steps"}),
+        ("train", "data", "ultrainteract", options.DataConfig, {"steps"}),
+        ("train", "estimate", "here", options.EstimateConfig, set()),
+        ("rollout", "policy", "hub", options.PolicyConfig, set()),
+        ("rollout", "policy", "server", options.ServerConfig, set()),
+        ("rollout", "policy", "sandbox", options.PolicyConfig, {"dtype"}),
+        ("rollout", "sampling", "default", options.SamplingConfig, set()),
+        ("rollout", "sampling", "sandbox", options.SamplingConfig, {"max_new_tokens", "batch_size"}),
+        ("rollout", "problems", "gsm8k", options.ProblemsConfig, set()),
+        ("rollout", "problems", "math", options.ProblemsConfig, set()),
+        ("rollout", "problems", "math500", options.ProblemsConfig, {"split"}),
+        # A file or folder is named in `name`, and the sandbox has no copy: `path` does not exist for them.
+        ("rollout", "problems", "file", options.ProblemsConfig, {"path"}),
+        ("rollout", "problems", "sandbox", options.ProblemsConfig, {"limit", "path", "prompt_template", "revision"}),
+    ],
+)
+def test_the_options_of_a_group(command, group, name, cls, recipe):
+    """`recipe`: the options that the file is there to change."""
+    tree = composed(command, *DEFAULTS[command], f"{group}={name}", *(["loss=ce"] if command == "train" else []))
+    assert set(differing(cls, tree[group])) == recipe
+
+
+@pytest.mark.parametrize("name", ["8xa100_80gb", "8xh100_80gb", "a100_80gb", "rtx4090_24gb"])
+def test_a_machine_only_describes_itself(name):
+    changed = differing(options.EstimateConfig, composed("train", f"estimate={name}")["estimate"])
+    sharded = {"processes", "sharding"} if name.startswith("8x") else set()
+    assert set(changed) == {"memory_gb", "tflops"} | sharded
+
+
+def test_text_options_have_one_default_wherever_they_appear():
+    expected = {spec.name: default(spec) for spec in fields(options.TextConfig)}
+    for cls in (options.DataConfig, options.MathShepherdConfig):
+        defaults = {spec.name: default(spec) for spec in fields(cls)}
+        assert {name: defaults[name] for name in expected} == expected
+
+
+def test_options_made_in_python_and_by_the_command_are_equal():
+    """A training run, rollouts and an evaluation with nothing but what is required."""
+    required = {"model": {"name": "m"}, "data": {"train": "f"}, "loss": {"name": "dpo"}, "output_dir": "o"}
+    tree = composed("train", *DEFAULTS["train"], "model.name=m", "data.train=f", "loss=dpo", "output_dir=o")
+    in_python = options.from_mapping(options.TrainConfig, required)
+    assert options.from_mapping(options.TrainConfig, tree | {"trainer": {}}) == in_python
+
+    required = {"policy": {"name": "m"}, "problems": {"name": "p"}, "sampling": {}, "output": "o"}
+    tree = composed("rollout", *DEFAULTS["rollout"], "policy.name=m", "problems.name=p", "output=o")
+    assert options.from_mapping(options.RolloutConfig, tree) == options.from_mapping(options.RolloutConfig, required)
+    assert options.RolloutConfig(
+        options.PolicyConfig("m"), options.ProblemsConfig("p"), options.SamplingConfig(), "o"
+    ) == options.from_mapping(options.RolloutConfig, tree)
