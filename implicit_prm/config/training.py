@@ -70,7 +70,8 @@ class KTOConfig:
             reward of the prompt's responses of the other class.
         desirable_weight: Weight of correct responses.
         undesirable_weight: Weight of incorrect responses.
-        batch_unit: What an optimizer step draws; None is `response` for `form="unpaired"`, `prompt` for `form="paired"`.
+        batch_unit: What an optimizer step draws; None is `response` for `form="unpaired"`, `prompt` for
+            `form="paired"`.
     """
 
     name: Literal["kto"] = "kto"
