@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from implicit_prm.baselines.layouts import Layout
-from implicit_prm.config import LoraConfig, ModelConfig, PolicyConfig, TextConfig
+from implicit_prm.config import LanguageModelConfig, LoraConfig, ModelConfig, TextConfig
 from implicit_prm.costs.operations import Tokens, forward_flops, training_flops
 from implicit_prm.costs.shapes import Shape, open_shape
 from implicit_prm.data.groups import load_groups
@@ -68,7 +68,7 @@ class Ledger:
         """
         settings = _json(Path(f"{path}.meta.json"))["settings"]
         name = tokenizer or settings["policy"]["name"]
-        policy = PolicyConfig(name, settings["policy"].get("revision") if tokenizer is None else None)
+        policy = LanguageModelConfig(name, settings["policy"].get("revision") if tokenizer is None else None)
         prompt = settings["prompt"]
         text = TextConfig(prompt_template=prompt["template"], system_prompt=prompt["system_prompt"])
         encoder = Encoder(loading.open_tokenizer(ModelSource.of(policy)), text)
@@ -82,10 +82,10 @@ class Ledger:
         counts = sum((TokenCounts(**row["step_label_tokens"]) for row in rows), TokenCounts())
         what = f"{settings['method']} labels of {path}"
         if settings["method"] == "math_shepherd":
-            shape = _shape(PolicyConfig(settings["policy"]["name"], settings["policy"]["revision"]))
+            shape = _shape(LanguageModelConfig(settings["policy"]["name"], settings["policy"]["revision"]))
             self._add("labels", what, counts, forward_flops(shape, tokens_of(counts)))
         elif settings["method"] == "autopsv":
-            shape = _shape(PolicyConfig(settings["verifier"], settings["verifier_revision"]))
+            shape = _shape(LanguageModelConfig(settings["verifier"], settings["verifier_revision"]))
             self._add("labels", what, counts, forward_flops(shape, tokens_of(counts, read=False)))
         else:
             self._add("labels", what, counts, 0.0)
@@ -103,12 +103,12 @@ class Ledger:
         epochs = _json(folder / "train_metrics.json")["epoch"]
         if (folder / BASELINE_FILE).exists():
             kind = BaselineMetadata.read(folder).kind
-            counts, shape = with_each_response(counts), _shape(PolicyConfig(str(folder)))
+            counts, shape = with_each_response(counts), _shape(LanguageModelConfig(str(folder)))
             flops = training_flops(shape, _checkpointing(folder), tokens_of(counts, read=False))
             self._add("training", f"{kind} in {folder}", counts, epochs * flops, epochs)
             return
         settings = CheckpointMetadata.read(folder)
-        shape = _shape(PolicyConfig(str(folder)), settings)
+        shape = _shape(LanguageModelConfig(str(folder)), settings)
         checkpointing = _checkpointing(folder)
         trained = with_each_response(counts) if checkpointing else counts
         flops = epochs * training_flops(shape, checkpointing, tokens_of(trained))
@@ -124,11 +124,11 @@ class Ledger:
             baseline = BaselineMetadata.read(folder)
             encoder = Encoder(loading.open_tokenizer(ModelSource.resolve(folder)), baseline.text)
             counts = with_each_response(count(groups, Layout(encoder, baseline.kind, baseline.tokens)))
-            flops = forward_flops(_shape(PolicyConfig(str(folder))), tokens_of(counts, read=False))
+            flops = forward_flops(_shape(LanguageModelConfig(str(folder))), tokens_of(counts, read=False))
             self._add("scoring", what, counts, flops)
             return
         settings = CheckpointMetadata.read(folder)
-        shape, name = _shape(PolicyConfig(str(folder)), settings), settings.base or str(folder)
+        shape, name = _shape(LanguageModelConfig(str(folder)), settings), settings.base or str(folder)
         counts = count(groups, Encoder(loading.open_tokenizer(ModelSource.resolve(name)), settings.text))
         passes = 1 if settings.reference == NONE else 2
         self._add("scoring", what, counts, passes * forward_flops(shape, tokens_of(counts)), passes)
@@ -173,7 +173,7 @@ def with_each_response(counts: TokenCounts) -> TokenCounts:
     return TokenCounts(counts.responses, counts.responses, round(counts.responses * prompt), counts.response_tokens)
 
 
-def _shape(policy: PolicyConfig, metadata: CheckpointMetadata | None = None) -> Shape:
+def _shape(policy: LanguageModelConfig, metadata: CheckpointMetadata | None = None) -> Shape:
     """The shape of a model, or of an adapter on the base that its checkpoint metadata names."""
     config = ModelConfig(policy.name, policy.revision)
     if metadata is not None and metadata.base is not None:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, Repositor
 from huggingface_hub.utils import tqdm
 from safetensors import SafetensorError, safe_open
 
-from implicit_prm.config import PolicyConfig
+from implicit_prm.config import LanguageModelConfig
 from implicit_prm.models.checkpoint import BaselineMetadata, CheckpointMetadata, read_metadata
 from implicit_prm.models.lora import Adapter, read_adapter
 from implicit_prm.sandbox import POLICY_PATH
@@ -89,7 +89,7 @@ class ModelSource:
         return cls(name, folder, revision, commit, adapter, metadata, token, trust_remote_code)
 
     @classmethod
-    def of(cls, config: PolicyConfig) -> Self:
+    def of(cls, config: LanguageModelConfig) -> Self:
         """The model that a config names."""
         return cls.resolve(config.name, config.revision, trust_remote_code=config.trust_remote_code)
 
