@@ -33,7 +33,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Best-of-N with any scorer, against majority vote, random choice and pass@N: `ipr-eval` as a function.
 
-    Example:
+    Examples:
         >>> class Shortest:
         ...     def score(self, problem, responses):
         ...         return [StepScores(text, [], [-float(len(text))]) for text in responses]

@@ -61,9 +61,11 @@ def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = Non
     """log p(target | what is before it) at the wanted positions, without the logits of any other.
 
     Args:
+        model: as for `project_states`.
         wanted: [B, T] bool, positions whose hidden state predicts a target. None wanted runs the body alone.
         targets: [N] int64, the N predicted tokens, row by row.
-        model, core, inputs: as for `project_states`.
+        core: as for `project_states`.
+        inputs: as for `project_states`.
 
     Returns:
         [N] float32 in nats, and the model's output, whose logits are a stand-in of width 1.
@@ -155,8 +157,10 @@ def completion_logprobs(
     """log p(token t | tokens < t) at every completion token, zero elsewhere: [B, T] float32, in nats.
 
     Args:
-        model, core: as for `target_logprobs`.
-        input_ids, attention_mask: [B, T] int64, right-padded.
+        model: as for `target_logprobs`.
+        core: as for `target_logprobs`.
+        input_ids: [B, T] int64, right-padded.
+        attention_mask: [B, T] int64.
         completion_mask: [B, T] bool; the first position of a row cannot be true, as nothing predicts it.
     """
     wanted = torch.zeros_like(completion_mask)
