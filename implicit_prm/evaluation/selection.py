@@ -124,7 +124,7 @@ def votes(
         raise ImplicitPRMError(f"expected draws of at least 1, got {draws}")
 
     # Candidates without an answer get a class of their own with zero weight, so that it cannot win.
-    names, label = np.unique(labels, return_inverse=True)
+    _, label = np.unique(labels, return_inverse=True)
     weight = np.where(labels < 0, 0.0, weight)
     worth = np.bincount(label, weights=right) / np.bincount(label)
 
@@ -135,14 +135,27 @@ def votes(
     }
     sampled = sorted(set(sizes) - accuracy.keys())
     if sampled:
-        sums = np.zeros(len(sampled))
-        chunk = max(1, _CHUNK_CELLS // max(total, len(names)))
-        for start in range(0, draws, chunk):
-            count = min(chunk, draws - start)
-            orders = rng.permuted(np.tile(np.arange(total), (count, 1)), axis=1)
-            sums += [_winners_worth(tally, worth).sum() for tally in _tallies(orders, sampled, label, weight)]
-        accuracy.update(zip(sampled, (sums / draws).tolist(), strict=True))
+        accuracy.update(_sampled_accuracy(sampled, label, weight, worth, draws, rng))
     return np.array([accuracy[n] for n in sizes], dtype=np.float64)
+
+
+def _sampled_accuracy(
+    sizes: list[int],
+    label: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    worth: NDArray[np.float64],
+    draws: int,
+    rng: np.random.Generator,
+) -> dict[int, float]:
+    """Size -> mean accuracy of the vote over random orders of the candidates; `worth` is the accuracy of each class."""
+    total = len(label)
+    sums = np.zeros(len(sizes))
+    chunk = max(1, _CHUNK_CELLS // max(total, len(worth)))
+    for start in range(0, draws, chunk):
+        count = min(chunk, draws - start)
+        orders = rng.permuted(np.tile(np.arange(total), (count, 1)), axis=1)
+        sums += [_winners_worth(tally, worth).sum() for tally in _tallies(orders, sizes, label, weight)]
+    return dict(zip(sizes, (sums / draws).tolist(), strict=True))
 
 
 def _win_probabilities(total: int, n: int) -> NDArray[np.float64]:

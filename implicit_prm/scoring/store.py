@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE = "scores.parquet"
 _KEY = b"implicit_prm.key"
+_VERSION = 2  # raise it when the same scorer and responses give other scores, as after a change of step splitting
 
 
 def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str) -> list[list[StepScores]]:
@@ -82,7 +83,7 @@ def _for_own_share(groups: Sequence[Group], state: Processes, work: Callable[[in
 
 def cache_key(groups: Sequence[Group], **scorer: Any) -> str:
     """Names what identifies a scorer, and what it scores: a change of either gives another key."""
-    digest = hashlib.sha256(json.dumps(scorer, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps([_VERSION, scorer], sort_keys=True, default=str).encode())
     for group in groups:
         what = [group.id, group.prompt, group.completions, group.finished, group.correctness, group.steps]
         digest.update(json.dumps(what).encode())

@@ -111,6 +111,61 @@ def test_a_column_by_its_name():
     assert metrics["steps"] == metrics["lowest_step"] == {}  # one number per response says nothing about steps
 
 
+def _one_row_per_response(name):
+    return [
+        {"prompt": row["prompt"], "answer": row["answer"], name: text, "orm": score, "prm": [score, 1.0]}
+        for row in ROWS
+        for text, score in zip(row["completions"], row["orm"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "column"),
+    [
+        (_one_row_per_response("completion"), "orm"),
+        (_one_row_per_response("response"), "prm"),
+        (
+            [
+                {
+                    "problem": row["prompt"],
+                    "answer": row["answer"],
+                    "responses": [
+                        {"text": text, "orm": score} for text, score in zip(row["completions"], row["orm"], strict=True)
+                    ],
+                }
+                for row in ROWS
+            ],
+            "orm",
+        ),
+    ],
+    ids=["completion", "response", "objects"],
+)
+def test_score_columns_of_every_row_format(rows, column):
+    expected = evaluate(ROWS, "orm", **FAST)["accuracy"]
+    assert evaluate(rows, column, **FAST)["accuracy"] == expected
+
+
+def test_a_score_column_follows_the_responses_that_are_drawn():
+    """Every score says which response it belongs to, so a pick is right if and only if its score is the largest."""
+    rows = [
+        {
+            "id": str(n),
+            "prompt": "?",
+            "answer": "1",
+            "completions": ["\\boxed{1}", *["\\boxed{2}"] * 7],
+            "s": [0.9] + [0.1] * 7,
+        }
+        for n in range(20)
+    ]
+    for row in rows[::2]:
+        row["completions"].reverse()
+        row["s"].reverse()
+    metrics = evaluate(rows, "s", max_responses=3, **FAST)
+    assert metrics["responses"] == 60
+    accuracy = metrics["accuracy"]
+    assert accuracy["PRM, min of steps"]["3"]["value"] == accuracy["oracle (pass@N)"]["3"]["value"] > 0
+
+
 def test_an_implicit_prm_is_evaluated_as_by_the_command(tmp_path, tiny_folder, other_folder):
     candidates = write_rows(tmp_path / "candidates.jsonl", graded_rows(6, 4))
     options = {"steps": "newline", "reference": str(other_folder), "beta": 0.5}
