@@ -1,16 +1,22 @@
 """A prompt that is encoded once gives the numbers, and the gradients, of one that is encoded with every response."""
 
 import copy
+import os
 import warnings
 
 import pytest
 import torch
 from torch.profiler import profile
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.cache_utils import DynamicLayer
 
+from implicit_prm.config import TextConfig
+from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import shared_prompt
 from implicit_prm.models.forward import disable_dropout
+from implicit_prm.models.loading import open_model, open_tokenizer
 from implicit_prm.models.shared_prompt import PlainRows, SharedPrompt, open_prompt, pieces, response_logprobs
+from implicit_prm.models.source import ModelSource
 from tests.models.test_forward import ARCHITECTURES, SMALL
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
@@ -104,22 +110,119 @@ def test_pieces_hold_what_fits_and_no_response_is_lost():
     assert pieces([], 10) == []
 
 
-def test_models_that_keep_another_state_fall_back_with_a_warning(monkeypatch):
+@pytest.fixture
+def no_verdicts(monkeypatch):
+    """Every model is checked anew."""
     monkeypatch.setattr(shared_prompt, "_verdicts", {})
+
+
+@pytest.mark.usefixtures("no_verdicts")
+def test_models_with_another_state_fall_back_with_one_warning():
     model = _model("mamba2", num_heads=4, head_dim=16, state_size=8, n_groups=1, expand=2, chunk_size=8)
-    with pytest.warns(UserWarning, match="cannot share a prompt"):
+    with pytest.warns(UserWarning, match="Mamba2"):
         assert isinstance(open_prompt(model, PROMPT), PlainRows)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(open_prompt(model, PROMPT), PlainRows)
 
 
-def test_a_model_whose_shared_numbers_differ_falls_back(monkeypatch):
-    monkeypatch.setattr(shared_prompt, "_verdicts", {})
-    original = SharedPrompt.logprobs
-    monkeypatch.setattr(SharedPrompt, "logprobs", lambda self, responses: original(self, responses) + 0.1)
-    with pytest.warns(UserWarning, match=r"differ by 0\.1 nats"):
+def _shift_positions(monkeypatch):
+    """Responses start one position too late."""
+    original = shared_prompt.target_logprobs
+
+    def shifted(model, wanted, targets, core=None, **inputs):
+        cache = inputs.get("past_key_values")
+        if cache is not None:
+            rows, width = wanted.shape
+            inputs["position_ids"] = (torch.arange(width) + cache.get_seq_length() + 1).expand(rows, -1)
+        return original(model, wanted, targets, core, **inputs)
+
+    monkeypatch.setattr(shared_prompt, "target_logprobs", shifted)
+
+
+def _forget_the_window(monkeypatch):
+    """Sliding windows are read like full attention: keys that left the window shift those that are in it."""
+    original = SharedPrompt._fork
+
+    def fork(self, rows):
+        cache = original(self, rows)
+        for place, layer in enumerate(cache.layers):
+            plain = DynamicLayer()
+            plain.keys, plain.values, plain.is_initialized = layer.keys, layer.values, True
+            plain.dtype, plain.device = layer.keys.dtype, layer.keys.device
+            cache.layers[place] = plain
+        return cache
+
+    monkeypatch.setattr(SharedPrompt, "_fork", fork)
+
+
+def _drop_a_key(monkeypatch):
+    """A mask that hides one of the prompt's tokens."""
+    original = SharedPrompt.__init__
+
+    def without_one(self, model, prompt_ids, core=None):
+        original(self, model, [*prompt_ids[:-2], prompt_ids[-1]], core)
+
+    monkeypatch.setattr(SharedPrompt, "__init__", without_one)
+
+
+BROKEN = [_shift_positions, _forget_the_window, _drop_a_key]
+
+
+@pytest.mark.usefixtures("no_verdicts")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("break_it", [None, *BROKEN])
+def test_a_broken_implementation_is_caught_in_every_dtype(break_it, dtype, monkeypatch):
+    """With a prompt that is longer than the sliding window."""
+    model = _model("mistral", sliding_window=4).to(dtype)
+    if break_it is None:
+        assert isinstance(open_prompt(model, PROMPT), SharedPrompt)
+        return
+    break_it(monkeypatch)
+    with pytest.warns(UserWarning, match=r"differ by .* nats"):
+        assert isinstance(open_prompt(model, PROMPT), PlainRows)
+
+
+@pytest.mark.usefixtures("no_verdicts")
+def test_autocast_does_not_blur_the_check(monkeypatch):
+    _shift_positions(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match=r"differ by .* nats"):
         assert isinstance(open_prompt(_model("llama"), PROMPT), PlainRows)
+
+
+@pytest.mark.usefixtures("no_verdicts")
+def test_rounding_alone_is_not_taken_for_a_difference(monkeypatch):
+    """In bfloat16 an improbable token may differ by more than half a nat although the implementation is right."""
+    original = SharedPrompt.logprobs
+    seen = []
+
+    def rounded(self, responses):
+        seen.append(self._computed[0].dtype)
+        return original(self, responses) + 2.0 * (seen[-1] == torch.bfloat16)
+
+    monkeypatch.setattr(SharedPrompt, "logprobs", rounded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(open_prompt(_model("llama").to(torch.bfloat16), PROMPT), SharedPrompt)
+    assert seen == [torch.float32]
+
+
+@pytest.mark.shared
+@pytest.mark.usefixtures("no_verdicts")
+@pytest.mark.parametrize("variable", ["IPR_SMOLLM2", "IPR_QWEN25"])
+def test_real_models_share_the_prompt_in_bfloat16(variable):
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} names no model's folder")
+    source = ModelSource.resolve(folder)
+    encoder = Encoder(open_tokenizer(source), TextConfig())
+    model = open_model(source, "bfloat16")
+    prompt_ids = encoder.prompt_ids("A train leaves at 9:40 and arrives at 13:05. How many minutes does it take?")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(open_prompt(model, prompt_ids), SharedPrompt)
+    difference, limit = shared_prompt._self_check(model, model, prompt_ids, None)
+    assert difference < 0.05 * limit
 
 
 def test_gradient_checkpointing_and_one_token_take_plain_rows():
