@@ -1,4 +1,4 @@
-"""Token log-probabilities of any causal LM, read from its hidden states without ever forming its logits."""
+"""Token log-probabilities of any causal LM, computed from its hidden states without the full logits tensor."""
 
 from __future__ import annotations
 
@@ -17,26 +17,31 @@ from implicit_prm.types import ImplicitPRMError
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Dropout would differ between policy and reference and drown the log-ratio, which starts at zero."""
+    """Set every dropout probability to zero: dropout noise would drown the log-ratio, which starts at zero."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
 
 
 def compile_blocks(model: Any, mode: str | None = None, backend: str = "inductor") -> None:
-    """torch.compile for what every block does to its tokens one by one: MLPs and norms, in place.
+    """Apply torch.compile to the MLPs and norms of every block, in place.
 
-    One graph serves all blocks and lengths. Attention is left out: it reads a prompt's keys and values by the number of
-    its layer, so every layer would be a graph of its own. The output head is read from outside.
+    One graph serves all blocks and lengths. Attention is not compiled: it indexes the cache by its layer number, so
+    every layer would need a graph of its own.
+
+    Args:
+        model: a causal LM, or a PEFT model of one.
+        mode: as for torch.compile.
+        backend: as for torch.compile.
 
     Raises:
-        ImplicitPRMError: an architecture that does not say what its blocks are.
+        ImplicitPRMError: the architecture does not name its blocks.
     """
     base = base_model(model)
     names = set(base._no_split_modules or ())
     blocks = [module for module in base.modules() if type(module).__name__ in names]
     if not blocks:
-        raise ImplicitPRMError(f"{type(base).__name__} does not name its blocks; leave trainer.torch_compile out")
+        raise ImplicitPRMError(f"{type(base).__name__} does not name its blocks; remove trainer.torch_compile")
     for block in blocks:
         for name, part in block.named_children():
             if "attn" not in name and "attention" not in name:
@@ -44,7 +49,15 @@ def compile_blocks(model: Any, mode: str | None = None, backend: str = "inductor
 
 
 def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> dict[str, Tensor]:
-    """(prompt ids, response ids) rows to right-padded [B, T] tensors: input_ids, attention_mask, completion_mask."""
+    """Right-pad rows of prompt and response ids.
+
+    Args:
+        rows: prompt ids and response ids of each row.
+        pad_id: the padding token.
+
+    Returns:
+        [B, T] tensors: input_ids and attention_mask (int64), completion_mask (bool).
+    """
     width = max(len(prompt) + len(response) for prompt, response in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     attention = torch.zeros(len(rows), width, dtype=torch.long)
@@ -58,17 +71,17 @@ def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
 
 
 def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = None, **inputs: Any) -> tuple[Tensor, Any]:
-    """log p(target | what is before it) at the wanted positions, without the logits of any other.
+    """log p(target | previous tokens) at the wanted positions, without the logits of other positions.
 
     Args:
         model: as for `project_states`.
-        wanted: [B, T] bool, positions whose hidden state predicts a target. None wanted runs the body alone.
+        wanted: [B, T] bool, positions whose hidden state predicts a target.
         targets: [N] int64, the N predicted tokens, row by row.
         core: as for `project_states`.
         inputs: as for `project_states`.
 
     Returns:
-        [N] float32 in nats, and the model's output, whose logits are a stand-in of width 1.
+        [N] float32 in nats, and the model's output, whose logits are a placeholder of width 1.
     """
 
     def project(states: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
@@ -80,10 +93,19 @@ def target_logprobs(model: Any, wanted: Tensor, targets: Tensor, core: Any = Non
 def logit_differences(
     model: Any, wanted: Any, tokens: tuple[int, int], core: Any = None, **inputs: Any
 ) -> tuple[Tensor, Any]:
-    """The first token's logit less the second's at the wanted positions: of the two alone, the first has its sigmoid.
+    """The first token's logit minus the second's at the wanted positions.
+
+    Its sigmoid is the probability of the first token if only the two are possible.
+
+    Args:
+        model: as for `project_states`.
+        wanted: as for `project_states`.
+        tokens: ids of the two tokens.
+        core: as for `project_states`.
+        inputs: as for `project_states`.
 
     Returns:
-        [N] float32, and the model's output, whose logits are a stand-in of width 1.
+        [N] float32, and the model's output, whose logits are a placeholder of width 1.
     """
 
     def project(states: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
@@ -101,31 +123,32 @@ def project_states(
     core: Any = None,
     **inputs: Any,
 ) -> tuple[Tensor, Any]:
-    """What `project` makes of the hidden states at the wanted positions, and of the output head's weight and bias.
+    """Apply `project` to the hidden states at the wanted positions, in place of the output head.
 
-    The model's own forward runs, so that wrappers (FSDP, autocast) do their work, but its output head is swapped for
-    one that reads only wanted positions.
+    The model's own forward runs, so wrappers (FSDP, autocast) work as usual. Only the output head's forward is replaced
+    during the call.
 
     Args:
-        model: the model to call, perhaps wrapped.
-        wanted: what a [B, T, width] tensor is indexed with: a [B, T] mask, or N rows and N columns.
-        project: takes [N, width] states, the head's weight and bias, and what the model does to its logits.
-        core: the model inside the wrapper, where `model` is one.
-        inputs: what the model's forward takes.
+        model: the model to call, which may be wrapped.
+        wanted: indexes a [B, T, width] tensor: a [B, T] mask, or N rows and N columns.
+        project: takes [N, width] states, the head's weight and bias, and the model's transform of its logits.
+        core: the model inside the wrapper.
+        inputs: arguments of the model's forward.
 
     Returns:
-        What `project` returns, and the model's output, whose logits are a stand-in of width 1.
+        The result of `project`, and the model's output, whose logits are a placeholder of width 1.
 
     Raises:
-        ImplicitPRMError: the output head is not one plain linear layer (a LoRA on it, say), or was not used.
+        ImplicitPRMError: the output head is not a plain linear layer (it has a LoRA adapter, for example), or the model
+            does not call it.
     """
     base = base_model(core or model)
     head: Any = base.get_output_embeddings()
-    readable = type(head) is nn.Linear or isinstance(head, FSDPModule)  # FSDP makes a class of its own of Linear
+    readable = type(head) is nn.Linear or isinstance(head, FSDPModule)  # FSDP makes a subclass of Linear
     if not readable:
         raise ImplicitPRMError(
-            f"{type(base).__name__}: the output head is a {type(head).__name__}; only a plain linear head can be read. "
-            "Leave it out of model.lora.target_modules (all-linear does)"
+            f"{type(base).__name__}: expected a plain linear output head, got {type(head).__name__}. Remove it from "
+            "model.lora.target_modules (all-linear does not include it)"
         )
     captured: list[Tensor] = []
 
@@ -146,22 +169,25 @@ def project_states(
         raise ImplicitPRMError(
             f"{type(base).__name__} does not call its output head; this architecture is not supported"
         )
-    # The stand-in takes part with weight zero: FSDP gathers a module's weights for the backward pass when a gradient
-    # reaches the module's output, and what was projected left it by the side door.
+    # FSDP gathers a module's weights for the backward pass when a gradient reaches the module's output. The projection
+    # bypasses that output, so it is added with weight zero.
     return captured[0] + 0.0 * output.logits.sum(), output
 
 
 def completion_logprobs(
     model: Any, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, core: Any = None
 ) -> Tensor:
-    """log p(token t | tokens < t) at every completion token, zero elsewhere: [B, T] float32, in nats.
+    """log p(token t | tokens < t) at every completion token.
 
     Args:
-        model: as for `target_logprobs`.
-        core: as for `target_logprobs`.
+        model: as for `project_states`.
         input_ids: [B, T] int64, right-padded.
         attention_mask: [B, T] int64.
-        completion_mask: [B, T] bool; the first position of a row cannot be true, as nothing predicts it.
+        completion_mask: [B, T] bool; false at the first position of a row, which nothing predicts.
+        core: as for `project_states`.
+
+    Returns:
+        [B, T] float32 in nats, zero outside the completion.
     """
     wanted = torch.zeros_like(completion_mask)
     wanted[:, :-1] = completion_mask[:, 1:]
@@ -172,12 +198,12 @@ def completion_logprobs(
 
 
 def base_model(model: Any) -> PreTrainedModel:
-    """The transformers model below a PEFT one."""
+    """The transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _transform(model: PreTrainedModel) -> LogitTransform:
-    """What the architecture does to its logits: Gemma's soft cap, Cohere's scale, Granite's divisor."""
+    """The architecture's transform of its logits: Gemma's soft cap, Cohere's scale, Granite's divisor."""
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
@@ -185,17 +211,22 @@ def _transform(model: PreTrainedModel) -> LogitTransform:
 
 
 def best_device() -> torch.device:
-    """CUDA (this process' one) where there is one, else the CPU."""
+    """This process's CUDA device if available, else the CPU."""
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     )
 
 
 def token_budget(device: torch.device, separable: bool = False) -> int:
-    """Tokens in one forward pass where nobody said: what keeps a GPU busy, or stays in a CPU's caches.
+    """Default number of tokens in one forward pass: enough to keep a GPU busy, or to stay within a CPU's caches.
 
-    separable: training with a loss that is a sum over responses. Smaller pieces then cost nothing, and they take half
-    of the memory; with other losses, all but the first piece of a group are run twice.
+    Args:
+        device: where the model runs.
+        separable: training with a loss that is a sum over responses. Smaller pieces then cost no time and take half of
+            the memory; with other losses, all but the first piece of a group run twice.
+
+    Returns:
+        The number of tokens, padding included.
     """
     if device.type != "cpu":
         return 16_384

@@ -1,9 +1,8 @@
-"""Per-token reference log-probabilities on disk, by content: they are computed once for all losses, betas, epochs,
-checkpoints and evaluations that share a reference.
+"""A cache of per-token reference log-probabilities on disk.
 
-A folder per reference (`identity.json` says which) holds shards that are never changed once written. A shard's name is
-the hash of its bytes, so a damaged one is recognised before anything is read from it, and its entries are computed
-again. Several processes may write at once: each writes shards of its own, and the same content under the same name.
+They are computed once for all losses, betas, epochs, checkpoints and evaluations with the same reference. Each
+reference has a folder, described by `identity.json`, with immutable shards. A shard is named by the hash of its bytes,
+so a damaged one is detected before it is used, and its entries are computed again. Several processes may write at once.
 
     FOLDER/<identity>/identity.json
     FOLDER/<identity>/<sha256>.safetensors        keys [N, 16] uint8, offsets [N + 1] int64, values [tokens] float32
@@ -27,7 +26,7 @@ from safetensors.numpy import load, save
 
 from implicit_prm.utils.io import atomic_write, clear_os_errors, write_json
 
-# Part of every identity: raise it when the same weights and tokens give other numbers than before.
+# Part of every identity. Increase it when the same weights and tokens give other numbers than before.
 VERSION = 1
 _SHARD_ENTRIES = 4096
 Identity = dict[str, str]
@@ -39,18 +38,18 @@ def default_folder() -> Path:
 
 
 def key_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> bytes:
-    """16 bytes that stand for a response behind its prompt."""
+    """A 16-byte hash of a prompt and a response."""
     lengths = np.array([len(prompt_ids), len(ids)], dtype=np.int64)
     tokens = np.array([*prompt_ids, *ids], dtype=np.int64)
     return hashlib.sha256(lengths.tobytes() + tokens.tobytes()).digest()[:16]
 
 
 class ReferenceCache:
-    """What one reference says of responses.
+    """Log-probabilities under one reference.
 
     Args:
-        identity: what the numbers depend on besides the tokens: weights, dtype, and so on.
-        root: the folder of all caches, by default `default_folder()`.
+        identity: what they depend on besides the tokens: weights, dtype, device and so on.
+        root: the folder of all caches; by default `default_folder()`.
     """
 
     def __init__(self, identity: Identity, root: str | Path | None = None) -> None:
@@ -58,7 +57,7 @@ class ReferenceCache:
         name = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(root or default_folder()) / name
         self._values: dict[bytes, np.ndarray] = {}
-        self._waiting: dict[bytes, np.ndarray] = {}
+        self._unwritten: dict[bytes, np.ndarray] = {}
         self._read: set[str] = set()
         self.refresh()
 
@@ -69,37 +68,37 @@ class ReferenceCache:
         return len(self._values)
 
     def get(self, key: bytes, tokens: int) -> np.ndarray | None:
-        """[tokens] float32 log-probabilities in nats, or None if they are not there."""
+        """[tokens] float32 log-probabilities in nats; None if they are not in the cache."""
         found = self._values.get(key)
         return found if found is not None and len(found) == tokens else None
 
     def add(self, key: bytes, values: np.ndarray) -> None:
-        """Keep a response's [tokens] log-probabilities; on disk after some thousands of them, or at `flush`."""
-        self._values[key] = self._waiting[key] = np.asarray(values, dtype=np.float32)
-        if len(self._waiting) >= _SHARD_ENTRIES:
+        """Add a response's [tokens] log-probabilities, which are written in batches and at `flush`."""
+        self._values[key] = self._unwritten[key] = np.asarray(values, dtype=np.float32)
+        if len(self._unwritten) >= _SHARD_ENTRIES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits as one shard.
+        """Write the entries added since the last time as one shard, completely or not at all.
 
         Raises:
-            ImplicitPRMError: the disk is full or the folder cannot be written; nothing is half written.
+            ImplicitPRMError: the disk is full, or the folder cannot be written.
         """
-        if not self._waiting:
+        if not self._unwritten:
             return
-        keys = np.frombuffer(b"".join(self._waiting), dtype=np.uint8).reshape(-1, 16)
-        offsets = np.cumsum([0, *map(len, self._waiting.values())])
-        content = save({"keys": keys, "offsets": offsets, "values": np.concatenate(list(self._waiting.values()))})
+        keys = np.frombuffer(b"".join(self._unwritten), dtype=np.uint8).reshape(-1, 16)
+        offsets = np.cumsum([0, *map(len, self._unwritten.values())])
+        content = save({"keys": keys, "offsets": offsets, "values": np.concatenate(list(self._unwritten.values()))})
         name = f"{_name(content)}.safetensors"
         if not (self.folder / "identity.json").exists():
             write_json(self.folder / "identity.json", self.identity)
         with atomic_write(self.folder / name) as stream:
             stream.write(content)
         self._read.add(name)
-        self._waiting.clear()
+        self._unwritten.clear()
 
     def refresh(self) -> None:
-        """Read the shards that were written since, by whomever."""
+        """Read new shards, written by any process."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name in self._read:
                 continue
@@ -109,18 +108,18 @@ class ReferenceCache:
 
 @dataclass(frozen=True)
 class Stored:
-    """One reference's folder as `ipr-cache` shows it."""
+    """The cache of one reference, as `ipr-cache` lists it."""
 
     folder: Path
     identity: Identity
     responses: int
     tokens: int
     size_bytes: int
-    used: float  # seconds since 1970 when it was last written
+    used: float  # time of the last write, in seconds since 1970
 
 
 def stored(root: str | Path | None = None) -> list[Stored]:
-    """Every reference in the cache."""
+    """List the caches of all references."""
     found = []
     for path in sorted(Path(root or default_folder()).glob("*/identity.json")):
         shards = list(path.parent.glob("*.safetensors"))
@@ -132,25 +131,25 @@ def stored(root: str | Path | None = None) -> list[Stored]:
 
 
 def prune(caches: Iterable[Stored], older_than_days: float = 0.0) -> list[Stored]:
-    """Delete caches that were last written so long ago; returns those that are gone."""
-    gone = [one for one in caches if time.time() - one.used >= older_than_days * 86_400]
-    for one in gone:
-        with clear_os_errors(one.folder):
-            shutil.rmtree(one.folder)
-    return gone
+    """Delete caches whose last write is at least `older_than_days` ago, and return them."""
+    old = [cache for cache in caches if time.time() - cache.used >= older_than_days * 86_400]
+    for cache in old:
+        with clear_os_errors(cache.folder):
+            shutil.rmtree(cache.folder)
+    return old
 
 
 def _entries(path: Path) -> dict[bytes, np.ndarray]:
-    """A shard's entries; none, with a warning, if it is not what its name says."""
+    """A shard's entries. A damaged shard is deleted with a warning and has none."""
     try:
         content = path.read_bytes()
         if _name(content) != path.stem:
-            raise ValueError("its content is not what its name says")
+            raise ValueError("its content does not match its name")
         shard = load(content)
-    except FileNotFoundError:  # pruned in the meantime
+    except FileNotFoundError:  # another process pruned it
         return {}
     except (SafetensorError, ValueError) as error:
-        warnings.warn(f"{path}: damaged ({error}); what it held is computed again", stacklevel=3)
+        warnings.warn(f"{path}: damaged ({error}); its entries are computed again", stacklevel=3)
         path.unlink(missing_ok=True)
         return {}
     keys, offsets, values = shard["keys"], shard["offsets"], shard["values"]

@@ -1,10 +1,10 @@
-"""Log-probabilities of all responses to one prompt, which is encoded once for all of them.
+"""Log-probabilities of all responses to one prompt, which is encoded only once.
 
-The prompt's keys and values (of all but its last token) are computed once, and every response reads them: K responses
-cost P + K x R tokens instead of K x (P + R). It is exact in training as well. Responses run against detached copies of
-the keys and values, a few at a time, each with its own backward pass; what they send back to those copies goes through
-the prompt once at the end. That also bounds memory by the largest few responses, as checkpointing does, but without
-computing anything twice.
+The prompt's keys and values (of all but its last token) are computed once and read by every response: K responses cost
+P + K x R tokens instead of K x (P + R). Training is exact, too. Responses run in pieces against detached copies of the
+keys and values, each piece with its own backward pass; the gradients that accumulate at the copies are propagated
+through the prompt once, at the end. Memory is bounded by the largest piece, as with gradient checkpointing, but nothing
+is computed twice.
 
     with torch.no_grad():
         logprobs = response_logprobs(model, prompt_ids, responses, max_tokens=4096)
@@ -45,8 +45,9 @@ class SharedPrompt:
     """A prompt whose keys and values are computed once.
 
     Args:
-        model: the causal LM as it is called; `core`: the model inside its wrapper.
-        prompt_ids: at least two tokens. The last one is left to the responses, whose first token it predicts.
+        model: the causal LM to call, which may be wrapped.
+        prompt_ids: at least two tokens. The last one is run with every response, whose first token it predicts.
+        core: the model inside the wrapper.
     """
 
     row_overhead = 1  # the prompt's last token
@@ -61,24 +62,24 @@ class SharedPrompt:
         _, output = target_logprobs(model, nothing, ids[nothing], self._core, **self._embed(ids), use_cache=True)
         self._cache: Any = output.past_key_values
         if not _can_be_shared(self._cache):
-            raise NotImplementedError(f"{type(base_model(self._core)).__name__} keeps more than keys and values")
+            raise NotImplementedError(f"{type(base_model(self._core)).__name__} has a state other than keys and values")
         self._anchor: Tensor = output.logits
         self._computed = [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
         self._leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self._computed]
 
     def logprobs(self, responses: Sequence[Ids]) -> Tensor:
-        """[K, T] float32 log-probabilities of the responses' tokens in nats, zero behind each one's end."""
+        """[K, T] float32 log-probabilities of the responses' tokens in nats, zero after the end of each."""
         rows = [[self._last, *ids[:-1]] for ids in responses] or [[self._last]]
         input_ids = _padded(rows, self._device)
         targets, wanted = _targets(responses, input_ids)
         inputs = {**self._embed(input_ids), "past_key_values": self._fork(len(rows)), "use_cache": True}
-        # No attention mask: attention is causal and the padding lies behind the response.
+        # No attention mask is needed: attention is causal, and the padding comes after the response.
         found, _ = target_logprobs(self._model, wanted, targets, self._core, **inputs)
         return torch.zeros_like(wanted, dtype=torch.float32).masked_scatter(wanted, found)[: len(responses)]
 
     def backward(self) -> None:
-        """Send what the responses' backward passes left at the keys and values through the prompt."""
-        # The anchor, with gradient zero, makes FSDP gather weights here too; it is computed last, so it goes first.
+        """Propagate the gradients that the responses left at the keys and values through the prompt."""
+        # The logits, with gradient zero, make FSDP gather the weights. They were computed last, so they come first.
         pairs = [(self._anchor, torch.zeros_like(self._anchor))]
         pairs += [(c, leaf.grad) for c, leaf in zip(self._computed, self._leaves, strict=True) if leaf.grad is not None]
         pairs = [(tensor, grad) for tensor, grad in pairs if tensor.requires_grad]
@@ -89,10 +90,10 @@ class SharedPrompt:
             self._embedding(torch.cat([ids for ids, _ in embedded])).backward(torch.cat([grad for _, grad in embedded]))
 
     def _embed(self, ids: Tensor) -> dict[str, Tensor]:
-        """What the model's forward takes for these [B, T] tokens.
+        """Arguments of the model's forward for [B, T] tokens.
 
-        The gradient of an embedding is as large as the vocabulary, however few tokens there are. So pieces leave theirs
-        at their own vectors, and all of them go through the embedding once, at the end.
+        An embedding's gradient has the size of the vocabulary, however few the tokens. So each piece keeps the gradient
+        of its own vectors, and all are propagated through the embedding once, at the end.
         """
         if self._embedding is None or not torch.is_grad_enabled():
             return {"input_ids": ids}
@@ -113,28 +114,42 @@ class SharedPrompt:
 
 
 class PlainRows:
-    """The same, one row of prompt and response each: for models that cannot share, and as the twin for the tests."""
+    """The same interface with a row of prompt and response for each response, for models that cannot share a prompt.
+
+    Args:
+        model: the causal LM to call, which may be wrapped.
+        prompt_ids: tokens of the prompt.
+        core: the model inside the wrapper.
+    """
 
     def __init__(self, model: Any, prompt_ids: Ids, core: Any = None) -> None:
         self._model, self._core, self._prompt = model, core or model, list(prompt_ids)
         self.row_overhead = len(self._prompt)
 
     def logprobs(self, responses: Sequence[Ids]) -> Tensor:
-        """[K, T] float32 log-probabilities of the responses' tokens in nats, zero behind each one's end."""
+        """[K, T] float32 log-probabilities of the responses' tokens in nats, zero after the end of each."""
         batch = pad_rows([(self._prompt, list(ids)) for ids in responses] or [(self._prompt, [])], 0)
         batch = {name: tensor.to(base_model(self._core).device) for name, tensor in batch.items()}
         logprobs = completion_logprobs(self._model, **batch, core=self._core)
         return logprobs[: len(responses), len(self._prompt) :]
 
     def backward(self) -> None:
-        """Nothing is left to do."""
+        """Does nothing: the responses' backward passes reach all weights."""
 
 
 def open_prompt(model: Any, prompt_ids: Ids, core: Any = None) -> SharedPrompt | PlainRows:
-    """`SharedPrompt` where the model can share, else `PlainRows`.
+    """Encode a prompt: a `SharedPrompt` if the model supports it, else `PlainRows`.
 
-    A class of models is tried once, on a few tokens of this prompt, against plain rows. Where that fails, a warning
-    says so and rows are plain. Gradient checkpointing recomputes layers without a cache, so it takes plain rows too.
+    The first time, the two are compared on a few tokens of this prompt, and a warning is given if they differ. Gradient
+    checkpointing recomputes layers without a cache, so it needs plain rows.
+
+    Args:
+        model: the causal LM to call, which may be wrapped.
+        prompt_ids: tokens of the prompt.
+        core: the model inside the wrapper.
+
+    Returns:
+        The encoded prompt.
     """
     base = base_model(core or model)
     checkpointing = base.training and any(getattr(m, "gradient_checkpointing", False) for m in base.modules())
@@ -144,10 +159,17 @@ def open_prompt(model: Any, prompt_ids: Ids, core: Any = None) -> SharedPrompt |
 
 
 def pieces(lengths: Sequence[int], max_tokens: int, row_overhead: int = 0) -> list[list[int]]:
-    """Places of responses in pieces that hold at most `max_tokens` tokens, padding included; similar lengths together.
+    """Split responses into pieces of similar lengths, for one forward pass each.
 
-    A response that is longer than that by itself is a piece of its own. The longest come first: if memory is short, it
-    shows at once, and what later pieces need fits where earlier ones were.
+    The longest come first, so that a lack of memory shows at once and later pieces reuse the memory of earlier ones.
+
+    Args:
+        lengths: tokens of each response.
+        max_tokens: limit for a piece, padding included. A longer response is a piece of its own.
+        row_overhead: tokens that every row has besides the response.
+
+    Returns:
+        Indices of responses, piece by piece.
     """
     cut: list[list[int]] = []
     width = 0
@@ -164,18 +186,29 @@ def pieces(lengths: Sequence[int], max_tokens: int, row_overhead: int = 0) -> li
 def response_logprobs(
     model: Any, prompt_ids: Ids, responses: Sequence[Ids], max_tokens: int, core: Any = None
 ) -> list[Tensor]:
-    """Each response's [T] float32 token log-probabilities in nats, on the CPU, in the order given."""
+    """Token log-probabilities of the responses to one prompt, without gradients.
+
+    Args:
+        model: the causal LM to call, which may be wrapped.
+        prompt_ids: tokens of the prompt.
+        responses: tokens of each response.
+        max_tokens: in one forward pass, padding included.
+        core: the model inside the wrapper.
+
+    Returns:
+        [T] float32 per response, in nats, on the CPU.
+    """
     prompt = open_prompt(model, prompt_ids, core)
     found: dict[int, Tensor] = {}
     for piece in pieces([len(ids) for ids in responses], max_tokens, prompt.row_overhead):
         logprobs = prompt.logprobs([responses[place] for place in piece]).cpu()
-        # Cloned: a view would keep the whole padded piece alive.
+        # Clone, since a view would keep the whole padded piece in memory.
         found |= {place: row[: len(responses[place])].clone() for place, row in zip(piece, logprobs, strict=True)}
     return [found[place] for place in range(len(responses))]
 
 
 def _read_once(layer: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    """What a cache layer's `update` returns. The responses' keys and values are not kept: no token comes after them."""
+    """A cache layer's `update` that does not keep the responses' keys and values, which no later token reads."""
     keys, values = layer.keys, layer.values
     found = type(layer).update(layer, *args, **kwargs)
     layer.keys, layer.values = keys, values
@@ -183,7 +216,7 @@ def _read_once(layer: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
 
 
 def _trained_embedding(base: Any) -> nn.Embedding | None:
-    """The input embedding, where it is a plain one that is trained and whole in this process."""
+    """The input embedding if it is plain, trained and not sharded; else None."""
     embedding = base.get_input_embeddings()
     plain = type(embedding) is nn.Embedding and not isinstance(embedding.weight, DTensor)
     return embedding if plain and embedding.weight.requires_grad else None
@@ -249,7 +282,7 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 def _targets(responses: Sequence[Ids], input_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """[N] tokens that are predicted, and the [B, T] positions that predict them."""
+    """[N] predicted tokens, and a [B, T] mask of the positions that predict them."""
     lengths = torch.tensor([len(ids) for ids in responses] or [0], device=input_ids.device)
     wanted = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
     return torch.tensor(

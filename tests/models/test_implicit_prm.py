@@ -95,7 +95,7 @@ def test_without_a_reference_the_score_is_the_scaled_log_likelihood(prm, other_f
         )
 
 
-def test_a_response_that_was_cut_off_gets_no_end_of_turn(prm):
+def test_a_truncated_response_gets_no_end_of_turn(prm):
     whole, cut = (prm.score(PROBLEM, RESPONSES[:1], finished=[done])[0] for done in (True, False))
     assert len(cut.token_rewards) == len(whole.token_rewards) - 1
     assert cut.token_rewards == pytest.approx(whole.token_rewards[:-1], abs=1e-5)
@@ -196,7 +196,7 @@ def test_the_sandbox_policy_opens_by_its_name():
     assert right.outcome_reward > nonsense.outcome_reward
 
 
-def test_half_precision_is_warned_of_where_rounding_drowns_the_signal(tiny_folder, other_folder):
+def test_a_warning_if_rounding_drowns_the_signal(tiny_folder, other_folder):
     """The same model twice has no signal at all; another model's log-ratio is far above the noise."""
     same = ImplicitPRM.from_pretrained(tiny_folder, tiny_folder, 1.0, steps="newline", dtype="bfloat16", device="cpu")
     with pytest.warns(UserWarning, match="bfloat16.*dtype=float32"):

@@ -1,4 +1,4 @@
-"""LoRA adapters: found by folder or hub id, opened on the right base, merged without changing what they compute."""
+"""LoRA adapters: found by folder or hub id, opened on the right base, merged without changing the results."""
 
 import json
 

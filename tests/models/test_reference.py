@@ -1,4 +1,4 @@
-"""The reference's cache knows the reference by its weights, whatever they are called and wherever they lie."""
+"""The reference's cache identifies it by its weights, not by its name or place."""
 
 from implicit_prm import ImplicitPRM, fit
 from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
