@@ -1,6 +1,6 @@
 """Explicit reward models to compare implicit PRMs with, behind the same `Scorer`.
 
-`run.fit` trains one (`ipr-baseline`), `labels` makes step labels for it (`ipr-label`), and `RewardModel` scores with it.
+`run.fit` trains one (`ipr-baseline`), `labels` makes its step labels (`ipr-label`), and `RewardModel` scores with it.
 """
 
 from implicit_prm.baselines.reward_model import RewardModel
