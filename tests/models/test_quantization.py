@@ -18,7 +18,7 @@ LORA = {"lora": {"r": 4, "alpha": 8}}
 
 
 def test_quantization_without_an_adapter_is_refused(tmp_path, tiny_folder, rollouts_file):
-    with pytest.raises(ImplicitPRMError, match=r"model\.quantization=4bit .*model\.lora=\{r:16,alpha:32\}"):
+    with pytest.raises(ImplicitPRMError, match=r"model\.quantization=4bit.*model\.lora"):
         config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"quantization": "4bit"})
     with pytest.raises(ImplicitPRMError, match=r"model\.quantization=8bit.*4bit"):
         config(tmp_path / "run", tiny_folder, rollouts_file, model_options={"quantization": "8bit", **LORA})
