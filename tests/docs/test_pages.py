@@ -76,3 +76,14 @@ def test_images_exist_and_show_on_pypi(page):
         assert page != README or target.startswith(raw)
         path = ROOT / target.removeprefix(raw) if target.startswith(raw) else page.parent / target
         assert path.exists(), target
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=name)
+def test_links_into_the_repository_exist(page):
+    """mkdocs checks the links of docs/."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"https://github.com/implicit-prm/implicit-prm/blob/main/([^)#\s]+)", text):
+        assert (ROOT / target).exists(), target
+    for target in re.findall(r"]\((?!https?:)([^)#\s]+)", text):
+        assert (page.parent / target).exists(), target
+        assert page != README, "PyPI shows the README, where relative links lead nowhere"
