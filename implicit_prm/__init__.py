@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from implicit_prm.evaluation.api import evaluate, evaluate_process_bench
     from implicit_prm.models.implicit_prm import ImplicitPRM
     from implicit_prm.rewards.implicit_reward import aggregate
-    from implicit_prm.training import ImplicitPRMTrainer
+    from implicit_prm.training import ImplicitPRMConfig, ImplicitPRMTrainer
     from implicit_prm.training.run import fit
     from implicit_prm.types import Group, ImplicitPRMError, Scorer, StepScores
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ImplicitPRM": "implicit_prm.models.implicit_prm",
     "ImplicitPRMError": "implicit_prm.types",
+    "ImplicitPRMConfig": "implicit_prm.training",
     "ImplicitPRMTrainer": "implicit_prm.training",
     "Group": "implicit_prm.types",
     "Scorer": "implicit_prm.types",
@@ -32,6 +33,7 @@ _HOMES = {
 __all__ = [
     "Group",
     "ImplicitPRM",
+    "ImplicitPRMConfig",
     "ImplicitPRMError",
     "ImplicitPRMTrainer",
     "Scorer",

@@ -41,7 +41,7 @@ def measure(overrides: list[str]) -> dict[str, float]:
     from implicit_prm.cli.command import configs
     from implicit_prm.config import TrainConfig, from_mapping
     from implicit_prm.costs.estimates import estimate, measured_tflops
-    from implicit_prm.training import ImplicitPRMTrainer
+    from implicit_prm.training import LogRatioTrainer
     from implicit_prm.training.run import fit
 
     with initialize_config_dir(configs(), version_base="1.3"):
@@ -55,7 +55,7 @@ def measure(overrides: list[str]) -> dict[str, float]:
     expected = estimate(config)
     config.estimate = None
 
-    train, seconds = ImplicitPRMTrainer.train, []
+    train, seconds = LogRatioTrainer.train, []
 
     def timed(*arguments, **options):
         start = clock()
@@ -63,7 +63,7 @@ def measure(overrides: list[str]) -> dict[str, float]:
         seconds.append(clock() - start)
         return result
 
-    ImplicitPRMTrainer.train = timed  # type: ignore[method-assign]
+    LogRatioTrainer.train = timed  # type: ignore[method-assign]
     before = psutil.Process().memory_info().rss
     fit(config)
     if cuda:

@@ -20,9 +20,10 @@ from implicit_prm.models import forward, loading
 from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.models.source import ModelSource
 from implicit_prm.training import GroupDataset, initial_model
-from implicit_prm.training.arguments import compile_blocks
+from implicit_prm.training.arguments import compile_options
 from implicit_prm.training.model_card import RUN_FILE, Run
-from implicit_prm.training.run import EncodedSets, GradedSets, Prepared, Say, run_training
+from implicit_prm.training.prepare import EncodedSets, GradedSets, Say
+from implicit_prm.training.run import Prepared, run_training
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.io import write_json
 
@@ -68,7 +69,9 @@ def _prepare(
     def make_trainer(encoded: EncodedSets) -> RewardModelTrainer:
         say(_target_line(config, source, encoded["train"]))
         datasets = {name: GroupDataset(groups, step_labels=True) for name, groups in encoded.items()}
-        compile_blocks(config, model)
+        compiled = compile_options(config.trainer)
+        if compiled is not None:
+            forward.compile_blocks(model, **compiled)
         return RewardModelTrainer(
             model=model,
             args=arguments,

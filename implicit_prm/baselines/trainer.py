@@ -46,13 +46,12 @@ class RewardModelTrainer(GroupTrainer):
         **options: Any,
     ) -> None:
         metrics = partial(dev_metrics, outcome_name="last")
-        super().__init__(model, args, max_tokens, metrics, processing_class=processing_class, **options)
+        super().__init__(model, args, metadata, max_tokens, metrics, processing_class=processing_class, **options)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ImplicitPRMError(
                 "DeepSpeed is not supported for explicit reward models; use one process, DDP or FSDP2 (launch with "
                 "configs/accelerate/fsdp2.yaml)"
             )
-        self.metadata = metadata
         self.reader = Reader(metadata, processing_class)
 
     def units(self, group: TrainingGroup) -> float:
@@ -102,11 +101,6 @@ class RewardModelTrainer(GroupTrainer):
         device, (total, units) = self.args.device, sums.sum(0).tolist()
         loss = torch.tensor(total / max(units, 1.0), device=device)
         return loss, (values.to(device), sums.to(device)), labels.to(device)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self.metadata.write(str(output_dir or self.args.output_dir))
 
     def _read(self, model: nn.Module, group: TrainingGroup, piece: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[N] logits at the read positions of some responses, and [N] targets, NaN if there is none."""

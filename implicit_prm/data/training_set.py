@@ -10,6 +10,7 @@ from pathlib import Path
 from implicit_prm.config import DataConfig, LossConfig
 from implicit_prm.data.data_report import Report
 from implicit_prm.data.groups import balance, is_mixed, labelled_responses, load_groups, subset, take_responses
+from implicit_prm.data.readers import Source
 from implicit_prm.data.tokenization import EncodedGroup
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.io import write_json
@@ -56,23 +57,58 @@ def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, Grad
     if data.max_responses is not None:
         groups = take_responses(groups, data.max_responses, seed)
     report.describe(groups)
+    if loss.needs_step_labels and dev is not None and data.dev:
+        _check_step_labels(dev.groups, loss, f"data.dev={data.dev}")
+    groups = _usable(groups, loss, seed, report, f"data.train={data.train}")
+    return GradedSet(data.train, data.train_split, groups, report), dev
+
+
+def from_rows(train: Source, dev: Source | None, loss: LossConfig, seed: int) -> tuple[GradedSet, GradedSet | None]:
+    """The training set and the dev set of rows in memory, with every response of both.
+
+    Args:
+        train: a `datasets.Dataset` or a list of rows.
+        dev: the same, or None.
+        loss: which groups are of use.
+        seed: of the responses that are left out to balance the labels.
+
+    Raises:
+        ImplicitPRMError: invalid rows, or nothing left to train on.
+    """
+    report, dev_set = Report(), None
+    groups = load_groups(train, dropped=report.dropped)
+    if dev is not None:
+        dev_report = Report()
+        dev_set = GradedSet("eval_dataset", "", load_groups(dev, dropped=dev_report.dropped), dev_report)
+        dev_report.describe(dev_set.groups)
+        if loss.needs_step_labels:
+            _check_step_labels(dev_set.groups, loss, "eval_dataset")
+    report.describe(groups)
+    return GradedSet("train_dataset", "", _usable(groups, loss, seed, report, "train_dataset"), report), dev_set
+
+
+def _usable(groups: list[Group], loss: LossConfig, seed: int, report: Report, source: str) -> list[Group]:
+    """The groups and responses that the loss can use; what is left out is counted in `report`."""
     groups = balance(groups, getattr(loss, "balance", "none"), seed, report.dropped)
     if loss.needs_step_labels:
-        for option, some in {"train": groups, "dev": dev.groups if dev and data.dev else []}.items():
-            if some and not any(map(labelled_responses, some)):
-                raise ImplicitPRMError(
-                    f"data.{option}={getattr(data, option)}: no step labels, which loss={loss.name} learns from; add "
-                    "the column step_labels (for each response a list with a label for each step) or take another loss"
-                )
+        _check_step_labels(groups, loss, source)
         groups = _with_step_labels(groups, report)
     if loss.needs_pairs:
         groups = [group for group in groups if is_mixed(group)]
     if not groups:
         raise ImplicitPRMError(
-            f"{data.train}: nothing to train on with loss={loss.name}: of {report.prompts} prompts, "
+            f"{source}: nothing to train on with loss={loss.name}: of {report.prompts} prompts, "
             f"{report.all_correct} have only correct responses and {report.all_incorrect} only incorrect ones"
         )
-    return GradedSet(data.train, data.train_split, groups, report), dev
+    return groups
+
+
+def _check_step_labels(groups: list[Group], loss: LossConfig, source: str) -> None:
+    if groups and not any(map(labelled_responses, groups)):
+        raise ImplicitPRMError(
+            f"{source}: no step labels, which loss={loss.name} learns from; add the column step_labels (for each "
+            "response a list with a label for each step), or use another loss"
+        )
 
 
 def encode(

@@ -17,9 +17,12 @@ from implicit_prm.types import ImplicitPRMError
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to zero: dropout noise would drown the log-ratio, which starts at zero."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
+    """Set dropout probabilities to zero: their noise would drown the log-ratio, which starts at zero.
+
+    That of a LoRA adapter stays: it regularizes training, and the reference does not have it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -32,13 +33,16 @@ def reference_model(policy: Any, reference: PreTrainedModel | None) -> Iterator[
         yield policy
 
 
-def open_cache(model: Any, source: ModelSource, folder: str | None = None) -> ReferenceCache:
+def open_cache(
+    model: Any, source: ModelSource, folder: str | None = None, weights: str | None = None
+) -> ReferenceCache:
     """Open the cache of a reference model, for its weights, dtype and device as they are now.
 
     Args:
         model: the reference, or a PEFT model whose base is the reference.
         source: what the reference was opened from.
         folder: the folder of all caches; None for the default.
+        weights: identity of the weights (`weights_in_memory`); by default that of the files of `source`.
 
     Returns:
         The cache.
@@ -48,13 +52,23 @@ def open_cache(model: Any, source: ModelSource, folder: str | None = None) -> Re
     autocast = torch.is_autocast_enabled(device)
     identity = {
         "model": source.folder.name if source.commit is None else source.name,
-        "weights": source.identity,
+        "weights": weights or source.identity,
         "dtype": str(base.dtype).removeprefix("torch."),
         "autocast": str(torch.get_autocast_dtype(device)).removeprefix("torch.") if autocast else "none",
         "quantization": _quantization(base),
         "device": device,
     }
     return ReferenceCache(identity, folder)
+
+
+def weights_in_memory(model: Any) -> str:
+    """SHA-256 of a model's parameters as they are, without those of a LoRA adapter."""
+    digest = hashlib.sha256()
+    for name, parameter in base_model(model).named_parameters():
+        if "lora_" not in name:
+            digest.update(name.replace(".base_layer", "").encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _quantization(base: Any) -> str:

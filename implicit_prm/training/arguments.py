@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import netrc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any, get_args, get_type_hints
@@ -15,7 +15,6 @@ import torch
 from transformers import EvalPrediction, TrainingArguments
 
 from implicit_prm.config import BaselineConfig, TrainConfig, convert
-from implicit_prm.models import forward
 from implicit_prm.training.metrics import check_best_metric, dev_metrics, metric_names
 from implicit_prm.types import ImplicitPRMError
 
@@ -34,7 +33,7 @@ _REFUSED = {
 
 # transformers would compile the whole model, whose output head and KV cache are used outside its forward;
 # `forward.compile_blocks` compiles the parts of its blocks instead.
-_COMPILE = ("torch_compile", "torch_compile_mode", "torch_compile_backend")
+COMPILE = ("torch_compile", "torch_compile_mode", "torch_compile_backend")
 
 
 def training_arguments(config: TrainConfig | BaselineConfig) -> TrainingArguments:
@@ -53,23 +52,17 @@ def training_arguments(config: TrainConfig | BaselineConfig) -> TrainingArgument
         # TrainingArguments accepts a string for a number, and fails later, when it computes with it.
         if set(get_args(hints[key]) or [hints[key]]) <= {int, float, bool, type(None)}:
             convert(hints[key], config.trainer[key], f"trainer.{key}")
-    for key, why in _REFUSED.items():
-        if config.trainer.get(key):
-            raise ImplicitPRMError(f"trainer.{key}: {why}; remove it")
-    if config.trainer.get("train_sampling_strategy", "random") not in ("random", "sequential"):
-        raise ImplicitPRMError("trainer.train_sampling_strategy: expected random or sequential")
+    refuse_unsupported(config.trainer, "trainer.")
     defaults = {
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
         "use_cpu": not torch.accelerator.is_available(),  # several CPU processes need it to find each other
     }
-    options = defaults | {key: value for key, value in config.trainer.items() if key not in _COMPILE}
+    options = defaults | {key: value for key, value in config.trainer.items() if key not in COMPILE}
     for key in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # their names before transformers 5.23
         renamed = key.replace("gradient", "activation")
         if renamed in known and key in options:
             options.setdefault(renamed, options.pop(key))
-    # Every process computes a share of the reference log-probabilities, so each needs the weights before FSDP shards.
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     try:
         arguments = TrainingArguments(output_dir=config.output_dir, **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
@@ -84,11 +77,30 @@ def _dev_metrics_of(config: TrainConfig | BaselineConfig) -> Callable[[EvalPredi
     return partial(dev_metrics, beta=1.0, has_reference=config.model.reference != "none")
 
 
-def compile_blocks(config: TrainConfig | BaselineConfig, model: Any) -> None:
-    """Apply torch.compile if `trainer.torch_compile` or one of its options is set."""
-    enabled, mode, backend = (config.trainer.get(key) for key in _COMPILE)
-    if enabled or mode or backend:
-        forward.compile_blocks(model, mode, backend or "inductor")
+def refuse_unsupported(options: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse options of TrainingArguments that these trainers do not support.
+
+    Args:
+        options: by name; missing ones have their default.
+        prefix: of the names, in the message.
+
+    Raises:
+        ImplicitPRMError: names the option.
+    """
+    default = {f.name: f.default for f in fields(TrainingArguments)}
+    for key, why in _REFUSED.items():
+        if options.get(key) and options[key] != default[key]:
+            raise ImplicitPRMError(f"{prefix}{key}: {why}; remove it")
+    if options.get("train_sampling_strategy", "random") not in ("random", "sequential"):
+        raise ImplicitPRMError(f"{prefix}train_sampling_strategy: expected random or sequential")
+    # Every process computes a share of the reference log-probabilities, so each needs the weights before FSDP shards.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
+def compile_options(options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Mode and backend of torch.compile; None if neither `torch_compile` nor one of its options is set."""
+    enabled, mode, backend = (options.get(key) for key in COMPILE)
+    return {"mode": mode, "backend": backend or "inductor"} if enabled or mode or backend else None
 
 
 def step_line(arguments: TrainingArguments, processes: int, responses: float, single: bool = False) -> str:

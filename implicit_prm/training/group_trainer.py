@@ -22,8 +22,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
+from implicit_prm.models.checkpoint import BaselineMetadata, CheckpointMetadata
 from implicit_prm.models.forward import token_budget
 from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training.batches import GroupSampler, collate
@@ -45,6 +46,7 @@ class GroupTrainer(Trainer):
     Args:
         model: the model to train.
         args: as for transformers' Trainer. Batch sizes count prompts.
+        metadata: saved with every checkpoint.
         max_tokens: in one forward pass, padding included; by default what suits the device.
         compute_metrics: as for transformers' Trainer, from what `prediction_step` returns.
         processing_class: the tokenizer, which is saved with the model.
@@ -57,6 +59,7 @@ class GroupTrainer(Trainer):
         self,
         model: PreTrainedModel | nn.Module,
         args: TrainingArguments,
+        metadata: CheckpointMetadata | BaselineMetadata,
         max_tokens: int | None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]],
         *,
@@ -85,6 +88,7 @@ class GroupTrainer(Trainer):
             self.add_callback(LogProgress())
         if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
             raise ImplicitPRMError("FSDP version 1 is not supported; set fsdp_version: 2 in the accelerate config")
+        self.metadata = metadata
         self.max_tokens = max_tokens or token_budget(args.device)
         # `training_step` divides by the units of the whole optimiser step; transformers must not divide again.
         self.model_accepts_loss_kwargs = True
@@ -142,10 +146,18 @@ class GroupTrainer(Trainer):
             ImplicitPRMError: the loss of the first training group is not finite; nothing is saved.
         """
         if self.train_dataset is not None:
-            first: Any = collate([self.train_dataset[0]])
+            first: Any = self.data_collator([self.train_dataset[0]])
             loss: Any = self.prediction_step(self.model_wrapped, first, prediction_loss_only=True)[0]
             self._require_finite("loss of the model to be saved", loss)
         super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(str(output_dir or self.args.output_dir))
+            if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
+                (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            self.metadata.write(folder)
 
     def pieces(self, model: nn.Module, lengths: Sequence[int], row_overhead: int = 0) -> list[list[int]]:
         """Places of responses that share a forward pass.

@@ -178,16 +178,36 @@ def with_lora(policy: Any, lora: LoraConfig, revision: str | None = None) -> Any
     import peft
 
     peft_config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
+    return with_adapter(policy, peft_config, revision, "model.lora")
+
+
+def with_adapter(policy: Any, peft_config: Any, revision: str | None, option: str) -> Any:
+    """Add a new adapter to a model.
+
+    Args:
+        policy: the base model.
+        peft_config: a `peft.LoraConfig`, which is changed in place.
+        revision: of the base on the hub, for adapter_config.json.
+        option: the option that it was given by, for messages.
+
+    Returns:
+        A PEFT model.
+
+    Raises:
+        ImplicitPRMError: the options do not fit the model.
+    """
+    import peft
+
+    peft_config.task_type = "CAUSAL_LM"
     try:
         return peft.get_peft_model(policy, peft_config, revision=revision)
     except ValueError as error:
-        raise ImplicitPRMError(f"model.lora: {error}") from error
+        raise ImplicitPRMError(f"{option}: {error}") from error
 
 
 def open_reference(initial: InitialModel, tokenizer: Any) -> Any:

@@ -6,44 +6,45 @@ passes a function that prepares what differs: the model, how a group is encoded 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments, set_seed
 
-from implicit_prm.config import BaselineConfig, LossConfig, ModelConfig, TextConfig, TrainConfig, from_mapping
+from implicit_prm.config import BaselineConfig, LossConfig, TrainConfig, from_mapping
 from implicit_prm.data import training_set
 from implicit_prm.data.data_report import table
-from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.tokenization import EncodedGroup, Encoder, context_length
-from implicit_prm.data.training_set import GradedSet
-from implicit_prm.models import loading
-from implicit_prm.models.checkpoint import ADAPTER_OFF, BASELINE_FILE, METADATA_FILE, NONE, CheckpointMetadata
+from implicit_prm.models import forward, loading
+from implicit_prm.models.checkpoint import BASELINE_FILE, METADATA_FILE, NONE, CheckpointMetadata
 from implicit_prm.training import hub, initial_model, model_card, resume
 from implicit_prm.training.arguments import (
-    compile_blocks,
+    compile_options,
     log_offline_without_wandb_key,
-    step_line,
     training_arguments,
     warn_if_all_warmup,
 )
-from implicit_prm.training.batches import GroupDataset
 from implicit_prm.training.group_trainer import GroupTrainer
+from implicit_prm.training.log_ratio_trainer import LogRatioTrainer
+from implicit_prm.training.prepare import (
+    EncodedSets,
+    GradedSets,
+    Say,
+    checkpoint_metadata,
+    encode_sets,
+    group_datasets,
+    report_sets,
+)
 from implicit_prm.training.reference_pass import add_reference_logprobs
-from implicit_prm.training.trainer import ImplicitPRMTrainer
 from implicit_prm.types import Group
 from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.io import write_json
 
 Config = TypeVar("Config", TrainConfig, BaselineConfig)
-Say = Callable[[str], None]
-GradedSets = Mapping[str, GradedSet]  # "train", and "dev" if there is a dev set
-EncodedSets = Mapping[str, list[EncodedGroup]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def fit(config: TrainConfig, say: Say = print, command: str | None = None) -> di
     run = run_training(config, config.loss, _prepare, CheckpointMetadata.read, say)
     trainer = run.trainer
     if trainer.is_world_process_zero():
-        assert isinstance(trainer, ImplicitPRMTrainer)
+        assert isinstance(trainer, LogRatioTrainer)
         described = {
             name: [" ".join(line.split()) for line in table({name: graded.report}, config.loss.needs_pairs)[1:]]
             for name, graded in run.sets.items()
@@ -130,8 +131,12 @@ def run_training(
     sets = {"train": train} | ({"dev": dev} if dev else {})
     prepared = prepare(config, arguments, sets, checkpoint, say)
     loading.check_embeds(prepared.model, prepared.encoder)
-    encoded = _encode(config, loss, sets, prepared, arguments)
-    _report(config, loss, sets, encoded["train"], arguments, say)
+    limit = context_length(prepared.model.config, config.data.max_length)
+    first = arguments.process_index == 0
+    encoded = encode_sets(sets, prepared.encode_group, loss, limit, config.data.too_long, progress=first)
+    report_sets(sets, loss, encoded["train"], arguments, say)
+    if first:
+        training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
     _warn_of_half_precision(prepared.model, say)
     trainer = prepared.make_trainer(encoded)
     log_offline_without_wandb_key(arguments, say)
@@ -146,46 +151,6 @@ def run_training(
     if trainer.is_world_process_zero():
         write_json(Path(config.output_dir) / "train_metrics.json", metrics)
     return Finished(trainer, sets, metrics)
-
-
-def _encode(
-    config: Config, loss: LossConfig, sets: GradedSets, prepared: Prepared, arguments: TrainingArguments
-) -> EncodedSets:
-    limit, too_long = context_length(prepared.model.config, config.data.max_length), config.data.too_long
-    return {
-        name: training_set.encode(
-            graded,
-            prepared.encode_group,
-            limit,
-            too_long,
-            needs_pairs=loss.needs_pairs and name == "train",
-            progress=arguments.process_index == 0 and name == "train",
-        )
-        for name, graded in sets.items()
-    }
-
-
-def _report(
-    config: Config,
-    loss: LossConfig,
-    sets: GradedSets,
-    train: list[EncodedGroup],
-    arguments: TrainingArguments,
-    say: Say,
-) -> None:
-    """What will be trained on: a table, the size of an optimiser step, and data_report.json."""
-    for line in table({name: graded.report for name, graded in sets.items()}, loss.needs_pairs):
-        say(line)
-    say(
-        step_line(
-            arguments,
-            arguments.world_size,
-            sum(len(group.responses) for group in train) / len(train),
-            loss.single_responses,
-        )
-    )
-    if arguments.process_index == 0:
-        training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
 
 
 def _warn_of_half_precision(model: Any, say: Say) -> None:
@@ -205,20 +170,29 @@ def _prepare(
     initial = initial_model.resolve(config.model, config.output_dir, arguments, checkpoint is not None, say)
     encoder = Encoder(loading.open_tokenizer(initial.source), config.data)
     policy = initial_model.open_policy(initial, arguments)
-    metadata = _metadata(config, initial.config, encoder, sets["train"])
+    lora = None if config.model.lora is None else asdict(config.model.lora)
+    start = config.model.name, config.model.revision
+    metadata = checkpoint_metadata(initial, start, lora, encoder, config.loss, sets["train"], config.data.max_length)
     if checkpoint is not None:
         metadata.check_same_run(checkpoint, config.output_dir)
     loss, limit = config.loss, context_length(policy.config, config.data.max_length)
-    mismatched = loss.name == "kto" and not loss.needs_pairs
 
-    def make_trainer(encoded: EncodedSets) -> ImplicitPRMTrainer:
-        datasets = {
-            name: GroupDataset(groups, mismatched, limit, loss.needs_step_labels) for name, groups in encoded.items()
-        }
+    def make_trainer(encoded: EncodedSets) -> LogRatioTrainer:
+        datasets = group_datasets(encoded, loss, limit)
         if metadata.reference != NONE:
-            add_reference_logprobs(config, initial, arguments, policy, encoder, list(datasets.values()))
-        compile_blocks(config, policy)
-        return ImplicitPRMTrainer(
+            add_reference_logprobs(
+                initial,
+                arguments,
+                policy,
+                encoder,
+                list(datasets.values()),
+                folder=None if config.reference_cache == "default" else config.reference_cache,
+                max_tokens=config.max_tokens_per_batch,
+            )
+        compiled = compile_options(config.trainer)
+        if compiled is not None:
+            forward.compile_blocks(policy, **compiled)
+        return LogRatioTrainer(
             model=policy,
             args=arguments,
             loss=loss,
@@ -230,31 +204,3 @@ def _prepare(
         )
 
     return Prepared(policy, encoder, partial(encoder.group, step_labels=loss.needs_step_labels), make_trainer)
-
-
-def _metadata(config: TrainConfig, model: ModelConfig, encoder: Encoder, train: GradedSet) -> CheckpointMetadata:
-    """The metadata of every checkpoint of the run. `model` is resolved: its start is a plain model."""
-    assert model.beta is not None  # initial_model.resolve
-    lora = model.lora is not None
-    reference, revision = model.reference, model.reference_revision
-    if reference == "initial":
-        reference, revision = (ADAPTER_OFF, None) if lora else (model.name, model.revision)
-    names = {f.name for f in fields(TextConfig)}
-    packages = ("implicit-prm", "torch", "transformers", *(["peft"] if lora else []))
-    return CheckpointMetadata(
-        beta=model.beta,
-        reference=initial_model.absolute(reference),
-        reference_revision=revision,
-        base=initial_model.absolute(model.name) if lora else None,
-        base_revision=model.revision if lora else None,
-        quantization=model.quantization,
-        lora=asdict(model.lora) if model.lora is not None else None,
-        start=initial_model.absolute(config.model.name),
-        start_revision=config.model.revision,
-        text=TextConfig(**{name: value for name, value in asdict(config.data).items() if name in names}),
-        max_length=config.data.max_length,
-        template_hash=encoder.template_hash,
-        loss=asdict(config.loss),
-        data_fingerprint=fingerprint(train.groups, config.loss.needs_step_labels),
-        versions={package: version(package) for package in packages},
-    )

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from benchlib.official import Models
 from benchlib.rivals import UnavailableError
 from benchlib.work import TEXT, Work
-from implicit_prm import ImplicitPRM, ImplicitPRMTrainer
+from implicit_prm import ImplicitPRM, LogRatioTrainer
 from implicit_prm.config import LossConfig
 from implicit_prm.models import shared_prompt
 from implicit_prm.models.checkpoint import CheckpointMetadata
@@ -64,7 +64,7 @@ def train(
     folder: str,
     how: Ablation,
 ) -> Callable[[], float]:
-    """A step of `ImplicitPRMTrainer` over all groups. Returns the loss; the gradient is left in the policy."""
+    """A step of `LogRatioTrainer` over all groups. Returns the loss; the gradient is left in the policy."""
     arguments = TrainingArguments(
         folder,
         per_device_train_batch_size=1,
@@ -75,7 +75,7 @@ def train(
     )
     dataset = GroupDataset(work.encoded)
     dataset.cache = fill_cache(models, work)[0] if how.cached else None
-    trainer = ImplicitPRMTrainer(
+    trainer = LogRatioTrainer(
         models.policy, arguments, loss, _settings(models), train_dataset=dataset, processing_class=tokenizer
     )
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from implicit_prm import ImplicitPRMError, ImplicitPRMTrainer, fit
+from implicit_prm import ImplicitPRMError, fit
+from implicit_prm.training import LogRatioTrainer
 from tests.conftest import graded_rows, write_rows
 from tests.runs import RESUMABLE, config, log, quiet
 
@@ -112,7 +113,7 @@ def test_after_a_death_rotation_counts_whole_checkpoints_only(tmp_path, tiny_fol
 def test_dying_in_the_last_save_leaves_nothing_that_looks_finished(tmp_path, tiny_folder, rows, whole, monkeypatch):
     """Weights are overwritten in place; beside half of them the settings of the model before would be a lie."""
     run = shutil.copytree(whole / "full", tmp_path / "run")
-    monkeypatch.setattr(ImplicitPRMTrainer, "save_model", lambda self: sys.exit(1))
+    monkeypatch.setattr(LogRatioTrainer, "save_model", lambda self: sys.exit(1))
     with pytest.raises(SystemExit):
         fit(config(run, tiny_folder, rows, **RESUMABLE, resume_from_checkpoint="true"), quiet)
     assert not (run / "implicit_prm.json").exists()

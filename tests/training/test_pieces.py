@@ -9,7 +9,7 @@ from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models.checkpoint import CheckpointMetadata
 from implicit_prm.models.reference import fill
 from implicit_prm.models.reference_cache import ReferenceCache
-from implicit_prm.training import GroupDataset, GroupSampler, ImplicitPRMTrainer
+from implicit_prm.training import GroupDataset, GroupSampler, LogRatioTrainer
 from implicit_prm.types import Group
 from tests.conftest import graded_rows, tiny_model
 
@@ -53,7 +53,7 @@ def _step(dataset, tokenizer, tmp_path, loss, max_tokens, rows=False):
     """Loss and gradient of one optimiser step of all groups; the policy is not the reference."""
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     policy = tiny_model(tokenizer, seed=1)
-    trainer = ImplicitPRMTrainer(
+    trainer = LogRatioTrainer(
         policy,
         arguments,
         loss,
@@ -90,13 +90,13 @@ def test_pieces_and_rows_give_the_gradient_of_one_pass(loss, dataset, tokenizer,
 
 
 def test_all_pieces_but_the_first_of_a_group_run_twice(dataset, tokenizer, tmp_path, monkeypatch):
-    forward, runs = ImplicitPRMTrainer._piece_rewards, []
+    forward, runs = LogRatioTrainer._piece_rewards, []
 
     def observed(trainer, prompt, rows, piece):
         runs.append((torch.is_grad_enabled(), max(len(rows.ids[place]) for place in piece)))
         return forward(trainer, prompt, rows, piece)
 
-    monkeypatch.setattr(ImplicitPRMTrainer, "_piece_rewards", observed)
+    monkeypatch.setattr(LogRatioTrainer, "_piece_rewards", observed)
     built = dataset(DPOConfig())
     _step(built, tokenizer, tmp_path, DPOConfig(), max_tokens=1)  # a piece is a response
     groups = [sorted(len(ids) for ids in built[place].rows.ids) for place in range(len(built))]
@@ -111,7 +111,7 @@ def test_the_dev_loss_is_that_of_training(loss, dataset, tokenizer, tmp_path):
     value, _ = _step(built, tokenizer, tmp_path, loss, max_tokens=10_000)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     policy = tiny_model(tokenizer, seed=1)
-    trainer = ImplicitPRMTrainer(
+    trainer = LogRatioTrainer(
         policy, arguments, loss, CheckpointMetadata(0.5, "r"), 60, processing_class=tokenizer, train_dataset=built
     )
     trainer.model_wrapped = policy

@@ -304,12 +304,12 @@ def test_trainer_options_that_cannot_work_are_refused(key, value, message, tmp_p
 def test_several_gpus_in_one_process_are_refused(tokenizer, tmp_path):
     from implicit_prm.config import CEConfig
     from implicit_prm.models.checkpoint import CheckpointMetadata
-    from implicit_prm.training import ImplicitPRMTrainer
+    from implicit_prm.training import LogRatioTrainer
 
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     arguments._n_gpu = 2
     with pytest.raises(ImplicitPRMError, match="accelerate launch"):
-        ImplicitPRMTrainer(
+        LogRatioTrainer(
             tiny_model(tokenizer), arguments, CEConfig(), CheckpointMetadata(1.0, "none"), processing_class=tokenizer
         )
 

@@ -1,15 +1,12 @@
-"""ImplicitPRMTrainer: transformers' Trainer whose batches are prompts with all of their responses.
+"""LogRatioTrainer: fits beta x log-ratio to labels of responses, on data that is prepared already.
 
-`per_device_train_batch_size` counts prompts. Every pair of a prompt's responses is formed from one encoding of each,
-and the prompt is encoded once (`group_logprobs.py`). Sums and counts of an optimiser step are known before its first
-backward pass (`get_batch_samples`), so the gradient depends neither on accumulation nor on the number of processes.
+`ImplicitPRMTrainer` and `ipr-train` prepare the data and run this trainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from implicit_prm.config import LossConfig
 from implicit_prm.models.checkpoint import NONE, CheckpointMetadata
@@ -40,8 +36,10 @@ from implicit_prm.training.metrics import ABSENT, dev_metrics, pair_accuracy
 from implicit_prm.types import ImplicitPRMError
 
 
-class ImplicitPRMTrainer(GroupTrainer):
+class LogRatioTrainer(GroupTrainer):
     """Fits r(y) = beta * log[pi_theta(y) / pi_ref(y)] to response labels with an outcome loss.
+
+    A prompt is encoded once for all of its responses, and each response once for all pairs that it is part of.
 
     Args:
         model: the policy, or a PEFT model of it.
@@ -51,6 +49,8 @@ class ImplicitPRMTrainer(GroupTrainer):
         train_dataset, eval_dataset: `GroupDataset`s, with the reference's log-probabilities in their cache.
         args, processing_class, ...: as for transformers' Trainer. Batch sizes count prompts.
     """
+
+    metadata: CheckpointMetadata
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class ImplicitPRMTrainer(GroupTrainer):
         if self.single_responses:
             options["data_collator"] = collate_responses
             options["train_dataset"] = ResponseDataset(options["train_dataset"])
-        super().__init__(model, args, budget, metrics, processing_class=processing_class, **options)
-        self.loss, self.metadata = loss, metadata
+        super().__init__(model, args, metadata, budget, metrics, processing_class=processing_class, **options)
+        self.loss = loss
         self._kl: Tensor | None = None
 
     def units(self, group: TrainingGroup) -> float:
@@ -187,14 +187,6 @@ class ImplicitPRMTrainer(GroupTrainer):
         device, (total, units) = self.args.device, sums.sum(0).tolist()
         loss = torch.tensor(total / max(units, 1.0), device=device)
         return loss, (values.to(device), sums.to(device)), labels.to(device)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(str(output_dir or self.args.output_dir))
-            if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
-                (folder / "README.md").unlink(missing_ok=True)  # PEFT's form of a card, which nobody has filled in
-            self.metadata.write(folder)
 
     def group_gradients(self, model: nn.Module, group: TrainingGroup, scale: float) -> Tensor:
         """Adds the gradients of one group's loss, and returns its detached value; all times `scale`.
