@@ -86,11 +86,11 @@ def _prepare(
 
 
 def label_source(sets: Iterable[GradedSet]) -> str:
-    """Who made the step labels.
+    """The source of the step labels (`step_label_source`).
 
     Raises:
-        ImplicitPRMError: there are none, or they do not say: the sandbox's rollouts hold the truth about every step, to
-            measure with, and training on it must not happen by accident. Or several sources are mixed.
+        ImplicitPRMError: a response has no step labels, or labels without a source: the sandbox's rollouts hold true
+            labels, for evaluation, which must not be trained on by accident. Or sources are mixed.
     """
     found: dict[str, str] = {}
     for graded in sets:
@@ -99,14 +99,14 @@ def label_source(sets: Iterable[GradedSet]) -> str:
                 raise ImplicitPRMError(f"{graded.source}: {group.id} has no step_labels; make them with `ipr-label`")
             if group.step_label_source is None:
                 raise ImplicitPRMError(
-                    f"{graded.source}: the step labels of {group.id} do not say who made them (column "
-                    "step_label_source). What ipr-rollout writes for the sandbox is the truth, kept to measure with. "
-                    "Make labels with `ipr-label`, method=exact to train on the truth openly"
+                    f"{graded.source}: the step labels of {group.id} have no source (column step_label_source). "
+                    "ipr-rollout writes true labels for the sandbox, for evaluation only. Make labels with `ipr-label` "
+                    "(with method=exact they are the true ones)"
                 )
             found[group.step_label_source] = group.id
     if len(found) > 1:
         raise ImplicitPRMError(
-            f"step labels of several makers: {', '.join(f'{name} ({where})' for name, where in found.items())}; train "
+            f"step labels of several sources: {', '.join(f'{name} ({where})' for name, where in found.items())}; train "
             "on those of one"
         )
     return next(iter(found))
@@ -137,6 +137,6 @@ def _target_line(config: BaselineConfig, source: str | None, groups: Sequence[En
     targets = [target for group in groups for one in group.responses for target in one.step_labels or []]
     known = [target for target in targets if target == target]
     if not known:
-        raise ImplicitPRMError("no position has a label; is every step label null?")
+        raise ImplicitPRMError("no step has a label; every entry of step_labels is null")
     what = "outcomes" if source is None else f"{config.targets} step labels by {source}"
-    return f"{config.kind}: {len(known):,} positions to read, {what}, {sum(known) / len(known):.1%} good in the mean"
+    return f"{config.kind}: {len(known):,} labelled positions, {what}, mean {sum(known) / len(known):.1%}"

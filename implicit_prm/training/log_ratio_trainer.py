@@ -43,11 +43,12 @@ class LogRatioTrainer(GroupTrainer):
 
     Args:
         model: the policy, or a PEFT model of it.
-        loss: which loss, with its options.
-        metadata: beta and the rest of what is saved as implicit_prm.json with every checkpoint.
+        args: as for transformers' Trainer. Batch sizes count prompts, or responses with `loss.batch_unit=response`.
+        loss: the loss with its options.
+        metadata: beta, and what else is saved as implicit_prm.json with every checkpoint.
         max_tokens: in one forward pass, padding included; by default what suits the device.
-        train_dataset, eval_dataset: `GroupDataset`s, with the reference's log-probabilities in their cache.
-        args, processing_class, ...: as for transformers' Trainer. Batch sizes count prompts.
+        processing_class: the tokenizer.
+        options: other arguments of `GroupTrainer`. The datasets are `GroupDataset`s with reference log-probabilities.
     """
 
     metadata: CheckpointMetadata
@@ -74,23 +75,23 @@ class LogRatioTrainer(GroupTrainer):
         self._kl: Tensor | None = None
 
     def units(self, group: TrainingGroup) -> float:
-        """Pairs, responses, groups or steps, as the loss has it; known from the labels alone."""
+        """Number of pairs, responses, groups or steps, whichever the loss sums over."""
         labels = torch.tensor(group.labels, dtype=torch.bool)
         step_labels = padded_step_labels([group]) if self.loss.needs_step_labels else None
         return unit_count(labels, torch.zeros(len(labels), dtype=torch.long), self.loss, step_labels)
 
     def group_tokens(self, group: TrainingGroup) -> int:
-        """The prompt counts once."""
+        """Tokens of the responses and, once, of the prompt."""
         return len(group.prompt_ids) + sum(map(len, group.rows.ids))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of an optimiser step and their loss units; what KTO subtracts is known from here on."""
+        """The micro-batches of an optimiser step and their loss units. Also computes the step's KTO baselines."""
         batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._kl = self._kl_baselines([group for batch in batches for group in batch["groups"]])
         return batches, total
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Gradients of a micro-batch; under DeepSpeed, whose engine wants one forward and backward, all at once."""
+        """Add a micro-batch's gradients. DeepSpeed's engine expects a single forward and backward pass."""
         if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
             return super().training_step(model, inputs, num_items_in_batch)
         self._to_training_mode(model)
@@ -101,7 +102,7 @@ class LogRatioTrainer(GroupTrainer):
         return loss.detach()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The same loss from one forward pass through the wrapper, a row for each response: for DeepSpeed."""
+        """The same loss from one forward pass through the wrapper, with a row per response: for DeepSpeed."""
         groups = [group for group in inputs["groups"] if len(group.rows)]
         if not groups:
             raise ImplicitPRMError(
@@ -140,7 +141,7 @@ class LogRatioTrainer(GroupTrainer):
         reference = [values for group in groups for values in group.rows.reference or []]
         token_rewards, log_ratio = self._padded_rewards(model, rows, reference)
         inputs = loss_inputs(groups, implicit_reward.outcome_rewards(token_rewards), token_rewards, self._kl)
-        self._count(inputs, log_ratio.detach().sum(-1))
+        self._observe_rewards(inputs, log_ratio.detach().sum(-1))
         return LOSSES[self.loss.name](inputs, self.loss)
 
     def _padded_rewards(
@@ -167,8 +168,11 @@ class LogRatioTrainer(GroupTrainer):
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss; [G, K, 2] outcome reward and lowest step reward with [G, 2] shares of the batch's loss sum and units;
-        [G, K] labels. Absent responses are -100.
+        """Evaluate a micro-batch of G groups with at most K responses.
+
+        Returns:
+            The loss; [G, K, 2] outcome reward and lowest step reward of each response, and [G, 2] loss sum and units of
+            each group; [G, K] labels. Absent responses are -100.
         """
         groups: list[TrainingGroup] = inputs["groups"]
         kl = self._kl_baselines(groups)
@@ -189,12 +193,12 @@ class LogRatioTrainer(GroupTrainer):
         return loss, (values.to(device), sums.to(device)), labels.to(device)
 
     def group_gradients(self, model: nn.Module, group: TrainingGroup, scale: float) -> Tensor:
-        """Adds the gradients of one group's loss, and returns its detached value; all times `scale`.
+        """Add the gradients of one group's loss, and return its detached value; all times `scale`.
 
-        A loss that is a sum over responses has its gradient taken piece by piece. One that looks at a whole group has,
-        if the group does not fit in one piece, its derivative by each reward computed first; then each response's
-        gradient is that of its reward, times the derivative. Both are exact. All pieces but one are then run twice: the
-        first, which is the largest, is run last without being let go.
+        A loss that is a sum over responses is differentiated piece by piece. Any other loss needs all rewards of the
+        group: if they do not fit in one piece, they are computed first without gradients, with the loss's derivative by
+        each reward; the gradient of a piece is then that of its rewards, weighted by these derivatives. Both are exact.
+        In the second case every piece runs twice, except for the first and largest one, whose graph is kept.
         """
         if not len(group.rows) and not isinstance(model, FSDPModule):
             return torch.zeros((), device=self.args.device)
@@ -221,11 +225,11 @@ class LogRatioTrainer(GroupTrainer):
             self._backward(total * scale)
             rewards[piece], nats[piece] = outcome.detach().cpu(), log_ratio.detach().sum(-1).cpu()
         prompt.backward()
-        self._count(LossInputs(rewards, labels, torch.zeros(len(labels), dtype=torch.long)), nats)
+        self._observe_rewards(LossInputs(rewards, labels, torch.zeros(len(labels), dtype=torch.long)), nats)
         return (value * scale).to(self.args.device)
 
     def _derivative(self, rewards: Tensor, group: TrainingGroup) -> tuple[Tensor, Tensor]:
-        """The group's loss at these rewards, and [K] its derivative by each."""
+        """The group's loss at these rewards, and [K] its derivative by each of them."""
         leaf = rewards.clone().requires_grad_()
         total = self._group_loss(leaf, group, self._kl).total
         return total.detach(), torch.autograd.grad(total, leaf)[0]
@@ -242,21 +246,21 @@ class LogRatioTrainer(GroupTrainer):
         return prompt, self.pieces(model, [len(ids) for ids in rows.ids], prompt.row_overhead)
 
     def _piece_rewards(self, prompt: SharedPrompt | PlainRows, rows: Rows, piece: list[int]) -> tuple[Tensor, Tensor]:
-        """[K, T] token rewards and [K, T] log-ratio of some responses; zero behind each one's end."""
+        """[K, T] token rewards and [K, T] log-ratios of some responses, zero after the end of each."""
         with self.compute_loss_context_manager():
             policy = prompt.logprobs([rows.ids[place] for place in piece])
         lengths = torch.tensor([len(rows.ids[place]) for place in piece], dtype=torch.long)
         mask = torch.arange(policy.shape[1]) < lengths[:, None]
         reference = None
         if rows.reference is not None and piece:
-            told = torch.cat([torch.from_numpy(rows.reference[place]) for place in piece])
-            reference = torch.zeros(mask.shape).masked_scatter(mask, told).to(policy.device)
+            values = torch.cat([torch.from_numpy(rows.reference[place]) for place in piece])
+            reference = torch.zeros(mask.shape).masked_scatter(mask, values).to(policy.device)
         log_ratio = implicit_reward.token_log_ratio(policy, reference, mask.to(policy.device))
         return implicit_reward.token_rewards(log_ratio, self.metadata.beta), log_ratio
 
     @torch.no_grad()
     def _token_rewards(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> list[Tensor]:
-        """Each response's [T] token rewards, on the CPU, in order."""
+        """[T] token rewards of each response, on the CPU."""
         prompt, cut = self._open(model, prompt_ids, rows)
         found: dict[int, Tensor] = {}
         for piece in cut:
@@ -265,7 +269,7 @@ class LogRatioTrainer(GroupTrainer):
         return [found[place] for place in range(len(rows))]
 
     def _kl_baselines(self, groups: Sequence[TrainingGroup]) -> Tensor | None:
-        """What KTO subtracts, from every micro-batch of the step and every process; None for other losses."""
+        """[2] KTO's baselines, over all micro-batches of the step and all processes; None for other losses."""
         if self.loss.name != "kto":
             return None
         sums, counts = (torch.zeros(2, dtype=torch.float64, device=self.args.device) for _ in range(2))
@@ -278,7 +282,7 @@ class LogRatioTrainer(GroupTrainer):
             rows = group.rows if paired else group.mismatched
             found = [one.sum() for one in self._token_rewards(self.model_wrapped, group.prompt_ids, rows)]
             for reward, label in zip(found, group.labels, strict=True):
-                sides = [1 if label else 0] if paired else [0, 1]  # each class against the other, or all against all
+                sides = [1 if label else 0] if paired else [0, 1]  # baseline of the other class, or of both
                 for side in sides:
                     sums[side] += reward.to(sums.device)
                     counts[side] += 1
@@ -311,7 +315,7 @@ class LogRatioTrainer(GroupTrainer):
             means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
         return means
 
-    def _count(self, inputs: LossInputs, log_ratio: Tensor) -> None:
+    def _observe_rewards(self, inputs: LossInputs, log_ratio: Tensor) -> None:
         """Observe [K] rewards and [K] log-ratios, in nats per response."""
         rewards, labels = inputs.rewards.detach(), inputs.labels
         chosen, rejected = pairs(labels, inputs.groups)

@@ -6,6 +6,8 @@ Metrics of rewards, on training batches and, with the prefix `eval_`, on the dev
 * `rewards/margins`: mean difference over all correct-incorrect pairs of a prompt.
 * `rewards/accuracies`: share of those pairs whose correct response has the higher reward. A tie, up to rounding, counts
   one half, so it is 0.5 before the first step.
+* With `loss.batch_unit=response` a training batch has few such pairs: there `rewards/margins` is the difference of the
+  means, as in TRL's KTOTrainer, and `rewards/accuracies` is left out.
 * `forward_kl`: mean of -log[pi_theta(y) / pi_ref(y)] in nats per response, an estimate of KL(pi_ref || pi_theta) if the
   reference sampled the responses. This is not the `kl` of TRL's KTOTrainer, which is `kto/baseline` here.
 * `kto/baseline`: what KTO subtracts from the rewards. In its unpaired form it is beta * max(0, KL(pi_theta || pi_ref)),

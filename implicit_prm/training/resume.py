@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the last one that is whole, and only of the same run."""
+"""Find the checkpoint that a run resumes from: the last complete one."""
 
 from __future__ import annotations
 
@@ -17,58 +17,68 @@ from implicit_prm.models.source import find_damage
 from implicit_prm.training.initial_model import START_FOLDER
 from implicit_prm.types import ImplicitPRMError
 
-_STATE = "trainer_state.json"  # written last, so what lacks it was not saved whole
+_STATE = "trainer_state.json"  # written last: a checkpoint without it is incomplete
 
 
-def to_resume(
+def find_checkpoint(
     config: TrainConfig | BaselineConfig,
     arguments: TrainingArguments,
     say: Callable[[str], None],
     read: Callable[[Path], Any] = CheckpointMetadata.read,
 ) -> str | None:
-    """The checkpoint to go on from, None to start from the beginning.
+    """Find the checkpoint to resume from.
 
-    With `trainer.resume_from_checkpoint=true` it is the last whole one. Later ones, whose save was cut off or whose
-    files are damaged, are passed over and named: the run writes them again.
+    With `trainer.resume_from_checkpoint=true` it is the last complete one. Later ones that are incomplete or damaged
+    are skipped with a message, and written again by the run.
 
     Args:
-        read: reads a checkpoint's metadata, and raises ImplicitPRMError where they are not of this kind of run.
+        config: the run's options.
+        arguments: the trainer's, for the order of processes.
+        say: prints a line.
+        read: reads a checkpoint's metadata, and raises ImplicitPRMError for another kind of checkpoint.
+
+    Returns:
+        The checkpoint's folder; None to start from the beginning.
 
     Raises:
-        ImplicitPRMError: a model in the folder would be overwritten, or the checkpoint that is named is damaged.
+        ImplicitPRMError: a model in the folder would be overwritten, or the named checkpoint is damaged.
     """
     wanted = str(arguments.resume_from_checkpoint or "").lower()
     folder = Path(config.output_dir)
     finished, found = any((folder / name).exists() for name in (METADATA_FILE, BASELINE_FILE)), _by_step(folder)
     if wanted in ("true", "auto") and (found or not finished):
-        with arguments.main_process_first(desc="looking for the last whole checkpoint"):
-            return _last_whole(found, arguments, say, read)
+        with arguments.main_process_first(desc="finding the last complete checkpoint"):
+            return _last_complete(found, arguments, say, read)
     if wanted not in ("", "true", "auto", "false", "none"):
         named = Path(str(arguments.resume_from_checkpoint))
         if not named.is_dir():
             raise ImplicitPRMError(f"trainer.resume_from_checkpoint={named}: no such checkpoint")
-        wrong = flaw(named, read)
-        if wrong:
-            raise ImplicitPRMError(f"trainer.resume_from_checkpoint={named}: {wrong}; name an earlier one")
+        problem = find_problem(named, read)
+        if problem:
+            raise ImplicitPRMError(f"trainer.resume_from_checkpoint={named}: {problem}; name an earlier one")
         return str(named)
     if config.overwrite:
         _clear(folder, arguments)
     elif finished or found:
-        go_on = "go on with trainer.resume_from_checkpoint=true, " if found else ""
+        resume = "resume with trainer.resume_from_checkpoint=true, " if found else ""
         raise ImplicitPRMError(
-            f"{config.output_dir} already holds {'a trained model' if finished else found[-1]}; give another "
-            f"output_dir, {go_on}or start over with overwrite=true"
+            f"{config.output_dir} already holds {'a trained model' if finished else found[-1]}; set another "
+            f"output_dir, {resume}or start over with overwrite=true"
         )
     return None
 
 
-def flaw(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetadata.read) -> str | None:
-    """Why a run cannot go on from this checkpoint, as a sentence; None if it is whole.
+def find_problem(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetadata.read) -> str | None:
+    """Why a run cannot resume from this checkpoint, as a sentence; None if it can.
 
-    Sizes and structure of all files are looked at, not their content: seconds for a checkpoint of any size.
+    Only the size and structure of the files are checked, so it takes seconds for a checkpoint of any size.
+
+    Args:
+        checkpoint: its folder.
+        read: reads its metadata, as for `find_checkpoint`.
     """
     if not (checkpoint / _STATE).exists():
-        return f"its save was cut off ({_STATE}, written last, is missing)"
+        return f"it is incomplete: {_STATE}, which is written last, is missing"
     try:
         json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
         read(checkpoint)
@@ -76,14 +86,14 @@ def flaw(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetadata.read
         return str(error) if isinstance(error, ImplicitPRMError) else f"{_STATE} is damaged"
     states = [path for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth", ".bin") and path.is_file()]
     for path in sorted(states):
-        if not zipfile.is_zipfile(path):  # what torch.save writes; its table of contents is at the very end
-            return f"{path.name} is cut off ({path.stat().st_size:,} bytes)"
-    # Sharded and DeepSpeed states are folders: optimizer_0, pytorch_model_fsdp_0, global_step100.
+        if not zipfile.is_zipfile(path):  # torch.save writes zip files, whose table of contents is at the end
+            return f"{path.name} is truncated ({path.stat().st_size:,} bytes)"
+    # FSDP and DeepSpeed write folders: optimizer_0, pytorch_model_fsdp_0, global_step100.
     entries = [path.name for path in checkpoint.iterdir()]
     if not any(name.startswith(("optimizer", "global_step")) for name in entries):
-        return "it has no optimizer state (was it saved with trainer.save_only_model=true?)"
+        return "it has no optimizer state (trainer.save_only_model=true saves none)"
     if any(name.startswith("optimizer") for name in entries) and "scheduler.pt" not in entries:
-        return "scheduler.pt is missing"  # the trainer would then take no optimizer state either, and say nothing
+        return "scheduler.pt is missing"  # transformers would then ignore the optimizer state too, without a message
     if not any("model" in name or name.startswith("global_step") for name in entries):
         return "it has no weights"
     return find_damage(checkpoint)
@@ -94,17 +104,17 @@ def _by_step(folder: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name[11:]))
 
 
-def _last_whole(
+def _last_complete(
     found: list[Path], arguments: TrainingArguments, say: Callable[[str], None], read: Callable[[Path], Any]
 ) -> str | None:
     for path in reversed(found):
-        wrong = flaw(path, read)
-        if wrong is None:
-            say(f"going on from {path}")
+        problem = find_problem(path, read)
+        if problem is None:
+            say(f"resuming from {path}")
             return str(path)
-        say(f"passed over {path}: {wrong}")
+        say(f"skipping {path}: {problem}")
         if arguments.process_index == 0:
-            # Out of the way of rotation, which would count it in save_total_limit and delete a whole one for it.
+            # Renamed, so that it does not count in save_total_limit, for which a complete one would be deleted.
             if not (path / _STATE).exists():
                 shutil.rmtree(path)
             else:
@@ -112,12 +122,12 @@ def _last_whole(
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
     if found:
-        say("no whole checkpoint: starting from the beginning")
+        say("no complete checkpoint: starting from the beginning")
     return None
 
 
 def _clear(folder: Path, arguments: TrainingArguments) -> None:
-    """Forget the old run's weights, which a later resume or reader would otherwise take for this run's."""
+    """Delete the old run's models, so that none is mistaken for one of this run."""
     with arguments.main_process_first(desc="clearing old checkpoints"):
         for old in (*folder.glob("checkpoint-*"), folder / START_FOLDER):
             shutil.rmtree(old, ignore_errors=True)

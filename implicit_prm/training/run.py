@@ -125,7 +125,7 @@ def run_training(
         ImplicitPRMError: invalid options, data or models, before the first step.
     """
     arguments, say = training_arguments(config), spoken_once(say)
-    checkpoint = resume.to_resume(config, arguments, say, read_metadata)
+    checkpoint = resume.find_checkpoint(config, arguments, say, read_metadata)
     set_seed(arguments.seed)
     train, dev = training_set.read(config.data, loss, arguments.seed)
     sets = {"train": train} | ({"dev": dev} if dev else {})

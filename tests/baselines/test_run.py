@@ -1,4 +1,4 @@
-"""A run from options to checkpoint: what is refused, what is recorded, resuming, and going on with a verifier."""
+"""A run from options to checkpoint: what is refused, what is recorded, resuming, and continuing from a verifier."""
 
 import json
 import shutil
@@ -17,30 +17,30 @@ from tests.conftest import graded_rows, write_rows
 from tests.runs import RESUMABLE, adapter, config, log
 
 
-def test_labels_that_do_not_say_who_made_them_are_never_trained_on(tmp_path, tiny_folder, rollouts_file):
+def test_step_labels_without_a_source_are_refused(tmp_path, tiny_folder, rollouts_file):
     """What ipr-rollout writes for the sandbox holds the truth about every step."""
     assert "step_labels" in rollouts_file.read_text()
     for kind in ("value_head", "next_token"):
-        with pytest.raises(ImplicitPRMError, match=r"do not say who made them .* method=exact to train on the truth"):
+        with pytest.raises(ImplicitPRMError, match=r"step_label_source.*method=exact"):
             fit(baseline(tmp_path / kind, tiny_folder, rollouts_file, kind), quiet)
     fit(baseline(tmp_path / "orm", tiny_folder, rollouts_file, "orm"), quiet)
     settings = BaselineMetadata.read(tmp_path / "orm")
     assert (settings.labels, settings.label_source) == ("outcome", None)
 
 
-def test_outcomes_need_no_step_labels_and_step_labels_are_asked_for(tmp_path, tiny_folder):
+def test_step_labels_are_required_unless_outcomes_are_trained_on(tmp_path, tiny_folder):
     rows = [{name: value for name, value in row.items() if name != "step_labels"} for row in graded_rows(4, 3)]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     fit(baseline(tmp_path / "verifier", tiny_folder, file, "value_head", labels="outcome"), quiet)
-    with pytest.raises(ImplicitPRMError, match="has no step_labels; make them with `ipr-label`"):
+    with pytest.raises(ImplicitPRMError, match="step_labels"):
         fit(baseline(tmp_path / "run", tiny_folder, file, "value_head"), quiet)
 
 
-def test_labels_of_several_makers_are_not_mixed(tmp_path, tiny_folder):
+def test_step_labels_of_several_sources_are_refused(tmp_path, tiny_folder):
     one = labelled_file(tmp_path / "one.jsonl", 4, 3)
     rows = [json.loads(line) for line in one.read_text().splitlines()]
     rows[1]["step_label_source"] = "math_shepherd"
-    with pytest.raises(ImplicitPRMError, match=r"several makers: exact \(.*\), math_shepherd"):
+    with pytest.raises(ImplicitPRMError, match=r"exact \(.*\), math_shepherd"):
         fit(baseline(tmp_path / "run", tiny_folder, write_rows(tmp_path / "two.jsonl", rows), "value_head"), quiet)
 
 
@@ -64,7 +64,7 @@ def test_what_is_recorded(kind, tmp_path, tiny_folder):
     assert tokens["responses"] == sum(lengths) - 4 * tokens["prompts"]
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["command"], run["config"]["kind"]) == ("ipr-baseline", kind)
-    assert any(line.startswith(f"{kind}: ") and "good in the mean" in line for line in said)
+    assert any(line.startswith(f"{kind}: ") for line in said)
     assert not (tmp_path / "run" / "implicit_prm.json").exists()
     assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3]
 
@@ -88,7 +88,7 @@ def test_resumed_equals_uninterrupted_and_another_run_is_refused(tmp_path, tiny_
     said = []
     again = RESUMABLE | {"resume_from_checkpoint": "true"}
     fit(baseline(tmp_path / "cut", tiny_folder, rollouts, "next_token", trainer=again), said.append)
-    assert any("going on from" in line and "checkpoint-2" in line for line in said)
+    assert any("resuming from" in line and "checkpoint-2" in line for line in said)
     for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
         torch.testing.assert_close(
             load_file(tmp_path / "cut" / "model.safetensors")[name], weight, atol=1e-6, rtol=1e-4
@@ -111,7 +111,7 @@ def test_a_finished_folder_of_either_kind_is_not_overwritten(tmp_path, tiny_fold
     assert not (tmp_path / "implicit" / "implicit_prm.json").exists()
 
 
-def test_a_verifier_is_gone_on_with_from_its_own_head(tmp_path, tiny_folder):
+def test_training_continues_from_the_head_of_a_verifier(tmp_path, tiny_folder):
     """AutoPSV's last stage: training from a value head's checkpoint starts with its scores."""
     rollouts = labelled_file(tmp_path / "rows.jsonl")
     trainer = {"max_steps": 10, "learning_rate": 1e-2}
@@ -122,7 +122,7 @@ def test_a_verifier_is_gone_on_with_from_its_own_head(tmp_path, tiny_folder):
     assert scores[0] == scores[1]
 
 
-def test_an_adapter_is_no_start_for_a_value_head(tmp_path, tiny_folder, rollouts_file):
+def test_a_value_head_on_an_adapter_is_refused(tmp_path, tiny_folder, rollouts_file):
     folder = adapter(tmp_path / "adapter", tiny_folder)
     with pytest.raises(ImplicitPRMError, match="adapter is a LoRA adapter"):
         fit(baseline(tmp_path / "run", folder, rollouts_file, "orm"), quiet)
@@ -145,8 +145,8 @@ def test_a_response_over_the_limit_is_dropped_with_its_labels(tmp_path, tiny_fol
     fit(baseline(tmp_path / "value", tiny_folder, rollouts, "value_head", data=limit), quiet)
 
 
-def test_labels_that_are_all_null_are_nothing_to_train_on(tmp_path, tiny_folder):
+def test_step_labels_that_are_all_null_are_refused(tmp_path, tiny_folder):
     rows = [row | {"step_label_source": "exact"} for row in graded_rows(2, 2)]
     rows = [row | {"step_labels": [[None] * len(some) for some in row["step_labels"]]} for row in rows]
-    with pytest.raises(ImplicitPRMError, match="no position has a label"):
+    with pytest.raises(ImplicitPRMError, match="step_labels"):
         fit(baseline(tmp_path / "run", tiny_folder, write_rows(tmp_path / "r.jsonl", rows), "value_head"), quiet)

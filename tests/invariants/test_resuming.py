@@ -67,8 +67,8 @@ def test_killed_while_saving_goes_on_from_the_last_whole_checkpoint(kind, tmp_pa
     said = []
     fit(config(run, tiny_folder, rows, **RESUMABLE, resume_from_checkpoint="true"), said.append)
     last = "checkpoint-6" if kind == "finished" else "checkpoint-2"
-    assert f"going on from {run / last}" in said
-    assert any("passed over" in line and "checkpoint-4" in line for line in said) == (kind != "finished")
+    assert f"resuming from {run / last}" in said
+    assert any("skipping" in line and "checkpoint-4" in line for line in said) == (kind != "finished")
     assert_same_run(run, whole / "full")
 
 
@@ -77,13 +77,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_its_step_done_again(tmp_path, t
     os.truncate(run / "checkpoint-6" / "optimizer.pt", 0)
     os.truncate(run / "checkpoint-4" / "model.safetensors", 5000)
     named = {**RESUMABLE, "resume_from_checkpoint": str(run / "checkpoint-4")}
-    with pytest.raises(ImplicitPRMError, match=r"checkpoint-4: model\.safetensors is cut off.*name an earlier one"):
+    with pytest.raises(ImplicitPRMError, match=r"checkpoint-4: model\.safetensors.*name an earlier one"):
         fit(config(run, tiny_folder, rows, **named), quiet)
     said = []
     fit(config(run, tiny_folder, rows, **RESUMABLE, resume_from_checkpoint="true"), said.append)
-    assert f"passed over {run / 'checkpoint-6'}: optimizer.pt is cut off (0 bytes)" in said
-    assert any(line.startswith(f"passed over {run / 'checkpoint-4'}: model.safetensors is cut off") for line in said)
-    assert f"going on from {run / 'checkpoint-2'}" in said
+    assert f"skipping {run / 'checkpoint-6'}: optimizer.pt is truncated (0 bytes)" in said
+    assert any(line.startswith(f"skipping {run / 'checkpoint-4'}: model.safetensors") for line in said)
+    assert f"resuming from {run / 'checkpoint-2'}" in said
     assert (run / "damaged-checkpoint-6").is_dir()  # kept, and out of the way of rotation
     assert_same_run(run, whole / "full")
 

