@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from implicit_prm.config import LossConfig, TextConfig
+from implicit_prm.config import LossConfig
 from implicit_prm.data import training_set
 from implicit_prm.data.data_report import table
 from implicit_prm.data.groups import fingerprint
@@ -101,7 +101,6 @@ def checkpoint_metadata(
     if reference == "initial":
         reference, revision = (ADAPTER_OFF, None) if lora is not None else (model.name, model.revision)
     packages = ("implicit-prm", "torch", "transformers", *(["peft"] if lora is not None else []))
-    text = encoder.text
     return CheckpointMetadata(
         beta=model.beta,
         reference=absolute(reference),
@@ -112,7 +111,7 @@ def checkpoint_metadata(
         lora=lora,
         start=absolute(start[0]),
         start_revision=start[1],
-        text=TextConfig(text.steps, text.prompt_template, text.system_prompt),
+        text=encoder.text,
         max_length=max_length,
         template_hash=encoder.template_hash,
         loss=asdict(loss),

@@ -168,7 +168,7 @@ def _prepare(
 ) -> Prepared:
     """The policy, its metadata, and the trainer with the reference log-probabilities."""
     initial = initial_model.resolve(config.model, config.output_dir, arguments, checkpoint is not None, say)
-    encoder = Encoder(loading.open_tokenizer(initial.source), config.data)
+    encoder = Encoder(loading.open_tokenizer(initial.source), config.data.text)
     policy = initial_model.open_policy(initial, arguments)
     lora = None if config.model.lora is None else asdict(config.model.lora)
     start = config.model.name, config.model.revision
