@@ -51,6 +51,7 @@ class ImplicitPRMConfig(TrainingArguments):
     warmup_steps: float = 0.03
     optim: str = "adamw_torch"
     adam_beta2: float = 0.95
+    logging_steps: float = 10
     save_steps: float = 200
     save_total_limit: int | None = 2
 

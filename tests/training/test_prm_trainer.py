@@ -197,16 +197,6 @@ def test_invalid_arguments_are_refused_by_name(options, name, tmp_path, tiny_fol
         ImplicitPRMTrainer(str(tiny_folder), args=arguments(tmp_path, **options), train_dataset=graded_rows(6, 4))
 
 
-def test_arguments_travel_through_json_and_the_command_line(tmp_path):
-    from transformers import HfArgumentParser
-
-    line = ["--output_dir", str(tmp_path), "--loss", "kto", "--loss_kwargs", '{"desirable_weight": 2.0}', "--use_cpu"]
-    (args,) = HfArgumentParser(ImplicitPRMConfig).parse_args_into_dataclasses(line)
-    assert args.loss_config.desirable_weight == 2.0
-    saved = json.loads(args.to_json_string())
-    assert (saved["loss"], saved["loss_kwargs"], saved["beta"]) == ("kto", {"desirable_weight": 2.0}, 0.05)
-
-
 def test_the_names_are_imported_lazily():
     code = (
         "import sys, implicit_prm; assert 'ImplicitPRMConfig' in dir(implicit_prm); assert 'torch' not in sys.modules"
