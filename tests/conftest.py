@@ -116,12 +116,6 @@ def hub(tmp_path, monkeypatch):
         (repository / "refs").mkdir(parents=True, exist_ok=True)
         (repository / "refs" / revision).write_text(commit)
         shutil.copytree(folder, repository / "snapshots" / commit)
-        absent = repository / ".no_exist" / commit  # what the hub answered when it was asked for files
-        absent.mkdir(parents=True)
-        for file in {"config.json", "adapter_config.json", "tokenizer_config.json"} - {
-            p.name for p in folder.iterdir()
-        }:
-            (absent / file).touch()
 
     return put
 

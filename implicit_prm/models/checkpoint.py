@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from implicit_prm.config import BaselineKind, LabelUse, StepTokens, TextConfig, from_mapping
 from implicit_prm.types import ImplicitPRMError
@@ -16,6 +16,8 @@ METADATA_FILE = "implicit_prm.json"
 BASELINE_FILE = "baseline.json"
 ADAPTER_OFF = "adapter_off"  # the reference is the policy with its LoRA adapter disabled
 NONE = "none"  # no reference: the reward is beta * log pi_theta
+
+Metadata = TypeVar("Metadata", bound="_Metadata")
 
 
 @dataclass
@@ -27,7 +29,7 @@ class _Metadata:
     may_change: ClassVar[tuple[str, ...]] = ("versions",)  # fields in which a resumed run may differ
 
     @classmethod
-    def read(cls, folder: str | Path) -> Self:
+    def read(cls: type[Metadata], folder: str | Path) -> Metadata:
         """Read the metadata of the checkpoint in `folder`.
 
         Raises:

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -65,7 +65,7 @@ class ModelSource:
         revision: str | None = None,
         token: str | None = None,
         trust_remote_code: bool = False,
-    ) -> Self:
+    ) -> ModelSource:
         """Find a model by hub id or path. Of a hub id, everything but the weights is downloaded.
 
         Raises:
@@ -89,7 +89,7 @@ class ModelSource:
         return cls(name, folder, revision, commit, adapter, metadata, token, trust_remote_code)
 
     @classmethod
-    def of(cls, config: LanguageModelConfig) -> Self:
+    def of(cls, config: LanguageModelConfig) -> ModelSource:
         """The model that a config names."""
         return cls.resolve(config.name, config.revision, trust_remote_code=config.trust_remote_code)
 
