@@ -127,9 +127,12 @@ class CheckpointMetadata(_Metadata):
 
     @classmethod
     def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        text = values.get("text")
+        text, loss = values.get("text"), values.get("loss")
         if isinstance(text, dict) and "max_length" in text:  # version 0.1 kept it there
             values["max_length"] = text.pop("max_length")
+        if isinstance(loss, dict) and loss.get("name") in ("kto", "ce", "prefix", "steps"):
+            # Version 0.1 always drew whole prompts, which paired KTO still does without saying so.
+            loss.setdefault("batch_unit", None if loss.get("form") == "paired" else "prompt")
         return values
 
 
