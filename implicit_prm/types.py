@@ -7,7 +7,7 @@ score is a `StepScores`, whoever made it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,10 +30,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Samples:
-    """The responses that a sampler gave to one problem, or why it gave none.
+    """The responses that a sampler returned for one problem.
 
-    `finished[k]` says whether response k ended by itself. `tokens` counts what was generated for all of them together;
-    0 where the sampler does not tell.
+    Args:
+        problem: that was sampled.
+        texts: of the responses.
+        finished: did the response end by itself?
+        tokens: generated for all responses; 0 if unknown.
+        refused: why there are no responses.
+        left_out: number of unusable responses, by reason.
     """
 
     problem: Problem
@@ -41,6 +46,7 @@ class Samples:
     finished: list[bool]
     tokens: int = 0
     refused: str | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,8 @@ class MathShepherdConfig(LabelConfig):
                 "policy.base_url: OpenAI-compatible servers cannot continue a partial response; choose policy=hub, "
                 "which samples in this process"
             )
+        if self.sampling.seed is None:
+            raise ImplicitPRMError("sampling.seed=null is for servers that do not support seeds; set a number")
 
 
 @dataclass(kw_only=True)

@@ -147,7 +147,7 @@ class SamplingConfig:
     top_p: float = 1.0
     max_new_tokens: int = 1024
     batch_size: int | None = None
-    seed: int = 0
+    seed: int | None = 0
 
     @property
     def problems_per_batch(self) -> int:
@@ -180,3 +180,5 @@ class RolloutConfig:
             raise ImplicitPRMError(
                 "problems.prompt_template: the policy of the sandbox only knows bare problems; set it to {problem}"
             )
+        if not isinstance(self.policy, ServerConfig) and self.sampling.seed is None:
+            raise ImplicitPRMError("sampling.seed=null is for servers that do not support seeds; set a number")

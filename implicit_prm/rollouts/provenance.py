@@ -1,4 +1,4 @@
-"""How a file of rollouts or step labels was made, beside it in `<output>.meta.json`: what is fixed, and each run."""
+"""`<output>.meta.json`: how a file of rollouts or step labels was made."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from implicit_prm.types import ImplicitPRMError, Problem
 from implicit_prm.utils.io import write_json
 
 _PACKAGES = ("implicit-prm", "torch", "transformers", "openai", "math-verify")
-# Where a server is, and how hard it is pressed, does not change what it answers.
-_OF_A_RUN = ("base_url", "api_key_env", "concurrency", "timeout_s", "retries")
+# A server's address and load do not change its answers, so they may differ between runs.
+_SERVER_RUN_OPTIONS = ("base_url", "api_key_env", "concurrency", "timeout_s", "retries")
 
 
 class Provenance:
-    """The record of a file of rollouts, or of step labels.
+    """The record of a file of rollouts or step labels.
 
-    `settings` holds what every run must share: backend, model and its weights, sampling, prompt, problems' source.
-    `runs` holds what may differ: the time, package versions, where the server was, how many problems.
+    In the JSON file, `settings` has the options that all runs share (backend, model and weights, sampling, prompt,
+    source of the problems), and `runs` what may differ (time, package versions, server address, number of problems).
 
     Raises:
-        ImplicitPRMError: the record is there, but cannot be read.
+        ImplicitPRMError: the record exists but cannot be read.
     """
 
     def __init__(self, output: Path) -> None:
@@ -41,52 +41,52 @@ class Provenance:
                 self._known = {"settings": dict(known["settings"]), "runs": list(known["runs"])}
             except (ValueError, KeyError, TypeError):
                 raise ImplicitPRMError(
-                    f"{self.path} is not a record of rollouts or labels; restore it, or give another output"
+                    f"{self.path} is not a record of rollouts or labels; restore it, or choose another output"
                 ) from None
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to go on with a file that was made otherwise; what `settings` leaves out is not compared.
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Check that the file was made with these options. Recorded options that are not given are not compared.
 
         Raises:
-            ImplicitPRMError: naming what differs, or there is no record.
+            ImplicitPRMError: an option differs, or there is no record.
         """
         if self._known is None:
             raise ImplicitPRMError(
-                f"{self._output} is there, but not {self.path.name}, which says how it was made; give another output"
+                f"{self._output} exists without {self.path.name}, the record of how it was made; choose another output"
             )
-        before = _flat({name: self._known["settings"].get(name) for name in settings})
-        now = _flat(settings)
+        before = _flat({name: self._known["settings"].get(name) for name in options})
+        now = _flat(options)
         for name in [*before, *now]:
             if before.get(name) != now.get(name):
                 raise ImplicitPRMError(
-                    f"{self._output} was made with {name}={before.get(name)}, now it is {now.get(name)}; give another "
-                    "output, or delete the file to start over"
+                    f"{self._output} was made with {name}={before.get(name)}, but {name}={now.get(name)} is given; "
+                    "choose another output, or delete the file to start again"
                 )
 
-    def begin(self, settings: Mapping[str, Any], run: Mapping[str, Any], fresh: bool) -> None:
-        """Write down that a run starts; the first of a `fresh` file forgets what an empty one was to be."""
+    def begin(self, options: Mapping[str, Any], run: Mapping[str, Any], fresh: bool) -> None:
+        """Record the start of a run. With `fresh` (no rows yet), earlier runs are forgotten."""
         runs = [] if fresh or self._known is None else self._known["runs"]
-        self._known = {"settings": dict(settings), "runs": [*runs, dict(run)]}
+        self._known = {"settings": dict(options), "runs": [*runs, dict(run)]}
         write_json(self.path, self._known)
 
 
-def settings_of(config: RolloutConfig) -> dict[str, Any]:
-    """What a resumed run must share, as far as the options say."""
+def fixed_options(config: RolloutConfig) -> dict[str, Any]:
+    """The options that a resumed run must share."""
     policy, sampling, source = asdict(config.policy), asdict(config.sampling), config.problems
     server = isinstance(config.policy, ServerConfig)
     del policy["kind"]  # recorded as the backend
     sampling["batch_size"] = None if server else config.sampling.problems_per_batch
     return {
         "backend": "server" if server else "transformers",
-        "policy": {name: value for name, value in policy.items() if not (server and name in _OF_A_RUN)},
+        "policy": {name: value for name, value in policy.items() if not (server and name in _SERVER_RUN_OPTIONS)},
         "sampling": sampling,
         "prompt": {"template": source.prompt_template, "system_prompt": source.system_prompt},
         "problems": {"name": source.name, "split": source.split, "revision": source.revision},
     }
 
 
-def run_of(config: RolloutConfig, problems: Sequence[Problem], processes: int) -> dict[str, Any]:
-    """What is noted of one run: when, with what, where, over which problems."""
+def run_record(config: RolloutConfig, problems: Sequence[Problem], processes: int) -> dict[str, Any]:
+    """What is recorded of one run: time, versions, server, problems."""
     run: dict[str, Any] = {
         **now(),
         "processes": processes,
@@ -98,7 +98,7 @@ def run_of(config: RolloutConfig, problems: Sequence[Problem], processes: int) -
 
 
 def now() -> dict[str, Any]:
-    """When, and with which versions."""
+    """Time and package versions."""
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
@@ -120,7 +120,7 @@ def _version(name: str) -> str | None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Nested options by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

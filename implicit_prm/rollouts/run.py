@@ -1,11 +1,11 @@
-"""Sample N responses to every problem, grade them, write them as they come, and go on after an interruption."""
+"""`ipr-rollout`: sample N responses to every problem, grade them, write rows as they finish, resume if interrupted."""
 
 from __future__ import annotations
 
-import glob
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ from implicit_prm.config import RolloutConfig, ServerConfig, TextConfig, from_ma
 from implicit_prm.data.problems import load_problems, step_checker
 from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.grading.grader import Grader
-from implicit_prm.rollouts.provenance import Provenance, run_of, settings_of
+from implicit_prm.rollouts import rows as rollout_rows
+from implicit_prm.rollouts.provenance import Provenance, fixed_options, run_record
 from implicit_prm.rollouts.server_sampler import ServerSampler
 from implicit_prm.rollouts.transformers_sampler import TransformersSampler
 from implicit_prm.types import ImplicitPRMError, Problem, Samples
@@ -25,30 +26,40 @@ Say = Callable[[str], None]
 
 
 class Sampler(Protocol):
-    """Where responses come from. `identity` says which model it turned out to be."""
+    """A source of responses. `identity` describes the model that it found."""
 
     identity: dict[str, Any]
 
     def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
-        """The responses to this process' share of the problems that are not `done`, in any order."""
+        """Responses to this process's share of the problems whose id is not in `done`, in any order."""
         ...
+
+
+@dataclass
+class _Share:
+    """What one process did: tokens and seconds of sampling, problems without responses, responses left out."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    refused: list[Samples] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def rollout(config: RolloutConfig, say: Say = print) -> Path:
     """Write one grouped row per problem to `config.output` (JSON lines).
 
-    Rows are written as they come and put into the order of the problems at the end. The column `prompt` holds the
-    prompt as it was sampled from, its template applied, so training on the file needs none. An interrupted run loses
-    no finished problem: the same call goes on with the others. `<output>.meta.json` records how the file was made;
-    other settings are then refused. Processes that were launched together (`torchrun`, `accelerate launch`) each take
-    a share and write it to `<output>.rankK`; the first gathers the parts in the end, or at the next start.
+    Rows are written as they finish and sorted into the order of the problems at the end. The column `prompt` holds the
+    prompt with its template applied, so training on the file needs no template. An interrupted run keeps every finished
+    problem; the same call resumes it. `<output>.meta.json` records how the file was made, and resuming with other
+    options is refused. Processes launched together (`torchrun`, `accelerate launch`) each take a share and write it to
+    `<output>.rankK`; the first process gathers the parts at the end, or at the next start.
 
     Returns:
         The path of the file.
 
     Raises:
-        ImplicitPRMError: a bad source, model or server, other settings than the file was started with, a full disk, or
-            problems that no response could be sampled for; all others are then in the file.
+        ImplicitPRMError: an invalid source, model or server, options that differ from those the file was started with,
+            a full disk, or problems without any response; the file then has all others.
     """
     config = from_mapping(RolloutConfig, asdict(config))  # a config made in Python is checked like one from YAML
     with processes() as team:
@@ -59,66 +70,102 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     problems = load_problems(config.problems, say)
     path = Path(config.output)
     text = config.problems.text
-    settings, record = settings_of(config), Provenance(path)
-    if team.first:
-        output = JsonLines(path)
-        if fresh := not _parts(path) and not output.rows():
-            rows = []
-        else:
-            record.check(settings)
-            rows = _settle(output, problems)
-            _check_source(rows, problems, text, path)
-        team.gather(None)
-    else:
-        team.gather(None)
-        rows, fresh = JsonLines(path).rows(), False
+    options, record = fixed_options(config), Provenance(path)
+    rows, fresh = _existing_rows(path, problems, text, record, options, team)
     done = {row["id"] for row in rows}
     if all(problem.id in done for problem in problems):
-        say(f"{path}: all {len(problems)} problems are there already")
-        say(f"{path}: {_summary(rows, problems)}")
+        say(f"{path}: all {len(problems)} problems are done already")
+        say(f"{path}: {rollout_rows.summary(rows, problems)}")
         return path
     if done:
-        say(f"{path}: going on behind {len(done)} problems")
+        say(f"{path}: resuming after {len(done)} problems")
 
-    sampler: Sampler = (
-        ServerSampler(config.policy, config.sampling, text, say)
-        if isinstance(config.policy, ServerConfig)
-        else TransformersSampler(config.policy, config.sampling, text)
-    )
+    sampler = _sampler(config, text, say)
     if team.first:
-        settings |= sampler.identity
+        options |= sampler.identity
         if not fresh:
-            record.check(settings)
-        record.begin(settings, run_of(config, problems, team.size), fresh)
+            record.check(options)
+        record.begin(options, run_record(config, problems, team.size), fresh)
+    shares = team.gather(_sample(config, sampler, problems, done, text, team))
+    if team.first:
+        say(f"{path}: {rollout_rows.summary(rollout_rows.gather(path, problems), problems)}")
+    team.gather(None)
+    _report(path, shares, len(problems), say)
+    return path
 
-    part = JsonLines(path if team.size == 1 else _part(path, team.rank))
-    refused: list[Samples] = []
-    tokens, started = 0, time.perf_counter()
+
+def _existing_rows(
+    path: Path,
+    problems: Sequence[Problem],
+    text: TextConfig,
+    record: Provenance,
+    options: dict[str, Any],
+    team: Processes,
+) -> tuple[list[dict[str, Any]], bool]:
+    """The rows of earlier runs, and whether there were none. The first process gathers the parts and checks them."""
+    rows: list[dict[str, Any]] = []
+    fresh = False
+    if team.first:
+        fresh = not rollout_rows.parts(path) and not JsonLines(path).rows()
+        if not fresh:
+            record.check(options)
+            rows = rollout_rows.gather(path, problems)
+            rollout_rows.check_source(rows, problems, text, path)
+    team.gather(None)
+    return (rows if team.first else JsonLines(path).rows()), fresh
+
+
+def _sampler(config: RolloutConfig, text: TextConfig, say: Say) -> Sampler:
+    if isinstance(config.policy, ServerConfig):
+        return ServerSampler(config.policy, config.sampling, text, say)
+    return TransformersSampler(config.policy, config.sampling, text)
+
+
+def _sample(
+    config: RolloutConfig,
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    done: Container[str],
+    text: TextConfig,
+    team: Processes,
+) -> _Share:
+    """Sample, grade and write this process's share of the problems."""
+    path = Path(config.output)
+    part = JsonLines(path if team.size == 1 else rollout_rows.part(path, team.rank))
     checker = step_checker(config.problems.name)
-    share = -(-sum(problem.id not in done for problem in problems) // team.size)
-    with Grader() as grader, progress("sampling", share, team.first) as advance:
-        for samples in sampler.sample(problems, done, team):
+    share, started = _Share(), time.perf_counter()
+    expected = -(-sum(problem.id not in done for problem in problems) // team.size)
+    with Grader() as grader, progress("sampling", expected, team.first) as advance:
+        for sampled in sampler.sample(problems, done, team):
+            samples = _without_empty(sampled)
+            share.left_out.update(samples.left_out)
             if samples.refused:
-                refused.append(samples)
+                share.refused.append(samples)
             else:
                 part.append(_row(samples, text, grader, checker))
-                tokens += samples.tokens
+                share.tokens += samples.tokens
             advance(1)
-    seconds = time.perf_counter() - started
+    share.seconds = time.perf_counter() - started
+    return share
 
-    shares = team.gather((tokens, seconds, refused))
-    if team.first:
-        say(f"{path}: {_summary(_settle(JsonLines(path), problems), problems)}")
-    team.gather(None)
-    total, longest = sum(share[0] for share in shares), max(share[1] for share in shares)
-    if total:
-        say(f"this run: {total:,} tokens in {longest:,.0f} s, {total / longest:,.1f} tokens/s")
-    if without := [samples for share in shares for samples in share[2]]:
-        raise ImplicitPRMError(
-            f"{path}: {len(without)} of {len(problems)} problems have no responses; all others are there. The first is "
-            f"{without[0].problem.id}: {without[0].refused}"
-        )
-    return path
+
+def _without_empty(samples: Samples) -> Samples:
+    """Leave out responses that training refuses: empty ones that were cut off."""
+    keep = [index for index, text in enumerate(samples.texts) if text or samples.finished[index]]
+    left_out = Counter(samples.left_out)
+    if len(keep) < len(samples.texts):
+        left_out["empty and cut off"] += len(samples.texts) - len(keep)
+    refused = samples.refused
+    if not keep and not refused:
+        counts = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
+        refused = f"no usable response ({counts})"
+    return replace(
+        samples,
+        texts=[samples.texts[index] for index in keep],
+        finished=[samples.finished[index] for index in keep],
+        left_out=left_out,
+        refused=refused,
+    )
 
 
 def _row(
@@ -140,57 +187,18 @@ def _row(
     return row
 
 
-def _part(path: Path, rank: int) -> Path:
-    return path.with_name(f"{path.name}.rank{rank}")
-
-
-def _parts(path: Path) -> list[Path]:
-    """What the processes of a run wrote that was not gathered yet."""
-    return sorted(path.parent.glob(f"{glob.escape(path.name)}.rank*"))
-
-
-def _settle(output: JsonLines, problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """The rows in one file, each problem once, in the order of the problems; those of a longer run stay behind them."""
-    parts = _parts(output.path)
-    written = output.rows()
-    rows: dict[str, dict[str, Any]] = {}
-    for row in [*written, *(row for part in parts for row in JsonLines(part).rows())]:
-        rows.setdefault(row["id"], row)
-    place = {problem.id: number for number, problem in enumerate(problems)}
-    settled = sorted(rows.values(), key=lambda row: place.get(row["id"], len(place)))
-    if settled != written:
-        output.replace(settled)
-    for part in parts:
-        part.unlink()
-    return settled
-
-
-def _check_source(rows: Sequence[dict[str, Any]], problems: Sequence[Problem], text: TextConfig, path: Path) -> None:
-    """Refuse to mix the problems of a source with what it held before."""
-    now = {problem.id: problem for problem in problems}
-    for row in rows:
-        problem = now.get(row["id"])
-        if problem is None:
-            if len(rows) <= len(problems):  # else the file is of a longer run
-                raise ImplicitPRMError(
-                    f"{path} holds problem {row['id']}, which the source no longer has: it has changed; give another "
-                    "output"
-                )
-        elif row["prompt"] != build_prompt(problem.text, text) or row["answer"] != problem.answer:
-            raise ImplicitPRMError(
-                f"{path}: problem {row['id']} now has another text or answer: the source has changed; give another "
-                "output"
-            )
-
-
-def _summary(rows: Sequence[dict[str, Any]], problems: Sequence[Problem]) -> str:
-    wanted = {problem.id for problem in problems}
-    rows = [row for row in rows if row["id"] in wanted]
-    correct = [label for row in rows for label in row["correctness"]]
-    cut_off = sum(not finished for row in rows for finished in row["finished"])
-    if not correct:
-        return "no responses"
-    return (
-        f"{len(correct)} responses to {len(rows)} problems: {sum(correct) / len(correct):.1%} correct, "
-        f"{cut_off / len(correct):.1%} cut off"
-    )
+def _report(path: Path, shares: Sequence[_Share], problems: int, say: Say) -> None:
+    """Print the speed and what was left out; raise if problems have no responses."""
+    tokens, seconds = sum(share.tokens for share in shares), max(share.seconds for share in shares)
+    if tokens:
+        say(f"this run: {tokens:,} tokens in {seconds:,.0f} s, {tokens / seconds:,.1f} tokens/s")
+    left_out: Counter[str] = Counter()
+    for share in shares:
+        left_out.update(share.left_out)
+    for reason, count in left_out.items():
+        say(f"left out: {count} responses with {reason}")
+    if refused := [samples for share in shares for samples in share.refused]:
+        raise ImplicitPRMError(
+            f"{path}: {len(refused)} of {problems} problems have no responses; all others are in the file. The first "
+            f"is {refused[0].problem.id}: {refused[0].refused}"
+        )

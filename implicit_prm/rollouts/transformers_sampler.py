@@ -46,6 +46,8 @@ class TransformersSampler:
 
     def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
         """Responses to this process's share of the problems whose id is not in `done`, in order."""
+        seed = self._sampling.seed
+        assert seed is not None  # RolloutConfig.validate
         model = open_for_sampling(self._source, self._policy)
         context = context_length(model.config, None)
         size = self._sampling.problems_per_batch
@@ -55,9 +57,7 @@ class TransformersSampler:
         for start, batch in unfinished[processes.rank :: processes.size]:
             refused = {problem.id: self._too_long(problem, context) for problem in batch}
             fitting = [problem for problem in batch if refused[problem.id] is None]
-            sampled = iter(
-                sample(model, self._encoder, fitting, self._sampling, self._sampling.seed + start) if fitting else []
-            )
+            sampled = iter(sample(model, self._encoder, fitting, self._sampling, seed + start) if fitting else [])
             for problem in batch:
                 reason = refused[problem.id]
                 samples = next(sampled) if reason is None else Samples(problem, [], [], refused=reason)

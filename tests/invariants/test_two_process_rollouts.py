@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path, tiny_fo
     assert min(left) >= 1
     assert not (tmp_path / "two.jsonl").exists()
     printed = _run(tmp_path, tiny_folder, [], "two.jsonl", *slow)
-    assert f"going on behind {sum(left)} problems" in printed
+    assert f"resuming after {sum(left)} problems" in printed
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
 

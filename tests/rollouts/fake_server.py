@@ -1,4 +1,4 @@
-"""A server in a thread that speaks enough of OpenAI's protocol, and that can be told to misbehave."""
+"""An OpenAI-compatible server in a thread, which can be told to misbehave."""
 
 import json
 import threading
@@ -7,15 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FakeServer:
-    """Answers with the seed of each request as text. `misbehave(number, body)` may return what to do instead.
+    """Answers with the seed of each request as text, unless `misbehave(number, body)` says otherwise.
 
-    What it may return: (status, headers, text) to answer, a number of seconds to wait first, "close" for a connection
-    that ends without an answer, or None. Only requests for responses to problems are numbered, from 0, and kept in
-    `requests`; the first look at the server (max_tokens=1) goes to `probes`.
+    It may return (status, headers, text) to answer, a number of seconds to wait first, "close" to close the connection
+    without an answer, or None. Requests are numbered from 0 and kept in `requests`; the short first requests
+    (max_tokens=1) are not numbered and kept in `probes`.
     """
 
-    def __init__(self, misbehave=lambda number, body: None, takes_n="yes", models=("model",)):
-        self.misbehave, self.takes_n, self.models = misbehave, takes_n, models
+    def __init__(self, misbehave=lambda number, body: None, n_support="yes", models=("model",)):
+        self.misbehave, self.n_support, self.models = misbehave, n_support, models
         self.requests, self.probes, self.headers, self.times = [], [], [], []
         self._lock = threading.Lock()
         self.port = 0
@@ -32,33 +32,33 @@ class FakeServer:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def kill(self):
-        """Stop listening; whoever connects is refused. `start` listens again, on the same port."""
+        """Stop listening. `start` listens again, on the same port."""
         self._server.shutdown()
         self._server.server_close()
 
     def answer(self, path, body, headers):
-        """(status, headers, text), or None to hang up."""
+        """(status, headers, text), or None to close the connection."""
         with self._lock:
             probe = body.get("max_tokens") == 1
             number = len(self.requests)
             (self.probes if probe else self.requests).append({"path": path, **body})
             self.headers.append(headers)
             self.times.append(time.monotonic())
-        what = None if probe else self.misbehave(number, body)
-        if what == "close":
+        action = None if probe else self.misbehave(number, body)
+        if action == "close":
             return None
-        if isinstance(what, tuple):
-            return what
-        time.sleep(what or 0)
+        if isinstance(action, tuple):
+            return action
+        time.sleep(action or 0)
         n = body.get("n", 1)
-        if n > 1 and self.takes_n == "refuses":
+        if n > 1 and self.n_support == "refuses":
             return 500, {"retry-after-ms": "1"}, '{"error": {"message": "Only one completion choice is allowed"}}'
-        texts = [f"{body['seed']}.{place}" for place in range(n if self.takes_n == "yes" else 1)]
+        texts = [f"{body.get('seed')}.{place}" for place in range(n if self.n_support == "yes" else 1)]
         return ok(*texts, chat=path.endswith("chat/completions"))
 
 
 def ok(*texts, chat=True, reason="stop", **changes):
-    """A proper answer with these responses."""
+    """An answer with these responses."""
     choices = [
         {"index": place, "finish_reason": reason}
         | ({"message": {"role": "assistant", "content": text}} if chat else {"text": text})

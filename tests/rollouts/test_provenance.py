@@ -1,4 +1,4 @@
-"""The record beside a file of rollouts: what it holds, what it refuses, and what it lets differ."""
+"""The record of a rollout file: its content, which differences are refused and which are not."""
 
 import json
 from pathlib import Path
@@ -35,12 +35,12 @@ def _record(config):
 
 
 def _cut(config, rows):
-    """As if the run had been interrupted behind so many rows."""
+    """Leave so many rows, as an interrupted run does."""
     path = Path(config.output)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:rows]))
 
 
-def test_the_record_says_what_made_the_file(config, tokenizer):
+def test_record_says_how_the_file_was_made(config, tokenizer):
     rollouts.rollout(config, _quiet)
     record = _record(config)
     settings, (run,) = record["settings"], record["runs"]
@@ -61,7 +61,7 @@ def test_the_record_says_what_made_the_file(config, tokenizer):
     assert run["processes"] == 1
 
 
-def test_dates_and_versions_may_differ_and_are_kept(config, monkeypatch):
+def test_dates_and_versions_may_differ(config, monkeypatch):
     rollouts.rollout(config, _quiet)
     _cut(config, 2)
     monkeypatch.setattr(provenance, "version", lambda name: "0.0.1")
@@ -70,31 +70,31 @@ def test_dates_and_versions_may_differ_and_are_kept(config, monkeypatch):
     assert first["versions"]["torch"] != second["versions"]["torch"] == "0.0.1"
 
 
-def test_a_null_batch_size_is_the_batch_size_it_stands_for(config):
+def test_null_batch_size_equals_the_default_batch_size(config):
     rollouts.rollout(config, _quiet)
     _cut(config, 2)
     config.sampling.batch_size = 4
     rollouts.rollout(config, _quiet)
     _cut(config, 2)
     config.sampling.batch_size = 2
-    with pytest.raises(ImplicitPRMError, match=r"made with sampling.batch_size=4, now it is 2"):
+    with pytest.raises(ImplicitPRMError, match=r"sampling.batch_size=4.*=2"):
         rollouts.rollout(config, _quiet)
 
 
 @pytest.mark.parametrize(
     ("group", "option", "value", "words"),
     [
-        ("sampling", "seed", 4, "sampling.seed=3, now it is 4"),
-        ("problems", "prompt_template", "Now: {problem}", "prompt.template={problem}, now it is Now: {problem}"),
-        ("problems", "system_prompt", "Hm", "prompt.system_prompt=None, now it is Hm"),
-        ("policy", "dtype", "bfloat16", "policy.dtype=auto, now it is bfloat16"),
+        ("sampling", "seed", 4, "sampling.seed=3, but sampling.seed=4"),
+        ("problems", "prompt_template", "Now: {problem}", "prompt.template=Now: {problem}"),
+        ("problems", "system_prompt", "Hm", "prompt.system_prompt=None, but prompt.system_prompt=Hm"),
+        ("policy", "dtype", "bfloat16", "policy.dtype=bfloat16"),
     ],
 )
-def test_what_changes_the_responses_is_refused_by_name(group, option, value, words, config):
+def test_options_that_change_responses_are_refused(group, option, value, words, config):
     rollouts.rollout(config, _quiet)
     before = _record(config)
     setattr(getattr(config, group), option, value)
-    with pytest.raises(ImplicitPRMError) as caught:  # also where no problem is left to do
+    with pytest.raises(ImplicitPRMError) as caught:  # even if all problems are done
         rollouts.rollout(config, _quiet)
     assert words in str(caught.value)
     assert _record(config) == before
@@ -110,11 +110,11 @@ def test_other_weights_under_the_same_name_are_refused(config, tmp_path, tiny_fo
     _cut(config, 2)
     with (folder / "model.safetensors").open("ab") as stream:
         stream.write(b"\0")
-    with pytest.raises(ImplicitPRMError, match=r"model.weight_bytes.model.safetensors=\d+, now it is \d+"):
+    with pytest.raises(ImplicitPRMError, match=r"model.weight_bytes.model.safetensors=\d+"):
         rollouts.rollout(config, _quiet)
 
 
-def test_another_chat_template_is_refused(config, tmp_path, tiny_folder):
+def test_other_chat_template_is_refused(config, tmp_path, tiny_folder):
     folder = tmp_path / "model"
     folder.mkdir()
     for file in tiny_folder.iterdir():
@@ -131,12 +131,12 @@ def test_another_chat_template_is_refused(config, tmp_path, tiny_folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"problem": "Modulo 50, left to right: 2 + 2"}, "p0 now has another text or answer"),
-        ({"answer": "9"}, "p0 now has another text or answer"),
-        ({"id": "q"}, "holds problem p0, which the source no longer has"),
+        ({"problem": "Modulo 50, left to right: 2 + 2"}, "problem p0"),
+        ({"answer": "9"}, "problem p0"),
+        ({"id": "q"}, "problem p0"),
     ],
 )
-def test_a_source_that_has_changed_is_refused(change, words, config, tmp_path):
+def test_changed_source_is_refused(change, words, config, tmp_path):
     rollouts.rollout(config, _quiet)
     _cut(config, 2)
     lines = (tmp_path / "p.jsonl").read_text().splitlines()
@@ -148,8 +148,8 @@ def test_a_source_that_has_changed_is_refused(change, words, config, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"policy": {}}', '{"settings": 3, "runs": []}'])
-def test_a_damaged_record_is_named(text, config, tmp_path):
+def test_damaged_record_is_named(text, config, tmp_path):
     rollouts.rollout(config, _quiet)
     (tmp_path / "r.jsonl.meta.json").write_text(text)
-    with pytest.raises(ImplicitPRMError, match="is not a record of rollouts"):
+    with pytest.raises(ImplicitPRMError, match=r"r\.jsonl\.meta\.json"):
         rollouts.rollout(config, _quiet)

@@ -1,4 +1,4 @@
-"""Sampling from a server: what is asked, what is made of bad answers, outages; nothing lost, nothing doubled."""
+"""Sampling from a server: requests, unusual answers, failures; no problem is lost or doubled."""
 
 import json
 import sys
@@ -7,8 +7,12 @@ import threading
 import pytest
 
 from implicit_prm import sandbox
-from implicit_prm.config import ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
+from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig, TextConfig
+from implicit_prm.data.groups import load_groups
+from implicit_prm.data.tokenization import Encoder
+from implicit_prm.models import loading
 from implicit_prm.rollouts import run as rollouts
+from implicit_prm.rollouts.server_answers import FINISHED
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.distributed import Processes
 from tests.rollouts.fake_server import FakeServer, ok
@@ -32,16 +36,16 @@ def serve():
 
 @pytest.fixture
 def run(tmp_path):
-    """`run(server, n=3, retries=1)` samples six problems and returns the rows; what was said is in `run.said`."""
+    """`run(server, n=3, retries=1)` samples six problems and returns the rows; printed lines are in `run.said`."""
 
-    def rollout(server, n=3, template="Solve: {problem}", **policy):
+    def rollout(server, n=3, template="Solve: {problem}", seed=0, **policy):
         run.said = []
         options = {"concurrency": 3, "retries": 2, "timeout_s": 5.0} | policy
         rollouts.rollout(
             RolloutConfig(
                 policy=ServerConfig(**({"base_url": server.url, "name": "model"} | options)),
                 problems=ProblemsConfig("sandbox", "train", limit=6, prompt_template=template),
-                sampling=SamplingConfig(n=n, max_new_tokens=20, temperature=0.7, top_p=0.9),
+                sampling=SamplingConfig(n=n, max_new_tokens=20, temperature=0.7, top_p=0.9, seed=seed),
                 output=str(tmp_path / "r.jsonl"),
             ),
             run.said.append,
@@ -62,7 +66,7 @@ def _whole(rows, n=3):
     assert all(len(set(row["completions"])) == n for row in rows)
 
 
-def test_rows_are_in_the_order_of_the_problems_however_the_answers_come(serve, run):
+def test_rows_are_in_the_order_of_the_problems(serve, run):
     server = serve(lambda number, body: 0.2 if number == 0 else 0)
     rows = run(server)
     _whole(rows)
@@ -72,7 +76,7 @@ def test_rows_are_in_the_order_of_the_problems_however_the_answers_come(serve, r
     assert any("54 tokens in" in line and "tokens/s" in line for line in run.said)
 
 
-def test_a_request_asks_for_nothing_but_temperature_and_top_p(serve, run):
+def test_requests_set_only_temperature_and_top_p(serve, run):
     server = serve()
     run(server)
     assert len(server.requests) == 6
@@ -87,7 +91,7 @@ def test_a_request_asks_for_nothing_but_temperature_and_top_p(serve, run):
     assert (expected | neutral).items() <= request.items()
 
 
-def test_a_raw_prompt_goes_out_as_plain_text(serve, run):
+def test_raw_prompt_is_sent_as_plain_text(serve, run):
     server = serve()
     rows = run(server, template="raw:Q: {problem}\nA:")
     _whole(rows)
@@ -96,30 +100,100 @@ def test_a_raw_prompt_goes_out_as_plain_text(serve, run):
     assert rows[0]["prompt"] in {r["prompt"] for r in server.requests}
 
 
-@pytest.mark.parametrize("takes_n", ["ignores", "refuses"])
-def test_a_server_without_n_is_asked_again(takes_n, serve, run):
-    server = serve(takes_n=takes_n)
+@pytest.mark.parametrize("n_support", ["ignores", "refuses"])
+def test_server_without_n_gets_one_request_per_response(n_support, serve, run):
+    server = serve(n_support=n_support)
     _whole(run(server))
     assert len(server.requests) == 18
     assert all("n" not in request for request in server.requests)
     assert len({request["seed"] for request in server.requests}) == 18
-    assert any("one response to a request: each problem takes 3" in line for line in run.said)
+    assert any("3 requests per problem" in line for line in run.said)
 
 
-def test_choices_that_are_missing_from_an_answer_are_asked_for(serve, run):
+def test_missing_choices_are_requested(serve, run):
     server = serve(lambda number, body: ok(f"only {body['seed']}") if body.get("n") == 3 else None)
     _whole(run(server))
     assert sorted(request.get("n", 1) for request in server.requests) == [2] * 6 + [3] * 6
 
 
-def test_a_response_that_was_cut_off_is_not_finished(serve, run):
+@pytest.mark.parametrize("reason", [*sorted(FINISHED), "EOS", "COMPLETE"])
+def test_finish_reasons_of_all_servers_count_as_finished(reason, serve, run):
+    rows = run(serve(lambda number, body: ok("a", "b", "c", reason=reason)))
+    assert all(row["finished"] == [True] * 3 for row in rows)
+    assert not [line for line in run.said if line.startswith("warning")]
+
+
+@pytest.mark.parametrize("reason", ["because", None])
+def test_unknown_finish_reasons_are_named_once_and_judged_by_tokens(reason, serve, run):
+    """A lone response that used all of max_new_tokens (20 here) was cut off; others count as finished."""
+
+    def misbehave(number, body):
+        tokens = 20 if PROBLEMS[0].text in body["messages"][0]["content"] else 3
+        return ok("a", reason=reason, usage={"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1})
+
+    rows = run(serve(misbehave), n=1)
+    assert [row["finished"] for row in rows] == [[False]] + [[True]] * 5
+    (warning,) = [line for line in run.said if line.startswith("warning")]
+    assert ("null" if reason is None else reason) in warning
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"message": {"content": None}, "finish_reason": "stop"}, "content=null"),
+        ({"message": {"content": ""}, "finish_reason": "content_filter"}, "finish_reason=content_filter"),
+        ({"message": {"content": "I can"}, "finish_reason": "abort"}, "finish_reason=abort"),
+        ({"message": {"content": ""}, "finish_reason": "length"}, "empty and cut off"),
+    ],
+)
+def test_unusable_responses_are_left_out_and_counted(bad, reason, serve, run, tmp_path):
+    good = {"message": {"content": "4"}, "finish_reason": "stop"}
+
+    def misbehave(number, body):
+        first = PROBLEMS[0].text in body["messages"][0]["content"]
+        return 200, {}, json.dumps({"choices": [good, bad if first else good, good]})
+
+    server = serve(misbehave)
+    rows = run(server)
+    assert [len(row["completions"]) for row in rows] == [2, 3, 3, 3, 3, 3]
+    assert f"left out: 1 responses with {reason}" in run.said
+    assert len(server.requests) == 6, "an unusable response is not requested again"
+    encoder = Encoder(loading.open_tokenizer(PolicyConfig("sandbox")), TextConfig())
+    for group in load_groups(str(tmp_path / "r.jsonl")):
+        encoder.group(group)  # as training reads it
+
+
+def test_problem_without_any_usable_response_is_refused(serve, run):
+    server = serve(lambda number, body: ok(None) if PROBLEMS[2].text in body["messages"][0]["content"] else None)
+    with pytest.raises(ImplicitPRMError, match=f"{PROBLEMS[2].id}: no usable response .*content=null"):
+        run(server, n=1)
+    assert [row["id"] for row in run.rows()] == [p.id for p in PROBLEMS if p is not PROBLEMS[2]]
+    server.misbehave = lambda number, body: None
+    assert len(run(server, n=1)) == 6
+
+
+def test_seed_can_be_left_out(serve, run):
+    server = serve(lambda number, body: ok("a", "b", "c"))
+    run(server, seed=None)
+    assert all("seed" not in request for request in server.requests + server.probes)
+    assert json.loads(run.meta.read_text())["settings"]["sampling"]["seed"] is None
+
+
+def test_lone_surrogates_are_replaced(serve, run):
+    text = r"\ud83d\ude00 \ud800!"  # as JSON writes them: a pair, which is an emoji, and a lone one
+    answer = f'{{"choices": [{{"message": {{"content": "{text}"}}, "finish_reason": "stop"}}]}}'
+    rows = run(serve(lambda number, body: (200, {}, answer)), n=1)
+    assert all(row["completions"] == ["\U0001f600 \ufffd!"] for row in rows)
+
+
+def test_cut_off_responses_are_not_finished(serve, run):
     rows = run(serve(lambda number, body: ok("a", "b", "c", reason="length")))
     assert all(row["finished"] == [False] * 3 for row in rows)
     assert any("18 responses to 6 problems: 0.0% correct, 100.0% cut off" in line for line in run.said)
 
 
 @pytest.mark.parametrize("trouble", [(500, QUICK, "{}"), (503, QUICK, "<html>"), "close"])
-def test_a_passing_failure_is_survived(trouble, serve, run):
+def test_temporary_failures_are_retried(trouble, serve, run):
     server = serve(lambda number, body: trouble if number in (2, 4) else None)
     _whole(run(server, concurrency=1))
     assert len(server.requests) == 8
@@ -136,15 +210,14 @@ def test_retry_after_is_honoured(serve, run):
     ("trouble", "words"),
     [
         ((200, {"Content-Type": "text/html"}, "<html>nginx</html>"), ["without choices", "nginx"]),
-        ((200, {}, "{not json"), ["not one of OpenAI's protocol"]),
+        ((200, {}, "{not json"), ["not an answer"]),
         ((200, {}, "{}"), ["without choices"]),
         (ok(), ["without choices"]),
-        (ok(None), ["a choice without text"]),
         ((200, {}, '{"choices": [{}]}'), ["a choice without text"]),
         ((200, {}, '{"choices": {"a": 1}}'), ["without choices"]),
         (
             (200, {}, '{"choices": [{"message": {"content": "4", "reasoning_content": "2 + 2"}}]}'),
-            ["without a reasoning parser"],
+            ["reasoning parser"],
         ),
         ((500, QUICK, '{"error": {"message": "CUDA out of memory"}}'), ["500: CUDA out of memory", "attempts: 3"]),
         ((404, {}, '{"error": {"message": "no model x"}}'), ["404: no model x", "policy.name"]),
@@ -152,11 +225,11 @@ def test_retry_after_is_honoured(serve, run):
         ("close", ["no answer", "attempts: 3"]),
     ],
 )
-def test_a_lasting_failure_names_the_problem_and_the_same_call_goes_on(trouble, words, serve, run):
+def test_lasting_failure_names_the_problem_and_the_run_resumes(trouble, words, serve, run):
     server = serve(lambda number, body: trouble if number >= 3 else None)
     with pytest.raises(ImplicitPRMError) as caught:
         run(server, concurrency=1)
-    for word in [*words, server.url, PROBLEMS[3].id, "What was done is kept"]:
+    for word in [*words, server.url, PROBLEMS[3].id, "the same command resumes"]:
         assert word in str(caught.value)
     done = run.rows()
     assert [row["id"] for row in done] == [problem.id for problem in PROBLEMS[:3]]
@@ -168,16 +241,16 @@ def test_a_lasting_failure_names_the_problem_and_the_same_call_goes_on(trouble, 
     assert len(server.requests) - before == 3
 
 
-def test_answers_on_their_way_are_kept_when_another_fails(serve, run):
-    others, on_their_way = threading.Event(), set()
+def test_answers_in_flight_are_kept_when_another_fails(serve, run):
+    others, in_flight = threading.Event(), set()
 
     def misbehave(number, body):
         asked = next(problem.id for problem in PROBLEMS if problem.text in body["messages"][0]["content"])
         if asked == PROBLEMS[0].id:
             others.wait(30)
             return 404, {}, "{}"
-        on_their_way.add(asked)
-        if {PROBLEMS[1].id, PROBLEMS[2].id} <= on_their_way:
+        in_flight.add(asked)
+        if {PROBLEMS[1].id, PROBLEMS[2].id} <= in_flight:
             others.set()
         return 0.2
 
@@ -186,27 +259,27 @@ def test_answers_on_their_way_are_kept_when_another_fails(serve, run):
     assert {PROBLEMS[1].id, PROBLEMS[2].id} <= {row["id"] for row in run.rows()}
 
 
-def test_one_problem_that_the_server_will_not_take_holds_up_no_other(serve, run):
+def test_rejected_problem_does_not_stop_the_others(serve, run):
     def misbehave(number, body):
         if PROBLEMS[1].text in body["messages"][0]["content"]:
             return 400, {}, '{"error": {"message": "maximum context length is 16 tokens"}}'
 
-    with pytest.raises(ImplicitPRMError, match="1 of 6 problems have no responses; all others are there") as caught:
+    with pytest.raises(ImplicitPRMError, match="1 of 6 problems have no responses") as caught:
         run(serve(misbehave))
     assert f"{PROBLEMS[1].id}: the server answers 400: maximum context length is 16" in str(caught.value)
     assert [row["id"] for row in run.rows()] == [p.id for p in PROBLEMS if p is not PROBLEMS[1]]
 
 
-def test_a_request_that_no_problem_could_make_better_is_refused_at_once(serve, run, monkeypatch):
+def test_rejected_options_stop_the_run_at_once(serve, run, monkeypatch):
     server = serve()
     refusal = (400, {}, '{"error": {"message": "top_k must be -1 (disable) or at least 1"}}')
     monkeypatch.setattr(server, "answer", lambda *_: refusal)
-    with pytest.raises(ImplicitPRMError, match=r"top_k must be -1 .* \(see policy.extra_body"):
+    with pytest.raises(ImplicitPRMError, match=r"top_k must be -1 .* policy.extra_body"):
         run(server)
     assert run.rows() == []
 
 
-def test_a_server_that_is_away_for_a_moment_is_waited_for(serve, run):
+def test_short_outage_is_waited_for(serve, run):
     server = serve()
 
     def misbehave(number, body):
@@ -219,7 +292,7 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(serve, run):
     _whole(run(server, retries=6))
 
 
-def test_a_server_that_stays_away_ends_the_run_and_the_same_call_goes_on(serve, run):
+def test_long_outage_stops_the_run_which_then_resumes(serve, run):
     server = serve()
 
     def misbehave(number, body):
@@ -228,11 +301,11 @@ def test_a_server_that_stays_away_ends_the_run_and_the_same_call_goes_on(serve, 
             return "close"
 
     server.misbehave = misbehave
-    with pytest.raises(ImplicitPRMError, match=r"no answer \(.*; attempts: 2\); see that the server runs"):
+    with pytest.raises(ImplicitPRMError, match=r"no answer \(.*; attempts: 2\)"):
         run(server, retries=1)
     done = {row["id"]: row for row in run.rows()}
     assert 1 <= len(done) < 6
-    with pytest.raises(ImplicitPRMError, match=r"the list of its models: no answer .* attempts: 1"):
+    with pytest.raises(ImplicitPRMError, match=r"list of models: no answer .* attempts: 1"):
         run(server, retries=0)
     server.start()
     rows = run(server)
@@ -240,7 +313,7 @@ def test_a_server_that_stays_away_ends_the_run_and_the_same_call_goes_on(serve, 
     assert all(row == done.get(row["id"], row) for row in rows)
 
 
-def test_an_interrupted_run_loses_and_doubles_nothing(serve, run, monkeypatch):
+def test_interrupted_run_loses_and_doubles_nothing(serve, run, monkeypatch):
     server = serve()
     append, calls = rollouts.JsonLines.append, []
 
@@ -258,9 +331,9 @@ def test_an_interrupted_run_loses_and_doubles_nothing(serve, run, monkeypatch):
     _whole(run(server))
 
 
-def test_the_key_is_sent_and_never_written_down(serve, run, monkeypatch, tmp_path):
+def test_key_is_sent_and_never_written(serve, run, monkeypatch, tmp_path):
     server = serve()
-    with pytest.raises(ImplicitPRMError, match=r"policy.api_key_env=MY_KEY: this environment variable is not set"):
+    with pytest.raises(ImplicitPRMError, match=r"policy.api_key_env=MY_KEY"):
         run(server, api_key_env="MY_KEY")
     monkeypatch.setenv("MY_KEY", "sesame-123")
     _whole(run(server, api_key_env="MY_KEY"))
@@ -268,7 +341,7 @@ def test_the_key_is_sent_and_never_written_down(serve, run, monkeypatch, tmp_pat
     assert all("sesame" not in file.read_text() for file in tmp_path.iterdir())
 
 
-def test_the_record_says_who_answered_and_another_address_is_no_other_model(serve, run):
+def test_record_has_the_model_and_the_address_may_change(serve, run):
     run(serve(lambda number, body: "close" if number == 3 else None), retries=4, concurrency=1)
     record = json.loads(run.meta.read_text())
     assert record["settings"]["backend"] == "server"
@@ -281,24 +354,22 @@ def test_the_record_says_who_answered_and_another_address_is_no_other_model(serv
     runs = json.loads(run.meta.read_text())["runs"]
     assert [run["base_url"] for run in runs] == [runs[0]["base_url"], elsewhere.url]
     lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:4]))
-    with pytest.raises(ImplicitPRMError, match=r"made with policy.extra_body.top_k=0, now it is 5"):
+    with pytest.raises(ImplicitPRMError, match=r"policy.extra_body.top_k=0.*=5"):
         run(elsewhere, extra_body={"top_k": 5})
 
 
-def test_a_model_that_is_not_served_is_refused_with_those_that_are(serve, run):
-    with pytest.raises(ImplicitPRMError, match=r"does not serve policy.name=model; it lists qwen, llama"):
+def test_model_that_is_not_served_is_refused_with_the_served_ones(serve, run):
+    with pytest.raises(ImplicitPRMError, match=r"policy.name=model; .* qwen, llama"):
         run(serve(models=("qwen", "llama")))
 
 
 def test_several_processes_are_refused(serve, run, monkeypatch):
-    sampler = rollouts.ServerSampler(
-        ServerConfig(serve().url, "model"), SamplingConfig(), rollouts.TextConfig(), lambda _: None
-    )
-    with pytest.raises(ImplicitPRMError, match=r"launch one and raise policy.concurrency"):
+    sampler = rollouts.ServerSampler(ServerConfig(serve().url, "model"), SamplingConfig(), TextConfig(), lambda _: None)
+    with pytest.raises(ImplicitPRMError, match=r"policy.concurrency"):
         next(sampler.sample(PROBLEMS, set(), Processes(0, 2)))
 
 
-def test_a_missing_client_is_named(serve, run, monkeypatch):
+def test_missing_client_is_named(serve, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImplicitPRMError, match=r"pip install 'implicit-prm\[server\]'"):
         run(serve())
