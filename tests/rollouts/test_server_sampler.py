@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from implicit_prm import sandbox
-from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig, TextConfig
+from implicit_prm.config import ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig, TextConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import loading
+from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts import run as rollouts
 from implicit_prm.rollouts.server_answers import FINISHED
 from implicit_prm.types import ImplicitPRMError
@@ -158,7 +159,7 @@ def test_unusable_responses_are_left_out_and_counted(bad, reason, serve, run, tm
     assert [len(row["completions"]) for row in rows] == [2, 3, 3, 3, 3, 3]
     assert f"left out: 1 responses with {reason}" in run.said
     assert len(server.requests) == 6, "an unusable response is not requested again"
-    encoder = Encoder(loading.open_tokenizer(PolicyConfig("sandbox")), TextConfig())
+    encoder = Encoder(loading.open_tokenizer(ModelSource.resolve("sandbox")), TextConfig())
     for group in load_groups(str(tmp_path / "r.jsonl")):
         encoder.group(group)  # as training reads it
 
