@@ -1,7 +1,7 @@
-"""A small world with misconceptions: problems, an exact step checker and a tiny policy, so that all runs offline.
+"""A small synthetic task: problems, an exact step checker and a tiny policy, so that everything runs offline.
 
-Real policies are wrong in habits: they believe some false facts, and believe them on and off. The sandbox's policy is
-built that way (see `world.py`), which leaves a reward model something to learn that votes cannot see.
+Real policies make systematic errors: they hold some false beliefs and act on them some of the time. The sandbox's
+policy is built the same way (see `world.py`), so a reward model can learn something that majority votes cannot.
 """
 
 from pathlib import Path

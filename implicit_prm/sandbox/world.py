@@ -1,8 +1,8 @@
-r"""Chains of sums and products modulo 50: the problems, the false beliefs of those who solve them, an exact checker.
+r"""Chains of sums and products modulo 50: problems, the solvers' false beliefs, an exact step checker.
 
 A problem is "Modulo 50, left to right: 12 + 7 * 3 + 4". Its solution has a line for each operation and a last line for
 the answer, "12 + 7 = 19\n19 * 3 = 7\n7 + 4 = 11\n\\boxed{11}". Each line uses one of only 800 facts, so that a tiny
-model can know them all by heart, false ones included.
+model can memorise them all, false ones included.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CHAIN_LENGTHS = range(3, 7)
 PREAMBLE = f"Modulo {MODULUS}, left to right: "
 SIZES = {"train": 4000, "dev": 500, "test": 1000}
 
-_RESIDUE = r"([1-4]?\d)"  # 0 to 49 and no other spelling of them
+_RESIDUE = r"([1-4]?\d)"  # 0 to 49 without leading zeros
 _PROBLEM = re.compile(rf"{PREAMBLE}{_RESIDUE}((?: [+*] [2-9])+)", re.ASCII)
 _STEP = re.compile(rf"{_RESIDUE} ([+*]) (\d) = {_RESIDUE}", re.ASCII)
 _BOXED = re.compile(rf"\\boxed\{{{_RESIDUE}\}}", re.ASCII)
 
 
 class Fact(NamedTuple):
-    """What is `residue symbol operand` modulo 50?"""
+    """The operation `residue symbol operand` modulo 50."""
 
     residue: int
     symbol: str
@@ -41,7 +41,7 @@ class Fact(NamedTuple):
 
 
 class Misconception(NamedTuple):
-    """A wrong value of a fact, and how often it is used in the place of the true one."""
+    """A wrong value of a fact, and the probability that it is used instead of the true one."""
 
     value: int
     probability: float
@@ -51,9 +51,9 @@ FACTS = tuple(Fact(residue, symbol, operand) for residue in range(MODULUS) for s
 
 
 def misconceptions(seed: int = 0, share: float = 0.4) -> dict[Fact, Misconception]:
-    """A false belief about a `share` of the facts: each a fixed wrong value, used with a probability in [0.25, 0.75].
+    """False beliefs about a `share` of the facts: each a fixed wrong value, used with a probability in [0.25, 0.75].
 
-    Probabilities on both sides of one half make the majority's answer fallible and correct answers common all the same.
+    Probabilities on both sides of one half make majority votes fallible while correct answers stay common.
     """
     rng = random.Random(seed)
     beliefs = {}
@@ -64,7 +64,7 @@ def misconceptions(seed: int = 0, share: float = 0.4) -> dict[Fact, Misconceptio
 
 
 def split_of(text: str) -> str:
-    """The split a problem text belongs to, whatever the seed: no test problem can be met in training."""
+    """The split of a problem text, independent of any seed, so that no test problem occurs in training."""
     return {0: "test", 1: "dev"}.get(zlib.crc32(text.encode()) % 8, "train")
 
 
@@ -86,7 +86,7 @@ def problems(split: str, limit: int | None = None, seed: int = 0) -> list[Proble
     if wanted < 0:
         raise ImplicitPRMError(f"limit must not be negative, got {limit}")
     rng = random.Random(f"{split}-{seed}")
-    texts: dict[str, None] = {}  # a set that keeps its order
+    texts: dict[str, None] = {}  # an ordered set
     while len(texts) < wanted:
         text = random_text(rng)
         if split_of(text) == split:
@@ -98,7 +98,7 @@ def problems(split: str, limit: int | None = None, seed: int = 0) -> list[Proble
 
 
 def solution(problem: Problem, recall: Callable[[Fact], int]) -> str:
-    """The response of somebody who answers each fact with `recall(fact)`, a number in 0..49.
+    """The response of a solver whose value for each fact is `recall(fact)`, a number in 0..49.
 
     Raises:
         ImplicitPRMError: the problem is not one of the sandbox's.
@@ -109,12 +109,12 @@ def solution(problem: Problem, recall: Callable[[Fact], int]) -> str:
 
 
 def true_solution(problem: Problem) -> str:
-    """The response that is right in every step."""
+    """The response that is correct in every step."""
     return solution(problem, _truth)
 
 
 def believed_solution(problem: Problem, beliefs: Mapping[Fact, Misconception], rng: random.Random) -> str:
-    """A response under false beliefs: each time a fact comes up, its wrong value is used with its probability."""
+    """A response under false beliefs: each use of a fact takes its wrong value with its probability."""
 
     def recall(fact: Fact) -> int:
         belief = beliefs.get(fact)
@@ -124,11 +124,11 @@ def believed_solution(problem: Problem, beliefs: Mapping[Fact, Misconception], r
 
 
 def check_steps(problem_text: str, response: str) -> list[bool]:
-    r"""Is each step right? One bool for each line that is not blank (for blank text, one in all). Never raises.
+    r"""Is each step correct? One bool per line that is not blank (one in all for blank text). Never raises.
 
-    A step is right if it does the problem's next operation on the value stated last, truly: an error counts once, and
-    what correctly follows from a wrong value is right. The \boxed line is right if it repeats the value stated last and
-    no operation is left to do. A line that says anything else, or that comes after the answer, is wrong.
+    A step is correct if it applies the problem's next operation correctly to the value stated last: an error counts
+    once, and steps that follow correctly from a wrong value are correct. The \boxed line is correct if it repeats the
+    value stated last and no operation is left. Any other line, and any line after the answer, is wrong.
     """
     lines = [line for line in response.split("\n") if line.strip()] or [response] * bool(response)
     parsed = _parse(problem_text)
@@ -157,7 +157,7 @@ def _truth(fact: Fact) -> int:
 
 
 def _parse(text: str) -> tuple[int, list[tuple[str, int]]] | None:
-    """Start value and operations of a problem text; None if it is not one."""
+    """Start value and operations of a problem text; None for other texts."""
     match = _PROBLEM.fullmatch(text)
     if match is None:
         return None
@@ -166,7 +166,7 @@ def _parse(text: str) -> tuple[int, list[tuple[str, int]]] | None:
 
 
 def _solve(text: str, recall: Callable[[Fact], int]) -> list[tuple[Fact, int]]:
-    """The facts a solution uses, in order, with the value recalled for each."""
+    """The facts that a solution uses, in order, with the recalled value of each."""
     parsed = _parse(text)
     if parsed is None:
         raise ImplicitPRMError(f"not a sandbox problem: {text!r}; expected a text such as '{PREAMBLE}12 + 7 * 3 + 4'")

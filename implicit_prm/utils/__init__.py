@@ -1,1 +1,1 @@
-"""Helpers without knowledge of the domain: files, progress, processes, colors."""
+"""General helpers: files, progress, processes, colours, errors."""

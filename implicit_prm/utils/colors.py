@@ -1,8 +1,7 @@
-"""Step rewards as colours, one scale for notebooks and for the report: blue above neutral, white at it, orange below.
+"""Step rewards as colours, the same scale in notebooks and reports: blue above neutral, orange below.
 
-Blue and orange are told apart by the colour-blind, and colour never stands alone: a step has its number beside it, a
-token its number on hover and a line under it where it is negative. Nothing here but strings: what is shown is escaped,
-and nothing is fetched.
+Colour-blind readers can tell blue from orange, and colour is never the only sign: a step shows its number, a token
+shows it on hover and is underlined if negative. All text is escaped, and the HTML fetches nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WHITE, _BLUE, _ORANGE = (255, 255, 255), (138, 195, 240), (250, 176, 100)  # light enough for dark text in front
+_WHITE, _BLUE, _ORANGE = (255, 255, 255), (138, 195, 240), (250, 176, 100)  # light enough for dark text
 _INK, _GREY = "#1b1f24", "#59636e"
 _FONT = "font:13px/1.5 system-ui,sans-serif"
 _NUMBER = "font-variant-numeric:tabular-nums;white-space:nowrap;text-align:right"
@@ -20,52 +19,52 @@ _NUMBER = "font-variant-numeric:tabular-nums;white-space:nowrap;text-align:right
 
 @dataclass(frozen=True)
 class Scale:
-    """White at `neutral`, full blue at `reach` above it and beyond, full orange at `reach` below."""
+    """White at `neutral`, full blue from `reach` above it on, full orange from `reach` below."""
 
     neutral: float
     reach: float
 
     @classmethod
     def of(cls, kind: str, values: Iterable[float], reach: float | None = None) -> Scale:
-        """The scale of scores of a kind: 0.5 is neutral among probabilities, 0 among log-ratios.
+        """The scale of scores of a kind: 0.5 is neutral for probabilities, 0 for log-ratios.
 
         Args:
             kind: of the scores, log_ratio or probability.
-            values: what is to be shown; the largest of them has the full colour.
-            reach: instead of what `values` give.
+            values: the scores that are shown; the largest magnitude gets the full colour.
+            reach: overrides the reach that `values` give.
         """
         if kind == "probability":
             return cls(0.5, reach or 0.5)
         return cls(0.0, reach or max(map(abs, values), default=0.0) or 1.0)
 
     def strength(self, value: float) -> float:
-        """-1, full orange, to 1, full blue; as far from 0 for a value as for its mirror image behind neutral."""
+        """From -1 (full orange) to 1 (full blue), symmetric around neutral."""
         return max(-1.0, min(1.0, (value - self.neutral) / self.reach))
 
     def colour(self, value: float) -> str:
-        """#rrggbb, to put behind dark text."""
+        """The background colour as #rrggbb."""
         strength = self.strength(value)
         full = _BLUE if strength > 0 else _ORANGE
         mixed = (round(white + abs(strength) * (end - white)) for white, end in zip(_WHITE, full, strict=True))
         return "#{:02x}{:02x}{:02x}".format(*mixed)
 
     def number(self, value: float) -> str:
-        """The value to three digits of the scale's reach, signed where neutral is 0."""
+        """The value to three digits of the scale's reach, with a sign if neutral is 0."""
         digits = max(0, 2 - math.floor(math.log10(self.reach)))
         rounded = round(value, digits) + 0.0  # never -0.00
         return f"{rounded:+.{digits}f}" if self.neutral == 0 else f"{rounded:.{digits}f}"
 
     @property
     def ends(self) -> tuple[float, float, float]:
-        """Full orange, white, full blue: what a legend shows."""
+        """The values of full orange, white and full blue, for a legend."""
         return self.neutral - self.reach, self.neutral, self.neutral + self.reach
 
 
 @dataclass(frozen=True)
 class HeatStrip:
-    """Parts of a response coloured by reward; a notebook shows it as the last value of a cell, or by `display`.
+    """Parts of a response coloured by reward, displayed by notebooks.
 
-    `texts` and `values` are aligned: steps, one below the other, or with `running` the tokens of one text.
+    `texts` and `values` are aligned: steps, one per line, or with `running` the tokens of one text.
     """
 
     title: str
@@ -76,7 +75,7 @@ class HeatStrip:
 
     def _repr_html_(self) -> str:
         body = self._tokens() if self.running else self._steps()
-        # Jupyter sets mathematics in what it shows; here the characters themselves are meant.
+        # Without these classes Jupyter would typeset mathematics; the raw characters should be shown.
         return (
             f'<div class="tex2jax_ignore mathjax_ignore" style="{_FONT};color:{_INK};background:#fff;padding:8px 10px;'
             f'max-width:60em"><div style="color:{_GREY}">{escape(self.title)}</div>{body}{self._legend()}</div>'

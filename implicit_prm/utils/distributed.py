@@ -1,4 +1,4 @@
-"""The processes of one `torchrun` or `accelerate launch`: which of them this is, and waiting for the others."""
+"""The processes of one `torchrun` or `accelerate launch`: rank, number of processes, gathering values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from implicit_prm.utils.errors import ImplicitPRMError
 
 T = TypeVar("T")
 
-# Shares of the work are uneven, and the first to be done waits for the last; torch gives up after 10 to 30 minutes.
-_PATIENCE = timedelta(days=30)
+# Shares of the work are uneven and the first process waits for the last; torch's own timeout is 10 to 30 minutes.
+_TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process' place among `size`. A process that nobody launched with others is the only one."""
+    """The rank of this process among `size` processes; rank 0 of 1 without a launcher."""
 
     rank: int = 0
     size: int = 1
@@ -32,10 +32,10 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """`value` of every process, by rank; returns when the last one has come here.
+        """The `value` of every process, by rank. Blocks until all processes have called it.
 
         Raises:
-            ImplicitPRMError: another process has ended instead.
+            ImplicitPRMError: another process has ended.
         """
         if self.size == 1:
             return [value]
@@ -44,23 +44,23 @@ class Processes:
             distributed.all_gather_object(values, value, self.group)
         except RuntimeError as error:
             raise ImplicitPRMError(
-                "another process of this run has ended, and its message says why. What was done is kept, and the same "
-                "command goes on from there"
+                "another process of this run has ended; see its message. Finished work is kept, and the same command "
+                "resumes"
             ) from error
         return values
 
 
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
-    """The processes that were launched together, connected by gloo: they exchange a few words and no tensors."""
+    """The processes that were launched together, connected by gloo, since they exchange Python objects."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield Processes()
         return
     ours = not distributed.is_initialized()
     if ours:
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.init_process_group("gloo", timeout=_TIMEOUT)
     try:
-        group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        group = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
         yield Processes(distributed.get_rank(), distributed.get_world_size(), group)
     finally:
         if ours:
@@ -68,10 +68,10 @@ def processes() -> Iterator[Processes]:
 
 
 def is_first() -> bool:
-    """Is this the process that speaks and writes for all?"""
+    """Is this the process that prints and writes?"""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def spoken_once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """`say` in the first process, and nothing in the others."""
+    """`say` in the first process, and a function that does nothing in the others."""
     return say if is_first() else lambda _: None

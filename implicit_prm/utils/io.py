@@ -1,4 +1,4 @@
-"""Files that are never half written: files and folders by rename, lines by one append that can be taken back."""
+"""Atomic writes: files and folders by rename, JSON lines by an append that is undone if it fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from implicit_prm.utils.errors import ImplicitPRMError
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Write `path` whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    """Write `path` completely or not at all: a temporary file in the same folder is synced and renamed over it."""
     path = Path(path)
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,15 +58,15 @@ def write_json(path: str | Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]:
-    """Fill the folder `path` whole or not at all: a temporary folder beside it, then renamed.
+    """Fill the folder `path` completely or not at all: a temporary folder is filled and renamed.
 
     Raises:
-        ImplicitPRMError: the folder is there already and is not to be replaced, or the disk refuses.
+        ImplicitPRMError: the folder exists and `replace_old` is false, or it cannot be written.
     """
     path = Path(path)
     with clear_os_errors(path):
         if path.exists() and not replace_old:
-            raise ImplicitPRMError(f"{path} is there already; give another folder, or delete it")
+            raise ImplicitPRMError(f"{path} exists already; choose another folder or delete it")
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
@@ -79,12 +79,12 @@ def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]
 
 
 class JsonLines:
-    """A JSON-lines file that is appended to a row at a time and survives being killed between or within rows.
+    """A JSON-lines file that rows are appended to, and that stays valid if the process is killed at any time.
 
-    Opening it cuts off a last line that is no whole row: it was being written when the writer died.
+    Opening the file removes an incomplete last line, which a killed process has left.
 
     Raises:
-        ImplicitPRMError: the path holds something else than JSON lines, which must not be cut or appended to.
+        ImplicitPRMError: the file exists and does not hold JSON lines. It is not changed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -97,14 +97,14 @@ class JsonLines:
     def _mend(self) -> None:
         whole = self.path.read_bytes()
         if whole and not whole.startswith(b"{"):
-            raise ImplicitPRMError(f"{self.path} is not a file of JSON lines; give another path")
+            raise ImplicitPRMError(f"{self.path} is not a file of JSON lines; choose another path")
         end = whole.rfind(b"\n") + 1
         try:
             json.loads(whole[end:] or b"{}")
         except ValueError:
             os.truncate(self.path, end)
             return
-        if whole[end:]:  # a whole row that only lacks its newline, as some editors leave it
+        if whole[end:]:  # a complete row without its newline, as some editors leave it
             with self.path.open("ab") as stream:
                 stream.write(b"\n")
 
@@ -118,14 +118,14 @@ class JsonLines:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ImplicitPRMError(
-                    f"{self.path}, line {number}: not JSON ({error}); mend or delete the line"
+                    f"{self.path}, line {number}: not JSON ({error}); repair or delete the line"
                 ) from None
         return rows
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row, synced to disk; on failure (a full disk) the file is left as it was before."""
+        """Append a row and sync it to disk. On failure (a full disk) the file is left unchanged."""
         rest = memoryview((to_json(row) + "\n").encode())
-        # Unbuffered: a buffer would write what did not fit when it is closed, into the space that cutting back frees.
+        # Unbuffered: on a full disk, closing a buffer would write the rest into the space that truncation frees.
         with clear_os_errors(self.path), self.path.open("ab", buffering=0) as stream:
             before = stream.tell()
             try:
@@ -137,7 +137,7 @@ class JsonLines:
                 raise
 
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write the whole file anew with these rows, atomically."""
+        """Replace the content of the file by these rows, atomically."""
         with atomic_write(self.path) as stream:
             for row in rows:
                 stream.write((to_json(row) + "\n").encode())
@@ -145,13 +145,13 @@ class JsonLines:
 
 @contextlib.contextmanager
 def clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into sentences."""
+    """Turn an OSError into an ImplicitPRMError that names the path."""
     try:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ImplicitPRMError(
-                f"{path}: the disk is full. What was written before is whole; free some space and run the same command "
-                "again to go on from there"
+                f"{path}: the disk is full. Everything written before is intact; free some space and run the same "
+                "command again to resume"
             ) from error
         raise ImplicitPRMError(f"{path}: {error.strerror or error}") from error

@@ -49,7 +49,7 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["ipr-merge", f"checkpoint={checkpoint}", "output_dir=merged"])
     main()
     assert capsys.readouterr().out.strip().endswith("merged: merged")
-    for options, message in (([], "output_dir"), (["output_dir=merged"], "is there already")):
+    for options, message in (([], "output_dir"), (["output_dir=merged"], "exists already")):
         monkeypatch.setattr("sys.argv", ["ipr-merge", f"checkpoint={checkpoint}", *options])
         with pytest.raises(SystemExit, match=f"ipr-merge: error: .*{message}"):
             main()
@@ -89,7 +89,7 @@ def test_what_cannot_be_merged(checkpoint, tmp_path, tiny_folder):
     refused("no such folder", tmp_path / "nowhere")
     refused(r"has no implicit_prm\.json", tiny_folder)
     refused(r"has no implicit_prm\.json", adapter(tmp_path / "plain", tiny_folder))
-    refused("is there already", checkpoint, tiny_folder)
+    refused("exists already", checkpoint, tiny_folder)
     full = tmp_path / "full"
     AutoModelForCausalLM.from_pretrained(tiny_folder).save_pretrained(full)
     (full / "implicit_prm.json").write_text('{"beta": 1.0, "reference": "none"}')
