@@ -18,6 +18,7 @@ from tests.config.examples import ROLLOUT, SERVER, assert_refused, changed
         ({"top_p": 0}, ["sampling.top_p is 0.0"]),
         ({"top_p": 1.5}, ["sampling.top_p is 1.5"]),
         ({"top_p": float("nan")}, ["sampling.top_p is nan"]),
+        ({"seed": None}, ["sampling.seed=null"]),
     ],
 )
 def test_invalid_sampling_is_refused(changes, words):
