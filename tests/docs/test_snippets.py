@@ -1,0 +1,37 @@
+"""The Python of the README and of the pages below runs, from top to bottom, on the sandbox.
+
+Blocks marked `python` are run; `py` marks those that need a download or an earlier run.
+"""
+
+import shutil
+
+import pytest
+
+from implicit_prm import fit
+from implicit_prm.rewards import losses
+from tests.conftest import graded_rows, write_rows
+from tests.docs.pages import DOCS, ROOT, blocks, name
+from tests.runs import config, quiet
+
+PAGES = [
+    *(ROOT / "README.md", DOCS / "getting-started.md", DOCS / "guides/trainer.md", DOCS / "guides/evaluation.md"),
+    *sorted((DOCS / "how-to").glob("*.md")),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """What `make demo` leaves behind, after two steps."""
+    folder = tmp_path_factory.mktemp("demo")
+    rows = write_rows(folder / "rollouts.jsonl", graded_rows(8, 4))
+    fit(config(folder / "outputs/sandbox/ce", "sandbox", rows, max_steps=2), quiet)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_snippets_run(page, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(shutil.copytree(checkpoint, tmp_path / "demo"))
+    monkeypatch.setattr(losses, "LOSSES", dict(losses.LOSSES))  # one page adds to it
+    source = "\n".join(blocks(page, "python"))
+    assert source, "no snippet"
+    exec(compile(source.replace("Qwen/Qwen2.5-0.5B-Instruct", "sandbox"), page.name, "exec"), {})
