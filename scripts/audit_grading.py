@@ -1,21 +1,19 @@
-"""Grade responses that somebody has graded already, and list every response on which the two grades differ.
+"""Grade responses that already have grades, and list every response on which the two grades differ.
 
     python scripts/audit_grading.py math500_bon32.jsonl.gz gsm8k_multimodel_rollouts.jsonl.gz
 
-A pool is a file of grouped rows with a problem, its answer, responses[] and correct[]. Where it has models[] too, there
-is a table by model. Where it has preds[], the "answer" field of responses that were JSON objects whose "reasoning" is
-in responses[], both are graded: the reasoning alone, which seldom says where the answer is, and the whole object.
+A pool is a file of grouped rows with problem, answer, responses[] and correct[]. If it also has models[], there is
+a table by model. If it has preds[], the "answer" field of responses that were JSON objects whose "reasoning" is in
+responses[], both are graded: the reasoning alone, which seldom marks the answer, and the whole object.
 
-Tables go to the terminal and to OUTPUT/report.md; disagreements to OUTPUT/disagreements.jsonl, one a line, with a class
-and whether the known answer stands at the end: in the last sentence, or in the answer field. It takes one core and up
-to half a minute for 10,000 responses.
+Tables go to the terminal and to OUTPUT/report.md, with 95 % bootstrap intervals over problems; disagreements go to
+OUTPUT/disagreements.jsonl, one per line, with a class. It takes one core and up to half a minute for 10,000 responses.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import resource
 import sys
 import time
@@ -23,15 +21,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.progress import track
 
+from implicit_prm.config import Extraction
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation.statistics import clustered_ratio
-from implicit_prm.grading.grader import Grader, Usage, Verdict
-from implicit_prm.grading.prose import last_sentence
+from implicit_prm.grading import Grader, Usage, Verdict
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.io import atomic_write
 
@@ -40,11 +38,12 @@ STATUSES = ("equal", "different", "no_answer", "timeout", "unparsable")
 
 @dataclass
 class Audit:
-    """One pool in one form: who agreed with whom."""
+    """The agreement on one pool in one form."""
 
     name: str
     counts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (our status, label)
     by_rule: dict[str, Counter[tuple[bool, bool]]] = field(default_factory=lambda: defaultdict(Counter))
+    rule_per_problem: list[Counter[tuple[str, bool]]] = field(default_factory=list)  # (rule, agreed)
     by_model: dict[str, Counter[bool]] = field(default_factory=lambda: defaultdict(Counter))
     agreed: list[int] = field(default_factory=list)  # per problem
     total: list[int] = field(default_factory=list)
@@ -55,13 +54,16 @@ class Audit:
     def add(self, group: Group, verdicts: list[Verdict]) -> None:
         models = group.extra.get("models") or [None] * len(group)
         agreements = 0
+        rules: Counter[tuple[str, bool]] = Counter()
         for verdict, label, model in zip(verdicts, group.correctness, models, strict=True):
             agree = verdict.correct == label
             agreements += agree
             self.counts[verdict.status, bool(label)] += 1
             self.by_rule[verdict.rule or "(none)"][verdict.correct, bool(label)] += 1
+            rules[verdict.rule or "(none)", agree] += 1
             if model is not None:
                 self.by_model[model][agree] += 1
+        self.rule_per_problem.append(rules)
         self.agreed.append(agreements)
         self.total.append(len(group))
 
@@ -80,17 +82,20 @@ class Audit:
         yield "|---|---|---|---|---|"
         for rule, counts in sorted(self.by_rule.items(), key=lambda item: -item[1].total()):
             equal = counts[True, True] + counts[True, False]
-            agree = (counts[True, True] + counts[False, False]) / counts.total()
-            yield f"| {rule} | {counts.total():,} | {agree:.2%} | {equal:,} | {counts[True, False]:,} |"
+            agreed = [problem[rule, True] for problem in self.rule_per_problem]
+            both = [count + problem[rule, False] for count, problem in zip(agreed, self.rule_per_problem, strict=True)]
+            found = clustered_ratio(agreed, both)
+            agree = f"{found.value:.2%} [{found.low:.2%}, {found.high:.2%}]"
+            yield f"| {rule} | {counts.total():,} | {agree} | {equal:,} | {counts[True, False]:,} |"
         if self.by_model:
             yield from ("", "| model | responses | agreement |", "|---|---|---|")
             for model, counts in sorted(self.by_model.items(), key=lambda item: item[1][True] / item[1].total()):
                 yield f"| {model} | {counts.total():,} | {counts[True] / counts.total():.2%} |"
         use = self.usage
-        answers = max(1, use.at_sight + use.remembered + use.compared)
+        answers = max(1, use.direct + use.remembered + use.compared)
         yield (
             f"\n{responses / self.seconds:.0f} responses a second ({responses / self.cpu_seconds:.0f} a second of CPU "
-            f"time); {use.at_sight / answers:.1%} of answers were compared at sight, {use.remembered / answers:.1%} "
+            f"time); {use.direct / answers:.1%} of answers were compared directly, {use.remembered / answers:.1%} "
             f"from memory, {use.compared / answers:.1%} by math-verify; {use.workers} workers started"
         )
 
@@ -121,12 +126,6 @@ def kind(verdict: Verdict, label: bool, whole: Verdict | None) -> str:
     return "stricter than the label" if label else "more lenient than the label"
 
 
-def holds(text: str, known: str) -> bool:
-    """Does the known answer stand in the text, as it is written, and not as a part of another number?"""
-    text, known = (one.replace(" ", "").replace(",", "").replace(r"\dfrac", r"\frac") for one in (text, known))
-    return re.search(rf"(?<![\d.]){re.escape(known)}(?!\d|\.\d)", text) is not None
-
-
 def audit(name: str, groups: list[Group], texts: list[list[str]], grader: Grader, rows: list[dict[str, Any]]) -> Audit:
     """Grade every text; disagreements are added to `rows`."""
     result = Audit(name)
@@ -139,14 +138,10 @@ def audit(name: str, groups: list[Group], texts: list[list[str]], grader: Grader
             if verdict.correct == label:
                 continue
             whole = grader.grade(objects[place], group.answer or "") if objects else None
-            end = group.extra["preds"][place] if "preds" in group.extra and not objects else None
-            if end is None:
-                end = last_sentence(responses[place].strip())
             rows.append(
                 {
                     "pool": name,
                     "class": kind(verdict, bool(label), whole),
-                    "known answer at the end": holds(end, group.answer or ""),
                     "label": label,
                     "status": verdict.status,
                     "rule": verdict.rule,
@@ -175,7 +170,8 @@ def main() -> None:
     parser.add_argument("pools", nargs="+", metavar="POOL")
     parser.add_argument("--output", type=Path, default=Path("outputs/grading"))
     parser.add_argument("--problems", type=int, help="only the first of each pool")
-    parser.add_argument("--limit-s", type=float, default=5.0, help="seconds for one comparison")
+    parser.add_argument("--extraction", choices=get_args(Extraction), default="standard")
+    parser.add_argument("--limit-s", type=float, default=5.0, help="CPU seconds for one comparison")
     options = parser.parse_args()
 
     rows: list[dict[str, Any]] = []
@@ -186,17 +182,16 @@ def main() -> None:
             raise ImplicitPRMError(f"{source}: has no column answer; without one nothing can be graded again")
         pool = Path(source).name.split(".")[0]
         for form, texts in forms(groups):
-            grader = Grader(options.limit_s)  # a fresh memory, so that the throughput is of this form alone
+            grader = Grader(
+                options.extraction, options.limit_s
+            )  # a fresh memory, so that the throughput is of this form alone
             result = audit(f"{pool}, {form}" if form else pool, groups, texts, grader, rows)
             lines = list(result.lines())
             report += lines
             print("\n".join(lines), flush=True)
     classes = Counter((row["pool"], row["class"]) for row in rows)
-    held = Counter((row["pool"], row["class"]) for row in rows if row["known answer at the end"])
-    lines = ["\n## Disagreements\n", "| pool | class | responses | known answer at the end |", "|---|---|---|---|"]
-    lines += [
-        f"| {pool} | {name} | {count:,} | {held[pool, name]:,} |" for (pool, name), count in classes.most_common()
-    ]
+    lines = ["\n## Disagreements\n", "| pool | class | responses |", "|---|---|---|"]
+    lines += [f"| {pool} | {name} | {count:,} |" for (pool, name), count in classes.most_common()]
     print("\n".join(lines))
     with atomic_write(options.output / "report.md") as stream:
         stream.write(("\n".join(report + lines) + "\n").encode())

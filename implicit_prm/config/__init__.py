@@ -19,6 +19,7 @@ from implicit_prm.config.baselines import (
 from implicit_prm.config.cache import CacheConfig
 from implicit_prm.config.estimation import EstimateConfig
 from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, ProcessBenchConfig, ScorerConfig
+from implicit_prm.config.grading import Extraction, GradingConfig
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import (
     Dtype,
@@ -58,6 +59,8 @@ __all__ = [
     "Dtype",
     "EstimateConfig",
     "ExactConfig",
+    "Extraction",
+    "GradingConfig",
     "KTOConfig",
     "LabelConfig",
     "LabelUse",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from implicit_prm.config.grading import GradingConfig
 from implicit_prm.config.models import LanguageModelConfig, StepRule, TextConfig
 from implicit_prm.config.rollouts import PolicyConfig, SamplingConfig, ServerConfig
 from implicit_prm.config.training import DataConfig, check_trainer
@@ -131,6 +132,7 @@ class MathShepherdConfig(LabelConfig):
         prompt_template: Template for prompts that are bare problems.
         system_prompt: System message for prompts that are bare problems, or None.
         problems_at_once: Number of problems whose prefixes are sorted by length and completed together.
+        grading: How the completions' answers are found and compared.
     """
 
     policy: ServerConfig | PolicyConfig
@@ -139,6 +141,7 @@ class MathShepherdConfig(LabelConfig):
     prompt_template: str = TextConfig.prompt_template
     system_prompt: str | None = TextConfig.system_prompt
     problems_at_once: int = 50
+    grading: GradingConfig = field(default_factory=GradingConfig)
     method: Literal["math_shepherd"] = "math_shepherd"
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from implicit_prm.config.grading import GradingConfig
 from implicit_prm.config.models import MAX_BETA, Dtype, Quantization, StepRule
 from implicit_prm.config.rollouts import RolloutConfig
 from implicit_prm.config.validation import check_range
@@ -103,6 +104,7 @@ class BestOfNConfig(ScorerConfig):
             score.
         unanswered: A response without a final answer is ranked by its score (`as_scored`) or below all others
             (`lowest`).
+        grading: How answers are found and compared.
         ties: Of equal scores, pick the `first`, or count each with an equal share (`shared`).
         vote_aggregate: Aggregate of the step rewards to weight votes by; None is the score that ranks.
         vote_scale: Factor of the score in a vote's weight, sigmoid(vote_scale * score).
@@ -118,6 +120,7 @@ class BestOfNConfig(ScorerConfig):
     max_responses: int | None = None
     too_long: Literal["error", "lowest"] = "error"
     unanswered: Literal["as_scored", "lowest"] = "as_scored"
+    grading: GradingConfig = field(default_factory=GradingConfig)
     ties: Literal["first", "shared"] = "first"
     vote_aggregate: Aggregate | None = None
     vote_scale: float = 1.0
@@ -137,6 +140,8 @@ class BestOfNConfig(ScorerConfig):
     def validate(self) -> None:
         if self.candidates is None and self.rollout is None:
             raise ImplicitPRMError("no candidates: give candidates=FILE, or rollout to sample them")
+        if self.rollout is not None and self.rollout.grading not in (GradingConfig(), self.grading):
+            raise ImplicitPRMError("rollout.grading: answers are graded by the option grading; set that instead")
         if self.scores_column is not None and self.candidates is None:
             raise ImplicitPRMError("scores_column names a column of the candidates; set candidates=FILE too")
         super().validate()

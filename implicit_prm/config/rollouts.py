@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from implicit_prm.config.grading import GradingConfig
 from implicit_prm.config.models import Dtype, LanguageModelConfig, TextConfig
 from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
@@ -168,6 +169,7 @@ class RolloutConfig:
     problems: ProblemsConfig
     sampling: SamplingConfig
     output: str
+    grading: GradingConfig = field(default_factory=GradingConfig)
 
     def validate(self) -> None:
         if isinstance(self.policy, ServerConfig) and self.sampling.batch_size is not None:

@@ -10,7 +10,7 @@ from implicit_prm.config import ProblemsConfig
 from implicit_prm.data.columns import ANSWER, IDENTIFIER, PROMPT
 from implicit_prm.data.readers import Rows, read_rows
 from implicit_prm.data.row_formats import column
-from implicit_prm.grading.extraction import extract_answer
+from implicit_prm.grading.extraction import find_answer
 from implicit_prm.types import ImplicitPRMError, Problem
 
 
@@ -97,7 +97,7 @@ def _answer(value: object, column: str) -> str | None:
     """The final answer in a cell: a solution's boxed or `####` answer, or the cell itself; None where there is none."""
     text = "" if value is None else str(value).strip()
     if column == "solution" or "####" in text:
-        text = extract_answer(text) or ""
+        text = find_answer(text)[0] or ""
     return text if text and "\\boxed{}" not in text else None  # two solutions of MATH box nothing
 
 

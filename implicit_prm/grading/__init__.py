@@ -1,1 +1,5 @@
-"""Final answers: extraction from a response, and comparison with the reference answer."""
+"""Final answers: where a response states one, and whether it equals the gold answer. Usable by itself."""
+
+from implicit_prm.grading.grader import Grader, Usage, Verdict
+
+__all__ = ["Grader", "Usage", "Verdict"]

@@ -1,4 +1,4 @@
-"""Final answers as strings: where a response states one, and a normal form in which trivially equal ones coincide."""
+r"""Where a response states its final answer. Everything here takes time linear in the length of the text."""
 
 from __future__ import annotations
 
@@ -7,118 +7,110 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from implicit_prm.grading.prose import (
-    FORMULA,
-    FUNCTIONS,
-    LIMIT,
-    NO_TITLE,
-    UNIT_WORDS,
-    VALUE,
-    closing_value,
-    content,
-    last_sentence,
-    stated_value,
-)
+from implicit_prm.config import Extraction
+from implicit_prm.grading.latex import repair
 
-Rule = Literal["field", "box", "hashes", "phrase", "closing"]
+Rule = Literal["field", "box", "hashes", "phrase", "end"]
 
-# One left-to-right pass: a box, an escaped character (which opens and closes nothing), or a brace. A doubled backslash
-# before `boxed` is what JSON escaping leaves behind.
+# One left-to-right pass: a box, an escaped character, or a brace. JSON escaping leaves a second backslash.
 _BOX_TOKEN = re.compile(r"(?P<box>\\\\?(?:boxed|fbox)(?![a-zA-Z])\s*)(?P<brace>\{?)|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"(?:[^$\n\\}]|\\[^)\]\n])*")
-_LIMIT_UNBRACED = 100  # characters; without it a text of nothing but `\boxed` would take quadratic time
+_LIMIT_UNBRACED = 100  # characters of `\boxed 7`; keeps a text of nothing but `\boxed` linear
+# What stands between the boxes of one list: "$\boxed{2}$ and $x = \boxed{3}$".
+_SPACING = r"(?:\s|\$|\*|\\[()\[\],;]|\\q?quad)*"
+_LIST_SEPARATOR = re.compile(
+    rf"{_SPACING}(?:[,;]|[,;]?\s*(?:\b(?:and|or)\b|\\text\{{ *(?:and|or) *\}})){_SPACING}(?:[a-zA-Z](?:_\w)?\s*=\s*)?"
+)
+_LIMIT_SEPARATOR = 50  # characters
 
 _NUMBER_LINE = re.compile(r"\$?-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
 
-# "Long answer:", "student's answer:" and "our answer is correct" speak of other things.
-_PHRASE = re.compile(
-    r"(?:\b(?:the|final|my|our|correct)\s+|(?:^|[\n.!?*#:>\"'({_])\s*)answer\b\W{0,4}?(?:is|remains|:)"
-    r"(?!\s+(?:correct|right|wrong|incorrect)\b)[\s:*`]*",
-    re.IGNORECASE,
+# "Long answer:", "the student's answer:" and "our answer is correct" introduce no answer.
+_ANSWER_IS = re.compile(
+    r"(?<![a-zA-Z])answer\b\W{0,4}?(?:is|remains|:)(?!\s+(?:correct|right|wrong|incorrect)\b)[\s:*`]*", re.IGNORECASE
 )
-_SENTENCE_END = re.compile(rf"\n|{NO_TITLE}\.(?=[\s*]|$)")
-# A value, its unit or a remark at most behind it: not the first of several, nor the beginning of a formula.
-_LEADING_VALUE = re.compile(
-    rf"({VALUE.pattern})"
-    rf"(?={UNIT_WORDS}[\s.*`\"]*$|, (?!and\b|or\b)[a-z]{{2,}}\b| \([^()]*[a-z]{{2}}[^()]*\)(?! ?[-+*/×÷=]))",
-    re.DOTALL,
-)
-_WORD = re.compile(rf"(?<![\\a-zA-Z])(?!{FUNCTIONS})[a-zA-Z]{{3,}}")
-
-_JSON_OBJECT = re.compile(r"\s*(?:```(?:json)?\s*)?\{\s*\"")
-_JSON_ANSWER = re.compile(r"\"(?:final_)?answer\"\s*:\s*(\"(?:[^\"\\]|\\.)*\"|[^\s\"{\[,}][^\n,}]*)", re.DOTALL)
-# What is left of TeX where JSON was decoded that had single backslashes in it: a backspace for the \b of \boxed.
-_DAMAGED = re.compile(r"[\x08\x0c](?=[a-zA-Z])|\t(?=(?:ext|extbf|imes|heta|frac)(?![a-zA-Z]))|\r(?=ight(?![a-zA-Z]))")
-_DAMAGE = {"\x08": r"\b", "\x0c": r"\f", "\t": r"\t", "\r": r"\r"}
-
-_NORMAL_FORM = (
-    (re.compile(r",\\!\s*"), ","),  # TeX's thousands: 11,\! 111
-    (re.compile(r"(?<!\\)(?:\$|\\[()!,;:]|\\(?:left|right)(?![a-zA-Z])\.?)"), ""),
-    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"(?<!\\)\\\s"), " "),
-    (re.compile(r"\s+"), " "),
-    (re.compile(r"(?<=[\d)])!="), "! ="),  # of a factorial; x!=6 is an inequality
-    (re.compile(r"(?<!!) ?([][(){}+=^_/<>|-]) ?"), r"\1"),
-    (re.compile(r" ?, ?(?!\d{3}(?!\d))"), ","),  # "1, 234" is two numbers, "1,234" is one
+_BEFORE_ANSWER = re.compile(r"(?:\b(?:the|final|my|our|correct)\s+|(?:^|[\n.!?*#:>\"'({_])\s*)$", re.IGNORECASE)
+_LIMIT_BEFORE = 20  # characters
+_FORMULA = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]|\$\$([^$]+)\$\$|\$([^$]+)\$", re.DOTALL)
+_SENTENCE_END = re.compile(r"\n|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bRs)\.(?=[\s*]|$)")
+_WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|max|min|gcd|lcm)\b)[a-zA-Z]{3,}")
+_LEADING_NUMBER = re.compile(
+    r"(\\?[$€£]?-?\d[\d,]*(?:\.\d+)?%?)(?:,? (?!and\b|or\b)[a-zA-Z]{2,}| ?\([a-zA-Z][^()]*\)(?! ?[-+*/=×]))"
 )
 
+_EMPHASIS = re.compile(r"(?<![\w)\]}])\*\*|\*\*(?![\w(\[{\\])")
+_LIMIT_CLOSING = 300  # characters
 
-def find_answer(text: str) -> tuple[str, Rule] | tuple[None, None]:
-    r"""The final answer that a response states, and the rule that found it. Takes linear time.
 
-    The first of these that is there:
+def find_answer(text: str, extraction: Extraction = "standard") -> tuple[str, Rule] | tuple[None, None]:
+    r"""Find the final answer that a response marks as such.
 
-    1. `field`: the last "answer" of a response that is a JSON object;
-    2. `box`: the content of the last balanced `\boxed{...}` or `\fbox{...}` that is not empty (`\boxed 7` counts too);
-    3. `hashes`: what follows the last `####`, if it is the last line or a bare number (elsewhere they are a heading);
-    4. `phrase`: what the rest of the sentence states, after the last "the answer is" or "answer:";
-    5. `closing`: the value in which the text ends: "Therefore, the area is $12$.", "24 + 8 = 32 apples." A text that
-       was cut off in mid-sentence has none. See `prose.closing_value`.
+    Args:
+        text: the whole response.
+        extraction: `boxed` for the last `\boxed{}` alone; `standard` for the first of these that is present:
+
+            1. `field`: the "answer" or "final_answer" of a response that is a JSON object;
+            2. `box`: the last `\boxed{...}` or `\fbox{...}` that is not empty; boxes joined by a comma, "and" or "or"
+               make a list;
+            3. `hashes`: what follows the last `####`, if it is the last line or a plain number;
+            4. `phrase`: what follows the last "the answer is" or "answer:", up to the end of the sentence.
+
+    Returns:
+        The answer and the rule that found it, or None twice. `Grader.extract` also reads the end of an unmarked text.
     """
     text = repair(text)
-    for rule, find in _FINDERS.items():
-        if answer := find(text):
+    for rule in _EXTRACTIONS[extraction]:
+        if answer := _FINDERS[rule](text):
             return answer, rule
     return None, None
 
 
-def extract_answer(text: str) -> str | None:
-    """The final answer that a response states, or None; `find_answer` says where it is looked for."""
-    return find_answer(text)[0]
+def closing_text(text: str) -> str:
+    """The last 300 characters of a text, without Markdown emphasis: where an unmarked answer is looked for."""
+    return _EMPHASIS.sub("", repair(text).rstrip()[-_LIMIT_CLOSING:])
 
 
-def repair(text: str) -> str:
-    r"""Give TeX commands the backslash back that a JSON decoder took for an escape: backspace + "oxed" is `\boxed`."""
-    return _DAMAGED.sub(lambda damaged: _DAMAGE[damaged[0]], text)
+def is_sentence(answer: str) -> bool:
+    """Has the answer so many words that it only contains the value, as in "The number of pairs is 4"?"""
+    return len(_WORD.findall(answer)) >= 3
 
 
-def normalise(answer: str) -> str:
-    r"""An answer without what means nothing: spacing, `\left`, `\dfrac` for `\frac`, dollar signs, a final full stop.
-
-    Answers with equal normal forms are equal; of others nothing is known yet. Takes linear time.
-    """
-    answer = repair(answer)
-    for pattern, replacement in _NORMAL_FORM:
-        answer = pattern.sub(replacement, answer)
-    return answer.strip().removesuffix(".").rstrip(" \\")
+def _field(text: str) -> str:
+    text = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    if not text.startswith("{"):
+        return ""
+    try:
+        fields = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return ""
+    value = fields.get("answer", fields.get("final_answer"))
+    answer = repair(str(value)) if isinstance(value, str | int | float) else ""
+    return _boxed(answer) or _stated(answer)
 
 
 def _boxed(text: str) -> str:
-    start, answer = -1, ""
-    openings: list[int | None] = []  # of each open brace: where the content starts, if it is a box's
+    boxes: list[tuple[int, int, str]] = []  # command's start, end, content
+    openings: list[tuple[int, int] | None] = []  # of each open brace: start of the box and of its content
     for token in _BOX_TOKEN.finditer(text):
         if token["box"] and not token["brace"]:
             content = _UNBRACED.match(text, token.end(), token.end() + _LIMIT_UNBRACED)
             if content and content[0].strip():
-                start, answer = token.end(), content[0].strip()
+                boxes.append((token.start(), content.end(), content[0].strip()))
         elif token[0].endswith("{") and (token["box"] or token[0] == "{"):
-            openings.append(token.end() if token["box"] else None)
-        elif token[0] == "}" and openings:
-            opening = openings.pop()
-            # Of nested boxes the inner one, which opened last, is the answer.
-            if opening is not None and opening > start and (content_text := text[opening : token.start()].strip()):
-                start, answer = opening, content_text
-    return answer
+            openings.append((token.start(), token.end()) if token["box"] else None)
+        elif token[0] == "}" and openings and (opening := openings.pop()):
+            start, inside = opening
+            content_text = text[inside : token.start()].strip() if not boxes or start > boxes[-1][0] else ""
+            if content_text:  # of nested boxes, the inner one counts
+                boxes.append((start, token.end(), content_text))
+    answers: dict[str, None] = {}  # from the last box back to the first of its list
+    next_start = len(text)
+    for start, end, content_text in reversed(boxes):
+        if answers and not (next_start - end <= _LIMIT_SEPARATOR and _LIST_SEPARATOR.fullmatch(text, end, next_start)):
+            break
+        answers[content_text] = None
+        next_start = start
+    return ", ".join(reversed(answers))
 
 
 def _after_hashes(text: str) -> str:
@@ -130,44 +122,26 @@ def _after_hashes(text: str) -> str:
 
 def _after_phrase(text: str) -> str:
     start = None
-    for phrase in _PHRASE.finditer(text):
-        start = phrase.end()
+    for phrase in _ANSWER_IS.finditer(text):
+        if _BEFORE_ANSWER.search(text[max(0, phrase.start() - _LIMIT_BEFORE) : phrase.start()]):
+            start = phrase.end()
     if start is None:
         return ""
-    if formula := FORMULA.match(text, start):
-        return content(formula[0])
+    if (formula := _FORMULA.match(text, start)) and not _WORD.search(inside := formula[formula.lastindex or 0]):
+        return inside.strip()
     if text.startswith('"', start):
         return _stated(text[start + 1 :].partition('"')[0])
     sentence_end = _SENTENCE_END.search(text, start)
     return _stated(text[start : sentence_end.start() if sentence_end else None])
 
 
-def _field(text: str) -> str:
-    if not _JSON_OBJECT.match(text):
-        return ""
-    answer = ""
-    for match in _JSON_ANSWER.finditer(text):
-        answer = match[1].strip()
-    if answer.startswith('"'):
-        try:
-            answer = json.loads(answer, strict=False)
-        except ValueError:  # TeX in it with single backslashes
-            answer = answer[1:-1]
-    answer = repair(answer).strip()
-    return _boxed(answer) or _stated(answer)
-
-
 def _stated(statement: str) -> str:
-    """The value in a statement; the statement itself, if it is no prose or has no clear value."""
-    marked = statement.strip()  # with the asterisks that make a value bold
-    statement = marked.strip(" *`\t\r\n")
-    if statement.startswith(("{", "json")):  # an object that was announced, and never finished
+    """A statement without emphasis, or the number that it begins with: "12 because there are 3 boxes of 4"."""
+    statement = _EMPHASIS.sub("", statement).strip(" *`\t\r\n")
+    if statement.startswith(("{", "json")):  # an announced JSON object that never ended
         return ""
-    if value := _LEADING_VALUE.match(statement[:LIMIT]):
-        return content(value[1])
-    if not _WORD.search(statement):
-        return statement
-    return stated_value(last_sentence(marked)) or stated_value(marked) or statement
+    number = _LEADING_NUMBER.match(statement)
+    return number[1] if number and (is_sentence(statement) or "(" in number[0]) else statement
 
 
 _FINDERS: dict[Rule, Callable[[str], str]] = {
@@ -175,5 +149,8 @@ _FINDERS: dict[Rule, Callable[[str], str]] = {
     "box": _boxed,
     "hashes": _after_hashes,
     "phrase": _after_phrase,
-    "closing": closing_value,
+}
+_EXTRACTIONS: dict[Extraction, tuple[Rule, ...]] = {
+    "boxed": ("box",),
+    "standard": ("field", "box", "hashes", "phrase"),
 }

@@ -82,6 +82,7 @@ def fixed_options(config: RolloutConfig) -> dict[str, Any]:
         "sampling": sampling,
         "prompt": {"template": source.prompt_template, "system_prompt": source.system_prompt},
         "problems": {"name": source.name, "split": source.split, "revision": source.revision},
+        "grading": {"extraction": config.grading.extraction},
     }
 
 

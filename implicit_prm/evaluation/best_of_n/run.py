@@ -64,7 +64,8 @@ def _sample(config: BestOfNConfig, say: Callable[[str], None]) -> list[Group]:
     """Candidates for `config.rollout`'s problems, sampled into the output folder."""
     assert config.rollout is not None  # BestOfNConfig.validate
     path = Path(config.folder) / config.rollout.output
-    groups = load_groups(str(rollout(replace(config.rollout, output=str(path)), say)), graded=False)
+    sampled = rollout(replace(config.rollout, output=str(path), grading=config.grading), say)
+    groups = load_groups(str(sampled), graded=False)
     return groups[: config.rollout.problems.limit]  # the file may hold more, of an earlier and longer run
 
 
@@ -86,7 +87,7 @@ def evaluate_best_of_n(
         The metrics, as metrics.json holds them.
     """
     main = is_first()
-    groups, candidates = grade(groups, config.unanswered, main)
+    groups, candidates = grade(groups, config, main)
     scores = scorer.score_all(groups, folder)
     metrics = best_of_n_metrics(config, groups, candidates, scores, scorer)
     if folder is not None and main:
