@@ -23,6 +23,7 @@ from implicit_prm.types import ImplicitPRMError
 Status = Literal["equal", "different", "no_answer", "timeout", "unparsable"]
 
 LIMIT_CHARACTERS = 2_000
+_NO_VALUE = ""
 _FRACTION_SIGN = re.compile(r"/|\\frac")
 
 
@@ -132,26 +133,26 @@ class Grader:
     def answer_classes(self, answers: Sequence[str | None]) -> list[int]:
         """Group the answers to one problem: the class of each, numbered from 0 by first appearance; -1 for None.
 
-        An answer joins the first class whose first member it equals, in either direction. One that math-verify cannot
-        finish with is a class of its own, for identical strings only.
+        An answer joins the first class whose first member it equals, in either direction. Only answers of about the
+        same value are compared. One that math-verify cannot finish with is equal to identical strings only.
         """
         class_of: dict[str, int] = {}
-        representatives: list[str] = []
-        unfinished: set[str] = set()
+        first_of_class: list[str] = []
+        classes_by_value: dict[str, list[int]] = {}
         for answer in dict.fromkeys(normalise(answer) for answer in answers if answer is not None):
-            class_of[answer] = len(representatives)
-            for index, representative in enumerate(representatives):
-                if _compare_directly(representative, answer) is None and unfinished & {representative, answer}:
-                    continue
-                status = self._equal_either_way(representative, answer)
-                if status == "equal":
-                    class_of[answer] = index
-                    break
-                if status == "timeout":
-                    # Whichever of the two is too much even beside 0 is not tried again.
-                    unfinished.add(answer if self.equal("0", answer).status == "timeout" else representative)
-            if class_of[answer] == len(representatives):
-                representatives.append(answer)
+            value = self._about(answer)
+            if value is None:  # too much for math-verify
+                alike = []
+            elif value == _NO_VALUE:
+                alike = [index for indices in classes_by_value.values() for index in indices]
+            else:
+                alike = classes_by_value.get(value, []) + classes_by_value.get(_NO_VALUE, [])
+            equal = (index for index in sorted(alike) if self._equal_either_way(first_of_class[index], answer))
+            class_of[answer] = next(equal, len(first_of_class))
+            if class_of[answer] == len(first_of_class):
+                first_of_class.append(answer)
+                if value is not None:
+                    classes_by_value.setdefault(value, []).append(class_of[answer])
         return [-1 if answer is None else class_of[normalise(answer)] for answer in answers]
 
     def close(self) -> None:
@@ -171,15 +172,24 @@ class Grader:
         return self._compare(gold, answer)
 
     def _compare_in_worker(self, gold: str, answer: str) -> Status:
-        reply = self._worker.request({"gold": gold, "answer": answer})
-        return "timeout" if reply is None else reply["result"]
+        reply = self._worker.call("compare", gold, answer)
+        return "timeout" if reply is None else reply["result"] or "unparsable"
 
-    def _equal_either_way(self, first: str, second: str) -> Status:
-        status = self.equal(first, second).status
-        return self.equal(second, first).status if status == "different" else status
+    def _equal_either_way(self, first: str, second: str) -> bool:
+        return self.equal(first, second).correct or self.equal(second, first).correct
+
+    def _about(self, answer: str) -> str | None:
+        """The value of a normalised answer to three digits; `_NO_VALUE` for sets, texts and the like."""
+        exact = exact_value(answer) if len(answer) <= LIMIT_CHARACTERS else None
+        if exact is not None and abs(exact) < 1e300:
+            return f"{float(exact):.2e}"
+        if len(answer) > LIMIT_CHARACTERS:
+            return _NO_VALUE
+        reply = self._worker.call("about", answer)
+        return None if reply is None else reply["result"] or _NO_VALUE
 
     def _read_end(self, text: str) -> str | None:
-        reply = self._worker.request({"text": closing_text(text)})
+        reply = self._worker.call("closing_value", closing_text(text))
         return None if reply is None else reply["result"]
 
 

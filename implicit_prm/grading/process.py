@@ -18,10 +18,10 @@ _WALL_FACTOR = 20
 
 
 class WorkerProcess:
-    """A child process that starts on first use and is replaced when a request has ended it.
+    """A child process that starts on first use and is replaced when a call has ended it.
 
     Args:
-        limit_s: CPU seconds that one request may take.
+        limit_s: CPU seconds that one call may take.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -30,8 +30,8 @@ class WorkerProcess:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def request(self, message: dict[str, Any]) -> dict[str, Any] | None:
-        """The worker's reply, or None if it ended without one: it took too long, or the request crashed it.
+    def call(self, function: str, *arguments: str) -> dict[str, Any] | None:
+        """Call a function of `equality`: the worker's reply, or None if the call took too long or crashed it.
 
         Raises:
             ImplicitPRMError: the worker cannot start.
@@ -40,7 +40,7 @@ class WorkerProcess:
             if self._process is None or self._process.poll() is not None:
                 self._start()
             try:
-                reply = self._exchange({**message, "limit_s": self._limit_s})
+                reply = self._exchange({"function": function, "arguments": arguments, "limit_s": self._limit_s})
             except BaseException:  # Ctrl-C above all: a late reply must not be taken for the next one
                 self.close()
                 raise
