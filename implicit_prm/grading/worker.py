@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 LIMIT_MEMORY_BYTES = 4 << 30  # an answer such as 10^{10^{10}} would otherwise be written out
@@ -41,7 +42,11 @@ def main() -> None:
         return
     reply({"ready": True})
 
-    functions = {"compare": equality.compare, "closing_value": equality.closing_value, "about": equality.about}
+    functions: dict[str, Callable[..., str | None]] = {
+        "compare": equality.compare,
+        "closing_value": equality.closing_value,
+        "about": equality.about,
+    }
     for line in sys.stdin:
         request = json.loads(line)
         limit_cpu_time(request["limit_s"])
