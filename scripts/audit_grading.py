@@ -29,7 +29,7 @@ from rich.progress import track
 from implicit_prm.config import Extraction
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation.statistics import clustered_ratio
-from implicit_prm.grading import Grader, Usage, Verdict
+from implicit_prm.grading import Grader, Verdict
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.io import atomic_write
 
@@ -49,7 +49,6 @@ class Audit:
     total: list[int] = field(default_factory=list)
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0, 0))
 
     def add(self, group: Group, verdicts: list[Verdict]) -> None:
         models = group.extra.get("models") or [None] * len(group)
@@ -91,13 +90,7 @@ class Audit:
             yield from ("", "| model | responses | agreement |", "|---|---|---|")
             for model, counts in sorted(self.by_model.items(), key=lambda item: item[1][True] / item[1].total()):
                 yield f"| {model} | {counts.total():,} | {counts[True] / counts.total():.2%} |"
-        use = self.usage
-        answers = max(1, use.direct + use.remembered + use.compared)
-        yield (
-            f"\n{responses / self.seconds:.0f} responses a second ({responses / self.cpu_seconds:.0f} a second of CPU "
-            f"time); {use.direct / answers:.1%} of answers were compared directly, {use.remembered / answers:.1%} "
-            f"from memory, {use.compared / answers:.1%} by math-verify; {use.workers} workers started"
-        )
+        yield f"\n{responses / self.seconds:.0f} responses a second ({responses / self.cpu_seconds:.0f} of CPU time)"
 
 
 def forms(groups: list[Group]) -> Iterator[tuple[str, list[list[str]]]]:
@@ -154,7 +147,6 @@ def audit(name: str, groups: list[Group], texts: list[list[str]], grader: Grader
                 }
             )
     grader.close()  # only then does the worker's CPU time count
-    result.usage = grader.usage
     result.seconds, result.cpu_seconds = time.perf_counter() - start, cpu_time() - cpu_start
     return result
 

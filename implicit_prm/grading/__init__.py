@@ -1,5 +1,5 @@
 """Final answers: where a response states one, and whether it equals the gold answer. Usable by itself."""
 
-from implicit_prm.grading.grader import Grader, Usage, Verdict
+from implicit_prm.grading.grader import Grader, Verdict
 
-__all__ = ["Grader", "Usage", "Verdict"]
+__all__ = ["Grader", "Verdict"]

@@ -22,12 +22,8 @@ _TIME = re.compile(r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))? ?(?:(?P<half>[ap])\
 _LETTER = re.compile(r"(?:option |choice )?\(?([a-j])\)?", re.IGNORECASE)
 _CHOICE = re.compile(r"(?:option |choice )?(?:\(([a-j])\)[:.]?|([a-j])[:.)]) ?\S.*", re.IGNORECASE | re.DOTALL)
 # `to_latex` removes units. math-verify would remove all from the first \text to the last: 5 ft 3 in became 5.
-_LATEX = math_verify.LatexExtractionConfig(
-    boxed_match_priority=-1,
-    normalization_config=NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
-    ),
-)
+_TIDY = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+_LATEX = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=_TIDY)
 _NO_EQUATION = re.compile(r"[<>!:]=|,(?!\d{3}(?!\d))|;")
 
 
@@ -47,7 +43,7 @@ def compare(gold: str, answer: str) -> str:
     if equal(gold, answer):  # 10% is 10, as it is where the question asks for a percentage ...
         return "equal"
     if (gold_percent or answer_percent) and equal(  # ... and it is a tenth elsewhere
-        _hundredths(gold) if gold_percent else gold, _hundredths(answer) if answer_percent else answer
+        rf"\frac{{{gold}}}{{100}}" if gold_percent else gold, rf"\frac{{{answer}}}{{100}}" if answer_percent else answer
     ):
         return "equal"
     return "different" if read(gold) or read(answer) else "unparsable"
@@ -102,16 +98,11 @@ def parse(answer: str) -> tuple[Any, ...]:
     )
 
 
-def closing_value(text: str) -> str | None:
-    """The last formula or number of a text, as math-verify finds it."""
-    found = math_verify.parse(
-        text,
-        [_LATEX, math_verify.ExprExtractionConfig()],
-        fallback_mode="first_match",
-        extraction_mode="first_match",
-        parsing_timeout=None,
-    )
-    return found[-1].strip() or None if found and isinstance(found[-1], str) else None
+def closing_value(text: str) -> str:
+    """The last formula or number of a text, as math-verify finds it; "" if there is none."""
+    modes = {"fallback_mode": "first_match", "extraction_mode": "first_match", "parsing_timeout": None}
+    found = math_verify.parse(text, [_LATEX, math_verify.ExprExtractionConfig()], **modes)
+    return found[-1].strip() if found and isinstance(found[-1], str) else ""
 
 
 def about(answer: str) -> str:
@@ -137,16 +128,9 @@ def _verify(gold: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
     if not gold or not answer:
         return False
     smallest, largest = _magnitudes([*gold, *answer])
-    return bool(
-        math_verify.verify(
-            list(gold),
-            list(answer),
-            float_rounding=6 - smallest,
-            numeric_precision=30 + largest - 2 * smallest,
-            allow_set_relation_comp=True,
-            timeout_seconds=None,
-        )
-    )
+    digits = {"float_rounding": 6 - smallest, "numeric_precision": 30 + largest - 2 * smallest}
+    options = {**digits, "allow_set_relation_comp": True, "timeout_seconds": None}
+    return bool(math_verify.verify(list(gold), list(answer), **options))
 
 
 def _magnitudes(expressions: Iterable[Any]) -> tuple[int, int]:
@@ -178,7 +162,3 @@ def _positive_where_real(expression: Any) -> Any:
                 if expression.has(symbol) and expression.subs(symbol, Rational(-3, 2)).is_real is False:
                     expression = expression.subs(symbol, Symbol(symbol.name, positive=True))
     return expression
-
-
-def _hundredths(number: str) -> str:
-    return rf"\frac{{{number}}}{{100}}"

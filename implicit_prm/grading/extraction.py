@@ -15,13 +15,11 @@ Rule = Literal["field", "box", "hashes", "phrase", "end"]
 # One left-to-right pass: a box, an escaped character, or a brace. JSON escaping leaves a second backslash.
 _BOX_TOKEN = re.compile(r"(?P<box>\\\\?(?:boxed|fbox)(?![a-zA-Z])\s*)(?P<brace>\{?)|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"(?:[^$\n\\}]|\\[^)\]\n])*")
-_LIMIT_UNBRACED = 100  # characters of `\boxed 7`; keeps a text of nothing but `\boxed` linear
 # What stands between the boxes of one list: "$\boxed{2}$ and $x = \boxed{3}$".
 _SPACING = r"(?:\s|\$|\*|\\[()\[\],;]|\\q?quad)*"
 _LIST_SEPARATOR = re.compile(
     rf"{_SPACING}(?:[,;]|[,;]?\s*(?:\b(?:and|or)\b|\\text\{{ *(?:and|or) *\}})){_SPACING}(?:[a-zA-Z](?:_\w)?\s*=\s*)?"
 )
-_LIMIT_SEPARATOR = 50  # characters
 
 _NUMBER_LINE = re.compile(r"\$?-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
 
@@ -30,7 +28,6 @@ _ANSWER_IS = re.compile(
     r"(?<![a-zA-Z])answer\b\W{0,4}?(?:is|remains|:)(?!\s+(?:correct|right|wrong|incorrect)\b)[\s:*`]*", re.IGNORECASE
 )
 _BEFORE_ANSWER = re.compile(r"(?:\b(?:the|final|my|our|correct)\s+|(?:^|[\n.!?*#:>\"'({_])\s*)$", re.IGNORECASE)
-_LIMIT_BEFORE = 20  # characters
 _FORMULA = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]|\$\$([^$]+)\$\$|\$([^$]+)\$", re.DOTALL)
 _SENTENCE_END = re.compile(r"\n|(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bRs)\.(?=[\s*]|$)")
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|max|min|gcd|lcm)\b)[a-zA-Z]{3,}")
@@ -39,21 +36,17 @@ _LEADING_NUMBER = re.compile(
 )
 
 _EMPHASIS = re.compile(r"(?<![\w)\]}])\*\*|\*\*(?![\w(\[{\\])")
-_LIMIT_CLOSING = 300  # characters
 
 
 def find_answer(text: str, extraction: Extraction = "standard") -> tuple[str, Rule] | tuple[None, None]:
     r"""Find the final answer that a response marks as such.
 
-    Args:
-        text: the whole response.
-        extraction: `boxed` for the last `\boxed{}` alone; `standard` for the first of these that is present:
+    With `extraction="boxed"`, that is the last `\boxed{}`. With `standard`, the first of these that is present:
 
-            1. `field`: the "answer" or "final_answer" of a response that is a JSON object;
-            2. `box`: the last `\boxed{...}` or `\fbox{...}` that is not empty; boxes joined by a comma, "and" or "or"
-               make a list;
-            3. `hashes`: what follows the last `####`, if it is the last line or a plain number;
-            4. `phrase`: what follows the last "the answer is" or "answer:", up to the end of the sentence.
+    1. `field`: the "answer" or "final_answer" of a response that is a JSON object;
+    2. `box`: the last `\boxed{}` or `\fbox{}` that is not empty; those joined by a comma, "and" or "or" are a list;
+    3. `hashes`: what follows the last `####`, if it is the last line or a plain number;
+    4. `phrase`: what follows the last "the answer is" or "answer:", up to the end of the sentence.
 
     Returns:
         The answer and the rule that found it, or None twice. `Grader.extract` also reads the end of an unmarked text.
@@ -67,7 +60,7 @@ def find_answer(text: str, extraction: Extraction = "standard") -> tuple[str, Ru
 
 def closing_text(text: str) -> str:
     """The last 300 characters of a text, without Markdown emphasis: where an unmarked answer is looked for."""
-    return _EMPHASIS.sub("", repair(text).rstrip()[-_LIMIT_CLOSING:])
+    return _EMPHASIS.sub("", repair(text).rstrip()[-300:])
 
 
 def is_sentence(answer: str) -> bool:
@@ -93,7 +86,7 @@ def _boxed(text: str) -> str:
     openings: list[tuple[int, int] | None] = []  # of each open brace: start of the box and of its content
     for token in _BOX_TOKEN.finditer(text):
         if token["box"] and not token["brace"]:
-            content = _UNBRACED.match(text, token.end(), token.end() + _LIMIT_UNBRACED)
+            content = _UNBRACED.match(text, token.end(), token.end() + 100)
             if content and content[0].strip():
                 boxes.append((token.start(), content.end(), content[0].strip()))
         elif token[0].endswith("{") and (token["box"] or token[0] == "{"):
@@ -106,7 +99,7 @@ def _boxed(text: str) -> str:
     answers: dict[str, None] = {}  # from the last box back to the first of its list
     next_start = len(text)
     for start, end, content_text in reversed(boxes):
-        if answers and not (next_start - end <= _LIMIT_SEPARATOR and _LIST_SEPARATOR.fullmatch(text, end, next_start)):
+        if answers and not (next_start - end <= 50 and _LIST_SEPARATOR.fullmatch(text, end, next_start)):
             break
         answers[content_text] = None
         next_start = start
@@ -123,7 +116,7 @@ def _after_hashes(text: str) -> str:
 def _after_phrase(text: str) -> str:
     start = None
     for phrase in _ANSWER_IS.finditer(text):
-        if _BEFORE_ANSWER.search(text[max(0, phrase.start() - _LIMIT_BEFORE) : phrase.start()]):
+        if _BEFORE_ANSWER.search(text[max(0, phrase.start() - 20) : phrase.start()]):
             start = phrase.end()
     if start is None:
         return ""

@@ -17,13 +17,12 @@ from typing import Literal
 from implicit_prm.config import Extraction, GradingConfig
 from implicit_prm.grading.extraction import Rule, closing_text, find_answer, is_sentence
 from implicit_prm.grading.latex import exact_value, normalise, plain_text
-from implicit_prm.grading.process import WorkerProcess
+from implicit_prm.grading.process import TIMEOUT, WorkerProcess
 from implicit_prm.types import ImplicitPRMError
 
 Status = Literal["equal", "different", "no_answer", "timeout", "unparsable"]
 
 LIMIT_CHARACTERS = 2_000
-_NO_VALUE = ""
 _FRACTION_SIGN = re.compile(r"/|\\frac")
 
 
@@ -48,16 +47,6 @@ class Verdict:
         return self.status == "equal"
 
 
-@dataclass(frozen=True)
-class Usage:
-    """How a grader reached its verdicts: directly (no mathematics needed), from memory, or by math-verify."""
-
-    direct: int
-    remembered: int
-    compared: int
-    workers: int  # started; all but the first of them because a comparison had to be killed
-
-
 class Grader:
     r"""Grades final answers by mathematical equality (math-verify's `parse` and `verify`, gold first).
 
@@ -66,9 +55,11 @@ class Grader:
     limit counts) and ends with `close`, with the `with` block, or with the interpreter. Answers longer than 2,000
     characters are compared as strings only. Verdicts are remembered. Threads may share a grader; they take turns.
 
-        with Grader() as grader:
-            verdict = grader.grade(r"Half of it: $\boxed{\frac{1}{2}}$", "0.5")
-        verdict.correct, verdict.answer, verdict.rule  # (True, '\\frac{1}{2}', 'box')
+    Examples:
+        >>> with Grader() as grader:
+        ...     verdict = grader.grade(r"Half of it: $\boxed{\frac{1}{2}}$", "0.5")
+        >>> verdict.correct, verdict.rule
+        (True, 'box')
 
     Args:
         extraction: where a response's answer is looked for: `boxed` or `standard`, see `extract`.
@@ -85,18 +76,11 @@ class Grader:
         self.extraction = extraction
         self._worker = WorkerProcess(limit_s)
         self._compare = lru_cache(maxsize=100_000)(self._compare_in_worker)
-        self._direct = 0
 
     @classmethod
     def of(cls, config: GradingConfig) -> Grader:
         """The grader that a config describes."""
         return cls(config.extraction, config.limit_s)
-
-    @property
-    def usage(self) -> Usage:
-        """Counts since the grader was made. Responses without an answer are in none of them."""
-        memory = self._compare.cache_info()
-        return Usage(self._direct, memory.hits, memory.misses, self._worker.started)
 
     def extract(self, response: str, finished: bool = True) -> tuple[str, Rule] | tuple[None, None]:
         r"""Find a response's final answer.
@@ -141,18 +125,15 @@ class Grader:
         classes_by_value: dict[str, list[int]] = {}
         for answer in dict.fromkeys(normalise(answer) for answer in answers if answer is not None):
             value = self._about(answer)
-            if value is None:  # too much for math-verify
-                alike = []
-            elif value == _NO_VALUE:
-                alike = [index for indices in classes_by_value.values() for index in indices]
+            if value == "":
+                alike = [index for known, indices in classes_by_value.items() if known != TIMEOUT for index in indices]
             else:
-                alike = classes_by_value.get(value, []) + classes_by_value.get(_NO_VALUE, [])
-            equal = (index for index in sorted(alike) if self._equal_either_way(first_of_class[index], answer))
-            class_of[answer] = next(equal, len(first_of_class))
-            if class_of[answer] == len(first_of_class):
+                alike = classes_by_value.get(value, []) + classes_by_value.get("", []) if value != TIMEOUT else []
+            new = len(first_of_class)
+            class_of[answer] = next((k for k in sorted(alike) if self._either_equal(first_of_class[k], answer)), new)
+            if class_of[answer] == new:
                 first_of_class.append(answer)
-                if value is not None:
-                    classes_by_value.setdefault(value, []).append(class_of[answer])
+                classes_by_value.setdefault(value, []).append(new)
         return [-1 if answer is None else class_of[normalise(answer)] for answer in answers]
 
     def close(self) -> None:
@@ -166,31 +147,26 @@ class Grader:
         self.close()
 
     def _status(self, gold: str, answer: str) -> Status:
-        if status := _compare_directly(gold, answer):
-            self._direct += 1
-            return status
-        return self._compare(gold, answer)
+        return _compare_directly(gold, answer) or self._compare(gold, answer)
 
     def _compare_in_worker(self, gold: str, answer: str) -> Status:
-        reply = self._worker.call("compare", gold, answer)
-        return "timeout" if reply is None else reply["result"] or "unparsable"
+        return self._worker.call("compare", gold, answer) or "unparsable"  # type: ignore[return-value]
 
-    def _equal_either_way(self, first: str, second: str) -> bool:
+    def _either_equal(self, first: str, second: str) -> bool:
         return self.equal(first, second).correct or self.equal(second, first).correct
 
-    def _about(self, answer: str) -> str | None:
-        """The value of a normalised answer to three digits; `_NO_VALUE` for sets, texts and the like."""
-        exact = exact_value(answer) if len(answer) <= LIMIT_CHARACTERS else None
+    def _about(self, answer: str) -> str:
+        """The value of a normalised answer to three digits; "" for sets, texts and the like."""
+        if len(answer) > LIMIT_CHARACTERS:
+            return ""
+        exact = exact_value(answer)
         if exact is not None and abs(exact) < 1e300:
             return f"{float(exact):.2e}"
-        if len(answer) > LIMIT_CHARACTERS:
-            return _NO_VALUE
-        reply = self._worker.call("about", answer)
-        return None if reply is None else reply["result"] or _NO_VALUE
+        return self._worker.call("about", answer)
 
     def _read_end(self, text: str) -> str | None:
-        reply = self._worker.call("closing_value", closing_text(text))
-        return None if reply is None else reply["result"]
+        value = self._worker.call("closing_value", closing_text(text))
+        return None if value in ("", TIMEOUT) else value
 
 
 def _compare_directly(gold: str, answer: str) -> Status | None:

@@ -15,14 +15,11 @@ from implicit_prm.types import ImplicitPRMError
 # The worker limits its own CPU time. A worker that is stopped (SIGSTOP) or starved uses none, so the parent has a
 # limit in wall time, this much longer.
 _WALL_FACTOR = 20
+TIMEOUT = "timeout"
 
 
 class WorkerProcess:
-    """A child process that starts on first use and is replaced when a call has ended it.
-
-    Args:
-        limit_s: CPU seconds that one call may take.
-    """
+    """A child process; starts on first use, is replaced when a call has taken more than `limit_s` CPU seconds."""
 
     def __init__(self, limit_s: float) -> None:
         self.started = 0
@@ -30,8 +27,8 @@ class WorkerProcess:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def call(self, function: str, *arguments: str) -> dict[str, Any] | None:
-        """Call a function of `equality`: the worker's reply, or None if the call took too long or crashed it.
+    def call(self, function: str, *arguments: str) -> str:
+        """The result of a function of `equality`, "" if it failed, `TIMEOUT` if it took too long or ended the worker.
 
         Raises:
             ImplicitPRMError: the worker cannot start.
@@ -46,7 +43,7 @@ class WorkerProcess:
                 raise
             if reply is None:
                 self.close()
-            return reply
+            return TIMEOUT if reply is None else reply["result"]
 
     def close(self) -> None:
         """End the process, if there is one."""

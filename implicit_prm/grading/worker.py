@@ -1,8 +1,8 @@
 """The child process of `Grader`: calls functions of `equality`, one JSON line per call.
 
 Run as `python -m implicit_prm.grading.worker`. The first line out is {"ready": true} or {"error": reason}. Then, for
-each {"function": str, "arguments": [str, ...], "limit_s": float} in, {"result": str | null} comes out; null if the call
-failed. The process ends when a call takes more CPU time than `limit_s`, or when the answer brings it down.
+each {"function": str, "arguments": [str, ...], "limit_s": float} in, {"result": str} comes out, "" if the call failed.
+The process ends when a call takes more CPU time than `limit_s`, or when the answer brings it down.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
         return
     reply({"ready": True})
 
-    functions: dict[str, Callable[..., str | None]] = {
+    functions: dict[str, Callable[..., str]] = {
         "compare": equality.compare,
         "closing_value": equality.closing_value,
         "about": equality.about,
@@ -53,7 +53,7 @@ def main() -> None:
         try:
             result = functions[request["function"]](*request["arguments"])
         except Exception:
-            result = None
+            result = ""
         limit_cpu_time(0)
         reply({"result": result})
 

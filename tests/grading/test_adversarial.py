@@ -50,10 +50,10 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ["power tower", "nested brackets"])
 def test_what_never_ends_is_ended(hasty, name):
     assert still_right(hasty)
-    workers = hasty.usage.workers
+    workers = hasty._worker.started
     assert hasty.equal("5", ENDLESS[name]).status == "timeout"
     assert still_right(hasty)
-    assert hasty.usage.workers == workers + 1
+    assert hasty._worker.started == workers + 1
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from implicit_prm.grading import Grader, Usage, Verdict
+from implicit_prm.grading import Grader, Verdict
 from implicit_prm.types import ImplicitPRMError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -76,11 +76,14 @@ def test_grade_reads_the_response_and_says_what_it_read(grader):
     assert grader.grade("I do not know", "0.5") == Verdict("no_answer")
 
 
-def test_usage_says_how_the_verdicts_were_reached():
+def test_the_worker_is_asked_only_once_and_only_if_needed():
     with Grader() as grader:
-        for answer in ("0.5", "0.50", r"\frac12", r"\sin x", r"\sin  x", None, r"\cos x"):
-            grader.equal("0.5", answer)
-        assert grader.usage == Usage(direct=3, remembered=1, compared=2, workers=1)
+        for answer in ("0.5", "0.50", r"\frac12"):
+            assert grader.equal("0.5", answer).correct
+        assert grader._worker.started == 0
+        for answer in (r"\sin x", r"\sin  x", None, r"\cos x"):
+            assert not grader.equal("0.5", answer).correct
+        assert grader._compare.cache_info().misses == 2
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def test_answer_classes_compare_only_answers_of_about_the_same_value():
             [*surds, *(rf"\frac{{{k}}}{{{s}}}" for s, k in zip(surds, (2, 3), strict=False))]
         )
         assert classes == [*range(len(surds)), 0, 1]
-        assert grader.usage.compared < len(surds)
+        assert grader._compare.cache_info().misses < len(surds)
 
 
 @pytest.mark.parametrize(
