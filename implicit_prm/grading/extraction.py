@@ -60,7 +60,8 @@ def find_answer(text: str, extraction: Extraction = "standard") -> tuple[str, Ru
 
 def closing_text(text: str) -> str:
     """The last 300 characters of a text, without Markdown emphasis: where an unmarked answer is looked for."""
-    return _EMPHASIS.sub("", repair(text).rstrip()[-300:])
+    # The end of a JSON object says nothing.
+    return "" if text.lstrip().startswith("{") else _EMPHASIS.sub("", repair(text).rstrip()[-300:])
 
 
 def is_sentence(answer: str) -> bool:
@@ -133,7 +134,7 @@ def _stated(statement: str) -> str:
     statement = _EMPHASIS.sub("", statement).strip(" *`\t\r\n")
     if statement.startswith(("{", "json")):  # an announced JSON object that never ended
         return ""
-    number = _LEADING_NUMBER.match(statement)
+    number = None if "=" in statement else _LEADING_NUMBER.match(statement)
     return number[1] if number and (is_sentence(statement) or "(" in number[0]) else statement
 
 

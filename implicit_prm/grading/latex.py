@@ -87,8 +87,8 @@ _ORDINAL = re.compile(
 _RESIDUE = re.compile(r"(?:.*\\equiv)?(.*?)\\p?mod ?(?:\{[^{}]*\}|\d)$", re.DOTALL)
 # Words after a number are its unit, unless they belong to the mathematics.
 _WORDS = re.compile(
-    r"((?:^|[^a-zA-Z\\])\d|\}) ?(?<![a-zA-Z])"
-    r"((?:[a-zA-Z]{3,}|[ckm]m|[km]g|ft|lb|oz|hr|mi|ml)(?:[ /][a-zA-Z]{2,})*)(?:\^\{?[23]\}?)?$"
+    r"((?:^|[^a-zA-Z\\])\d|\}) ?(?<![a-zA-Z])((?:[a-zA-Z]{3,}|[ckm]m|[km]g|ft|lb|oz|hr|mi|m[lL]|[kKMG][bB]|m(?=/s))"
+    r"(?:/[a-zA-Z]+| [a-zA-Z]{2,})*)(?:\^\{?[23]\}?)?$"
 )
 _NO_UNITS = re.compile(
     r"\b(?:and|or|to|if|over|plus|minus|times|mod|squared|cubed|factorial|percent|per cent|half|halves|thirds?|"

@@ -184,12 +184,17 @@ def grader():
         (json.dumps({"answer": "1152 cups of flour."}), "1152", "field"),
         (json.dumps({"answer": "10 * $75 = $750. Without the $500 for the car, he has $250."}), "250", "field"),
         (json.dumps({"answer": "40 (or less)"}), "40", "field"),
+        (json.dumps({"answer": "6 rows of red tulips + 3 rows of blue ones = 9 rows"}), "9", "field"),
         ("So x is 4, and our answer is correct.", "4", "end"),
     ],
 )
 def test_answers_within_a_sentence(grader, text, answer, rule):
     verdict = grader.grade(text, answer)
     assert (verdict.status, verdict.rule) == ("equal", rule)
+
+
+def test_an_object_without_an_answer_has_none(grader):
+    assert grader.grade(json.dumps({"reasoning": "So it is 5.", "answer": ""}), "5").status == "no_answer"
 
 
 def test_boxed_extraction_reads_boxes_only():
