@@ -1,7 +1,7 @@
 """Every option's default is written in its dataclass, and every YAML file that stands for the defaults repeats it."""
 
 import functools
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,8 @@ def composed(command, *overrides):
 
 def default(spec):
     if spec.default_factory is not MISSING:
-        return spec.default_factory()
+        value = spec.default_factory()
+        return asdict(value) if is_dataclass(value) else value
     return REQUIRED if spec.default is MISSING else spec.default
 
 
