@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from implicit_prm.baselines.layouts import Layout, choose_tokens
 from implicit_prm.baselines.trainer import RewardModelTrainer
-from implicit_prm.config import BaselineConfig, CEConfig, TextConfig, from_mapping
+from implicit_prm.config import BaselineConfig, CEConfig, from_mapping
 from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.tokenization import EncodedGroup, Encoder
 from implicit_prm.data.training_set import GradedSet
@@ -58,7 +58,7 @@ def _prepare(
     """The model with its head, its metadata and its trainer."""
     source = None if config.targets == "outcome" else label_source(sets.values())
     model_source = ModelSource.of(config.model)
-    encoder = Encoder(loading.open_tokenizer(model_source), config.data)
+    encoder = Encoder(loading.open_tokenizer(model_source), config.data.text)
     head: loading.Head = "causal_lm" if config.kind == "next_token" else "new_value"
     model: Any = loading.open_model(model_source, config.model.dtype, config.model.attn_implementation, head=head)
     forward.disable_dropout(model)
@@ -115,7 +115,6 @@ def label_source(sets: Iterable[GradedSet]) -> str:
 def _metadata(
     config: BaselineConfig, encoder: Encoder, train: GradedSet, source: str | None, embedded: int
 ) -> BaselineMetadata:
-    names = {f.name for f in fields(TextConfig)}
     tokens = config.tokens
     if config.kind == "next_token" and tokens is None:
         tokens = choose_tokens(encoder, embedded)
@@ -126,7 +125,7 @@ def _metadata(
         tokens=tokens,
         start=initial_model.absolute(config.model.name),
         start_revision=config.model.revision,
-        text=TextConfig(**{name: value for name, value in asdict(config.data).items() if name in names}),
+        text=config.data.text,
         template_hash=encoder.template_hash,
         data_fingerprint=fingerprint(train.groups, step_labels=source is not None),
         versions={package: version(package) for package in ("implicit-prm", "torch", "transformers")},

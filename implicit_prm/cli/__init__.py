@@ -1,1 +1,4 @@
-"""The commands: Hydra in, a dataclass out, one function called. The only place that imports Hydra."""
+"""The commands: Hydra composes the options, a dataclass checks them, one function is called.
+
+Only this room imports Hydra.
+"""

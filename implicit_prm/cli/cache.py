@@ -1,13 +1,12 @@
-"""`ipr-cache`: what is kept of references, and how to be rid of it."""
+"""`ipr-cache`: list the cached log-probabilities of reference models, and delete old ones."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-import hydra
 from omegaconf import DictConfig
 
-from implicit_prm.cli.command import configs, run
+from implicit_prm.cli.command import command, run
 from implicit_prm.config import CacheConfig
 
 
@@ -25,7 +24,7 @@ def _cache(config: CacheConfig) -> None:
         print(f"deleted {len(prune(caches, config.prune_older_than_days))} of {len(caches)}")
 
 
-@hydra.main(version_base="1.3", config_path=configs(), config_name="cache")
+@command("cache")
 def main(tree: DictConfig) -> None:
     run("ipr-cache", CacheConfig, tree, _cache)
 

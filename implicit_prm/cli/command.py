@@ -1,17 +1,22 @@
-"""What the three commands share: finding the YAML files, Hydra's tree to a dataclass, errors to sentences."""
+"""What all commands share: the YAML files, `--help`, errors as sentences, and options as a dataclass."""
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hydra
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from implicit_prm.cli.help import help_text, leaves
 from implicit_prm.config import from_mapping
+from implicit_prm.config.validation import similar_option
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.progress import disable_bars_in_logs
 
@@ -25,27 +30,97 @@ def configs() -> str:
     return str(inside if inside.is_dir() else package.parent / "configs")
 
 
-def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any], go_on: str = "") -> None:
+def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """`hydra.main` for the YAML file `root`, with our `--help` and with Hydra's errors as one sentence."""
+
+    with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def checked(tree: DictConfig) -> None:
+            try:
+                task(tree)
+            except ImplicitPRMError as error:
+                if with_traceback:
+                    raise
+                sys.exit(f"ipr-{root}: error: {error}")
+
+        hydra_main = hydra.main(version_base="1.3", config_path=configs(), config_name=root)(checked)
+
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and does not print them
+            arguments = sys.argv[1:]
+            try:
+                if {"--help", "-h"} & set(arguments):
+                    overrides = [argument for argument in arguments if not argument.startswith("-")]
+                    print(help_text(Path(configs()), root, overrides))
+                else:
+                    hydra_main()
+            except (HydraException, OmegaConfBaseException) as error:
+                if with_traceback:
+                    raise
+                sys.exit(f"ipr-{root}: error: {_sentence(error)}")
+
+        return main
+
+    return decorate
+
+
+def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any], resume: str = "") -> None:
     """Build `cls` from Hydra's tree and call `function`.
 
-    A mistake in options or input ends the process with one sentence and status 1, an interruption with status 130 and
-    what to add to the command to go on (`go_on`). Everything that was written before either is whole.
+    An interruption ends the process with status 130. Finished work is kept.
+
+    Args:
+        name: The command.
+        cls: Dataclass of its options.
+        tree: The composed options.
+        function: What the command does.
+        resume: Option that makes an interrupted command resume; empty if it always does.
+
+    Raises:
+        ImplicitPRMError: Invalid options or input.
     """
     disable_bars_in_logs()
-    # Reading a file is not what a run's progress is about.
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # reading a file is not the progress of a run
     try:
-        try:
-            values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            key = f" ({error.full_key})" if error.full_key else ""
-            raise ImplicitPRMError(str(error).split("\n")[0] + key) from error
+        values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = f" ({error.full_key})" if error.full_key else ""
+        raise ImplicitPRMError(str(error).split("\n")[0] + key) from error
+    try:
         function(from_mapping(cls, values))  # type: ignore[arg-type]
-    except ImplicitPRMError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(f"{name}: error: {error}")
     except KeyboardInterrupt:
-        how = f"with {go_on} added, goes on from the last checkpoint" if go_on else "goes on from there"
-        print(f"\n{name}: interrupted; what was done is kept, and the same command {how}", file=sys.stderr)
+        how = f"add {resume} to the command" if resume else "run the same command"
+        print(f"\n{name}: interrupted; finished work is kept. To resume, {how}.", file=sys.stderr)
         sys.exit(130)
+
+
+def _sentence(error: Exception) -> str:
+    """An error of Hydra or OmegaConf, with the argument it is about and what to write instead."""
+    if isinstance(error, OverrideParseException):
+        name, _, value = error.override.partition("=")
+        quoted = f"; quote a value with special characters: '{name}=\"{value}\"'" if value else ""
+        return f"{error.override}: cannot parse this argument ({str(error).splitlines()[0]}){quoted}"
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
+        return _unknown_option(str(cause.full_key), cause.parent_node)
+    message = f"{error} {cause or ''}".partition("Config search path")[0]
+    return " ".join(message.split())
+
+
+def _unknown_option(name: str, parent: Any) -> str:
+    """The nearest option of the same group, or one of that name in another group."""
+    group, _, key = name.rpartition(".")
+    root = parent._get_root()
+    names = [option for option, _ in leaves(root)]
+    elsewhere = {option.rpartition(".")[2]: option for option in reversed(names)}
+    near = similar_option(key, [str(known) for known in parent])
+    if near is not None:
+        near = f"{group}.{near}" if group else near
+    elif (other := similar_option(key, elsewhere)) is not None:
+        near = elsewhere[other]
+    hint = f"did you mean {near}?" if near else "--help lists all options"
+    if group == "trainer":
+        hint += f" (other options of transformers.TrainingArguments need a plus sign: +{name}=VALUE)"
+    return f"{name}: unknown option; {hint}"

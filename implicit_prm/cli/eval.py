@@ -1,14 +1,13 @@
-"""`ipr-eval [task=best_of_n|processbench] checkpoint=...`: measure what a checkpoint's step scores are worth."""
+"""`ipr-eval`: evaluate step scores by best-of-N or on ProcessBench."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
-from implicit_prm.cli.command import configs, run
+from implicit_prm.cli.command import command, run
 from implicit_prm.config import BestOfNConfig, ProcessBenchConfig
 
 
@@ -36,14 +35,14 @@ def _show(report: Any, metrics: dict[str, Any], folder: str) -> None:
         print_files(folder, report.FILES)
 
 
-# Chosen by the Hydra group `task`, whose files write their own name.
+# By the Hydra group `task`.
 TASKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "best_of_n": (BestOfNConfig, _best_of_n),
     "processbench": (ProcessBenchConfig, _process_bench),
 }
 
 
-@hydra.main(version_base="1.3", config_path=configs(), config_name="eval")
+@command("eval")
 def main(tree: DictConfig) -> None:
     options, function = TASKS[tree.task]
     run("ipr-eval", options, tree, function)

@@ -1,11 +1,10 @@
-"""`ipr-merge checkpoint=... output_dir=...`: merge a LoRA checkpoint into its base."""
+"""`ipr-merge`: merge a LoRA checkpoint into its base."""
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from implicit_prm.cli.command import configs, run
+from implicit_prm.cli.command import command, run
 from implicit_prm.config import MergeConfig
 
 
@@ -15,7 +14,7 @@ def _merge(config: MergeConfig) -> None:
     print(f"merged: {merge(config)}")
 
 
-@hydra.main(version_base="1.3", config_path=configs(), config_name="merge")
+@command("merge")
 def main(tree: DictConfig) -> None:
     run("ipr-merge", MergeConfig, tree, _merge)
 

@@ -1,11 +1,10 @@
-"""`ipr-rollout policy=... problems=... sampling.n=8`: sample responses, grade them, write grouped JSON lines."""
+"""`ipr-rollout`: sample responses, grade them, and write one row per problem."""
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from implicit_prm.cli.command import configs, run
+from implicit_prm.cli.command import command, run
 from implicit_prm.config import RolloutConfig
 
 
@@ -15,7 +14,7 @@ def _rollout(config: RolloutConfig) -> None:
     rollout(config)
 
 
-@hydra.main(version_base="1.3", config_path=configs(), config_name="rollout")
+@command("rollout")
 def main(tree: DictConfig) -> None:
     run("ipr-rollout", RolloutConfig, tree, _rollout)
 

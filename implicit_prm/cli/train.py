@@ -1,14 +1,13 @@
-"""`ipr-train loss=dpo|kto|nca|ce|prefix|steps model=... data=... trainer=...`: fit an implicit PRM to responses."""
+"""`ipr-train`: train an implicit PRM on graded responses."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
-from implicit_prm.cli.command import configs, run
+from implicit_prm.cli.command import command, run
 from implicit_prm.config import TrainConfig
 
 
@@ -18,15 +17,15 @@ def _train(config: TrainConfig) -> None:
 
         estimate(config)
         return
-    from implicit_prm.training.run import fit  # behind the check of the options, which then fail at once
+    from implicit_prm.training.run import fit  # after the options are checked, as it imports torch
 
     fit(config, command=shlex.join(["ipr-train", *sys.argv[1:]]))
     print(f"checkpoint: {config.output_dir}")
 
 
-@hydra.main(version_base="1.3", config_path=configs(), config_name="train")
+@command("train")
 def main(tree: DictConfig) -> None:
-    run("ipr-train", TrainConfig, tree, _train, go_on="trainer.resume_from_checkpoint=true")
+    run("ipr-train", TrainConfig, tree, _train, resume="trainer.resume_from_checkpoint=true")
 
 
 if __name__ == "__main__":

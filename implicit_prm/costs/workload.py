@@ -181,7 +181,7 @@ def workload(
     sample = random.Random(seed).sample(groups, min(_SAMPLE, len(groups)))
     part = replace(train, groups=sample, report=Report())
     part.report.describe(sample)
-    encoder = Encoder(tokenizer, config.data)
+    encoder = Encoder(tokenizer, config.data.text)
     encoded = training_set.encode(part, encoder.group, limit, config.data.too_long, config.loss.needs_pairs)
     for reason, count in part.report.dropped.items():
         if count:

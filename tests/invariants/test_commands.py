@@ -1,4 +1,4 @@
-"""The three commands as a user types them: the whole road, mistakes, interruption, another folder."""
+"""The commands as a user types them: from rollouts to an evaluation, mistakes, interruption, another folder."""
 
 import contextlib
 import importlib
@@ -201,8 +201,8 @@ def test_processbench_on_the_trained_checkpoint(road):
         ("eval", ["scores_column=x", "candidates=good.jsonl", "output_dir=o"], "no column x"),
         ("eval", ["checkpoint=nowhere", "candidates=good.jsonl"], "nowhere"),
         ("eval", ["task=processbench"], "nothing to score with"),
-        ("eval", ["task=processbench", "checkpoint=c", "candidates=good.jsonl"], "Key 'candidates' is not in struct"),
-        ("eval", ["checkpoint=c", "threshold=0.5"], "Key 'threshold' is not in struct"),
+        ("eval", ["task=processbench", "checkpoint=c", "candidates=good.jsonl"], "candidates: unknown option"),
+        ("eval", ["checkpoint=c", "threshold=0.5"], "threshold: unknown option"),
         ("eval", ["task=bench"], "Could not find 'task/bench'"),
         ("eval", ["task=processbench", "checkpoint=c", "subsets=[good.jsonl]"], "good.jsonl: no column generator"),
         ("rollout", ["problems.split=validation"], "validation"),
@@ -273,7 +273,7 @@ def test_an_interrupted_rollout_says_so_and_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; what was done is kept, and the same command goes on" in errors
+    assert "interrupted" in errors
     assert "Traceback" not in errors
     before = output.read_text().splitlines()
     assert 3 <= len(before) < 60
