@@ -22,6 +22,9 @@ from implicit_prm.utils.progress import disable_bars_in_logs
 
 T = TypeVar("T")
 
+# What the user set: `command` sets the variable as well, so that Hydra raises its errors and does not print them.
+_WITH_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
 
 def configs() -> str:
     """The folder of YAML files: inside an installed package, beside it in a checkout."""
@@ -33,22 +36,20 @@ def configs() -> str:
 def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """`hydra.main` for the YAML file `root`, with our `--help` and with Hydra's errors as one sentence."""
 
-    with_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(task)
         def checked(tree: DictConfig) -> None:
             try:
                 task(tree)
             except ImplicitPRMError as error:
-                if with_traceback:
+                if _WITH_TRACEBACK:
                     raise
                 sys.exit(f"ipr-{root}: error: {error}")
 
         hydra_main = hydra.main(version_base="1.3", config_path=configs(), config_name=root)(checked)
 
         def main() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and does not print them
+            os.environ["HYDRA_FULL_ERROR"] = "1"
             arguments = sys.argv[1:]
             try:
                 if {"--help", "-h"} & set(arguments):
@@ -57,9 +58,12 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
                 else:
                     hydra_main()
             except (HydraException, OmegaConfBaseException) as error:
-                if with_traceback:
+                if _WITH_TRACEBACK:
                     raise
                 sys.exit(f"ipr-{root}: error: {_sentence(error)}")
+            finally:
+                if not _WITH_TRACEBACK:
+                    del os.environ["HYDRA_FULL_ERROR"]
 
         return main
 

@@ -190,7 +190,7 @@ def test_processbench_on_the_trained_checkpoint(road):
         ("train", ["model.beta=much"], "model.beta='much': expected a number"),
         ("train", ["model.beta=-1"], "model.beta is -1.0"),
         ("train", ["model.beta=null"], "model.beta=None: expected a number"),
-        ("train", ["loss=steps", "data.train=good.jsonl"], "model.reference=checkpoint goes on with an implicit PRM"),
+        ("train", ["loss=steps", "data.train=good.jsonl"], "model.reference=checkpoint"),
         ("train", ["loss.offset=mean"], "loss.offset=mean: choose one of none, group_mean, prompt_accuracy"),
         ("train", ["data.train=good.jsonl", "model.name=no/where"], "cannot open the model 'no/where'"),
         ("train", ["data.train=good.jsonl", "model.name=untemplated"], "no chat template"),
