@@ -148,7 +148,7 @@ def test_the_road_of_a_baseline(road):
     result = run(folder, "eval", "checkpoint=outputs/sandbox/next_token", *options)
     assert "step AUROC" in result.stdout
     result = run(folder, "baseline", "kind=value_head", check=False)
-    assert "do not say who made them" in result.stderr
+    assert "step_label_source" in result.stderr
 
 
 def test_processbench_on_the_trained_checkpoint(road):
@@ -212,7 +212,7 @@ def test_processbench_on_the_trained_checkpoint(road):
         ("label", ["policy=server", "policy.name=m", "policy.base_url=http://h/v1"], "policy.base_url"),
         ("baseline", ["kind=orm", "model.beta=0.1"], "model.beta"),
         ("baseline", ["kind=orm", "model.lora={r:8}"], "model.lora"),
-        ("baseline", ["kind=value_head", "data.train=good.jsonl"], "do not say who made them"),
+        ("baseline", ["kind=value_head", "data.train=good.jsonl"], "step_label_source"),
         ("rollout", ["sampling.temperature=0"], "must be above 0"),
         ("rollout", ["policy=server", "policy.name=m"], "policy.base_url"),
         ("rollout", ["policy=server", "policy.name=m", "policy.base_url=http://h/v1"], "sampling=default"),
