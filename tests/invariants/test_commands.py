@@ -225,7 +225,7 @@ def test_processbench_on_the_trained_checkpoint(road):
                 "policy.base_url=http://127.0.0.1:9",
                 "policy.retries=0",
             ],
-            "see that the server runs",
+            "http://127.0.0.1:9",
         ),
     ],
 )
