@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
@@ -109,12 +109,19 @@ class TextConfig:
         prompt_template: The user's turn, with {problem} for the problem's text. A `raw:` in front means plain text
             without the chat template.
         system_prompt: System message, or None.
+        template_kwargs: Variables of the chat template, such as {"enable_thinking": False} for Qwen3, or None.
     """
 
     steps: StepRule = "blank_line"
     prompt_template: str = "{problem}"
     system_prompt: str | None = None
+    template_kwargs: dict[str, Any] | None = None
 
     def validate(self, where: str = "") -> None:
+        if self.template_kwargs and self.prompt_template.startswith("raw:"):
+            raise ImplicitPRMError(
+                f"{where}template_kwargs are variables of the chat template, which a raw: prompt_template does not use; "
+                "leave one of them out"
+            )
         if "{problem}" not in self.prompt_template:
             raise ImplicitPRMError(f"{where}prompt_template must contain {{problem}}, the place of the problem's text")

@@ -8,21 +8,24 @@ character offsets, never by rendering prefixes again.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.config import TextConfig
+from implicit_prm.data.chat_template import ChatTemplate, as_chat
 from implicit_prm.rewards.step_splitting import split_steps, steps_of_tokens
 from implicit_prm.types import Group, ImplicitPRMError, Prompt, StepSpan
 from implicit_prm.utils.errors import error_context
 
-_PROBE = "probe"
+# The characters [start, end) of a token.
+Offset = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -125,48 +128,92 @@ def build_prompt(problem: str, text: TextConfig) -> Prompt:
 
 
 class Encoder:
-    """Turns text into ids the way `text` says.
+    """Turns prompts and responses into token ids the way `text` says.
+
+    Texts that the chat template has rendered already are recognised: such a prompt is used as it is, and a response
+    that ends in the end-of-turn token gets no second one. A `<think>` that the generation prompt holds is not repeated
+    at the start of the response.
 
     Args:
-        tokenizer: a fast tokenizer (offsets are needed) with a chat template, unless the template is switched off by
-            giving prompts that are rendered already, `prompt_template="raw:{problem}"`.
-        text: step rule, prompt template, system prompt.
+        tokenizer: a fast tokenizer (character offsets are needed) with a chat template. With
+            `prompt_template="raw:{problem}"` no chat template is used.
+        text: step rule, prompt template, system prompt and variables of the chat template.
 
     Raises:
-        ImplicitPRMError: a slow tokenizer, no chat template, or no end-of-turn token to be found.
+        ImplicitPRMError: a slow tokenizer, no chat template, or no token that ends a response.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TextConfig) -> None:
         self.tokenizer, self.text = tokenizer, text
         name = tokenizer.name_or_path or type(tokenizer).__name__
         if not tokenizer.is_fast:
-            raise ImplicitPRMError(
-                f"{name}: a fast tokenizer is needed (character offsets); load it with use_fast=True"
-            )
+            raise ImplicitPRMError(f"{name}: expected a fast tokenizer (character offsets); use_fast=True loads it")
         self.raw = text.prompt_template.startswith("raw:")
         if not self.raw and not tokenizer.chat_template:
             raise ImplicitPRMError(
                 f"{name}: the tokenizer has no chat template. Use the instruct version of the model, set "
                 "tokenizer.chat_template, or start prompt_template with 'raw:' to use plain text (raw:{problem}\\n)"
             )
+        self.template = None if self.raw else ChatTemplate(tokenizer, text.template_kwargs)
         self.end_of_turn = self._end_of_turn(name)
+        if self.template is not None:
+            self.template.render(as_chat(self.build_prompt("problem")))  # refuses a system message here, if at all
+        self._ends = {self.end_of_turn, tokenizer.eos_token_id} - {None}
+        self._warned: set[str] = set()
+
+    def _end_of_turn(self, name: str) -> int:
+        """The token that ends a response: the chat template's own, or the EOS token if it has none."""
+        found = None if self.template is None else self.template.end_of_turn
+        if found is not None:
+            return found
+        if self.tokenizer.eos_token_id is None:
+            raise ImplicitPRMError(f"{name}: no token ends a response; set tokenizer.eos_token")
+        if self.template is not None:
+            warnings.warn(
+                f"{name}: the chat template writes no special token after a response; {self.tokenizer.eos_token} ends "
+                "it",
+                stacklevel=3,
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, stacklevel=3)
 
     def build_prompt(self, problem: str) -> Prompt:
-        """The prompt that asks `problem`: the template applied, with the system message in front if there is one."""
+        """The prompt for a problem: `prompt_template` applied, after the system message if there is one."""
         return build_prompt(problem, self.text)
 
     def prompt_text(self, prompt: Prompt) -> str:
-        """The prompt as the model reads it, up to where the response starts."""
-        turn = self.build_prompt(prompt) if isinstance(prompt, str) else prompt
-        if self.raw:
-            if not isinstance(turn, str):
+        """The prompt as the model reads it, up to where the response starts.
+
+        Raises:
+            ImplicitPRMError: a chat with a `raw:` template, a chat that the template refuses, or a text that is
+                rendered in part or by another model's template.
+        """
+        if self.template is None:
+            text = self.build_prompt(prompt) if isinstance(prompt, str) else prompt
+            if not isinstance(text, str):
                 raise ImplicitPRMError("a chat prompt cannot be used with a raw: prompt_template; give plain texts")
-            return turn
-        return self._render(as_chat(turn), add_generation_prompt=True)
+            return text
+        rendered = self.template.completed(prompt) if isinstance(prompt, str) else None
+        if rendered is not None:
+            self._warn_once("prompts are rendered with the chat template already; they are used as they are")
+            return rendered
+        return self.template.render(as_chat(self.build_prompt(prompt) if isinstance(prompt, str) else prompt))
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of the prompt. A chat template writes its own special tokens; for plain text they are added."""
-        return self.tokenizer(self.prompt_text(prompt), add_special_tokens=self.raw)["input_ids"]
+        """Token ids of the prompt. A chat template writes its own special tokens; plain text gets the tokenizer's."""
+        text = self.prompt_text(prompt)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not self.raw:
+            return ids
+        first = self.tokenizer("")["input_ids"]
+        if first and ids[: len(first)] == first:
+            self._warn_once(f"prompts start with {self.tokenizer.decode(first)} already; it is not added again")
+            return ids
+        return self.tokenizer(text)["input_ids"]
 
     def response(self, text: str, finished: bool = True, given: list[str] | None = None) -> EncodedResponse:
         """Encode one response; see `responses`."""
@@ -189,22 +236,56 @@ class Encoder:
         Raises:
             ImplicitPRMError: with the step rule `given`, steps that are missing or not in the text.
         """
-        if not texts:
-            return []
-        batch = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         encoded = []
-        for place, text in enumerate(texts):
-            ids, offsets = batch["input_ids"][place], batch["offset_mapping"][place]
-            if finished is None or finished[place]:
-                ids, offsets = [*ids, self.end_of_turn], [*offsets, (len(text), len(text))]
+        for place, (text, (ids, offsets)) in enumerate(zip(texts, self._tokenized(texts, finished), strict=True)):
             with error_context(f"response {place}"):
                 spans = split_steps(text, self.text.steps, None if given_steps is None else given_steps[place])
             encoded.append(EncodedResponse(ids, offsets, steps_of_tokens(text, offsets, spans), spans))
         return encoded
 
+    def _tokenized(self, texts: Sequence[str], finished: Sequence[bool] | None) -> list[tuple[list[int], list[Offset]]]:
+        """Ids and offsets of responses, each with one end-of-turn token if it ended by itself."""
+        if not texts:
+            return []
+        skipped = [self._opened(text) for text in texts]
+        rest = [text[skip:] for text, skip in zip(texts, skipped, strict=True)]
+        batch = self.tokenizer(rest, add_special_tokens=False, return_offsets_mapping=True)
+        tokenized = []
+        for place, (text, skip) in enumerate(zip(texts, skipped, strict=True)):
+            ids, offsets = batch["input_ids"][place], batch["offset_mapping"][place]
+            if skip:
+                offsets = [(start + skip, end + skip) for start, end in offsets]
+            tokenized.append(self._ended(ids, offsets, text) if finished is None or finished[place] else (ids, offsets))
+        return tokenized
+
+    def _opened(self, text: str) -> int:
+        """How many characters at the start of a response the generation prompt holds already."""
+        opening = "" if self.template is None else self.template.opening
+        skip = len(opening.rstrip())
+        if not skip or not text.startswith(opening[:skip]):
+            return 0
+        self._warn_once(f"responses start with {opening[:skip]!r}, as the generation prompt ends; it is not repeated")
+        while skip < len(opening) and text[skip : skip + 1] == opening[skip]:
+            skip += 1
+        return skip
+
+    def _ended(self, ids: list[int], offsets: list[Offset], text: str) -> tuple[list[int], list[Offset]]:
+        """Tokens of a response that ended by itself: up to its own end-of-turn token, or with one appended."""
+        end = len(ids)
+        while end and (ids[end - 1] in self._ends or not text[slice(*offsets[end - 1])].strip()):
+            end -= 1
+        for place in range(end, len(ids)):
+            if ids[place] in self._ends:
+                self._warn_once(
+                    f"responses end in {self.tokenizer.convert_ids_to_tokens(ids[place])} already; it is not added "
+                    "again"
+                )
+                return ids[: place + 1], offsets[: place + 1]
+        return [*ids, self.end_of_turn], [*offsets, (len(text), len(text))]
+
     def length(self, text: str, finished: bool = True) -> int:
         """Tokens of a response, its end-of-turn token included."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) + finished
+        return len(self._tokenized([text], [finished])[0][0])
 
     def given_steps(self, group: Group) -> list[list[str]] | None:
         """[K] the steps that come with the group's responses, if the step rule is `given`."""
@@ -231,33 +312,9 @@ class Encoder:
     def template_hash(self) -> str:
         """Fingerprint of everything that turns a problem into a prompt; stored with a checkpoint."""
         parts = [str(self.tokenizer.chat_template), self.text.prompt_template, str(self.text.system_prompt)]
+        if self.text.template_kwargs:  # checkpoints of 0.1 know none
+            parts.append(json.dumps(self.text.template_kwargs, sort_keys=True))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=add_generation_prompt
-                )
-            )
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise ImplicitPRMError(
-                f"the tokenizer's chat template does not take a chat of {roles} ({error}); change "
-                "tokenizer.chat_template or the prompt (a system message can go into prompt_template)"
-            ) from error
-
-    def _end_of_turn(self, name: str) -> int:
-        """The token that ends an assistant's turn: what the template writes behind it if special, else the EOS."""
-        if not self.raw:
-            turn = [*as_chat(self.build_prompt(_PROBE)), {"role": "assistant", "content": _PROBE}]
-            behind = self._render(turn, add_generation_prompt=False).rpartition(_PROBE)[2]
-            ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
-            if ids and ids[0] in self.tokenizer.added_tokens_decoder and ids[0] != self.tokenizer.unk_token_id:
-                return ids[0]
-        if self.tokenizer.eos_token_id is None:
-            raise ImplicitPRMError(f"{name}: no token ends a response; set tokenizer.eos_token")
-        return self.tokenizer.eos_token_id
 
 
 def given_step_labels(group: Group, place: int, encoded: EncodedResponse) -> list[float]:
@@ -274,11 +331,6 @@ def given_step_labels(group: Group, place: int, encoded: EncodedResponse) -> lis
     labels.require_steps(len(encoded.spans))
     with_tokens = set(encoded.step_of_token)
     return [math.nan if label is None or step not in with_tokens else label for step, label in enumerate(labels)]
-
-
-def as_chat(prompt: Prompt) -> list[dict[str, str]]:
-    """A prompt as a chat; a text is the user's message."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def context_length(model_config, limit_tokens: int | None) -> int | None:

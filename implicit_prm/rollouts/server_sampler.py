@@ -15,7 +15,8 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 from implicit_prm.config import SamplingConfig, ServerConfig, TextConfig
-from implicit_prm.data.tokenization import as_chat, build_prompt
+from implicit_prm.data.chat_template import as_chat
+from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.rollouts.server_answers import Responses, choices_of, error_message
 from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Samples
 from implicit_prm.utils.distributed import Processes

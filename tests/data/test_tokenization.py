@@ -315,7 +315,7 @@ def _refused(match, **options):
 
 
 def test_a_slow_tokenizer_is_refused():
-    _refused("ByT5Tokenizer: a fast tokenizer is needed", tokenizer=ByT5Tokenizer())
+    _refused(r"ByT5Tokenizer: .*fast tokenizer", tokenizer=ByT5Tokenizer())
 
 
 def test_a_tokenizer_without_chat_template_is_refused():
@@ -332,7 +332,7 @@ def test_a_tokenizer_without_any_end_is_refused():
 
 def test_a_template_that_refuses_the_chat_is_a_sentence():
     _refused(
-        r"does not take a chat of system, user, assistant \(Only user and assistant roles\).*prompt_template",
+        r"does not take a chat of system, user \(Only user and assistant roles\).*prompt_template",
         template=MISTRAL,
         system_prompt="Be brief.",
     )
