@@ -105,10 +105,10 @@ class ChatTemplate:
     @cached_property
     def _markers(self) -> list[str]:
         """Special tokens that the template writes around messages; they do not occur in bare texts."""
-        written = "".join(self._around)
-        general = {self.tokenizer.bos_token, self.tokenizer.eos_token, self.tokenizer.pad_token}
+        before, after = self._around
+        written = before.removeprefix(self.tokenizer.bos_token or "") + after
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        return [token for token in special if token in written and token not in general]
+        return [token for token in special if token in written]
 
     def completed(self, text: str) -> str | None:
         """A prompt that is rendered already, exactly as this template writes it; None if the text is not rendered.
