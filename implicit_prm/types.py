@@ -1,7 +1,6 @@
-"""The nouns of the project, and the names of the columns they are read from and written to.
+"""The data types of the package, the `Scorer` protocol and the exception type.
 
-Nothing here computes: a `Problem` becomes a `Group` of sampled responses, a `Group` is trained on or scored, and a
-score is a `StepScores`, whoever made it.
+A `Problem` becomes a `Group` of sampled responses, which is trained on or scored. Every scorer returns `StepScores`.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What passed through a model: prompts, and the responses behind them that were read or sampled."""
+    """Numbers of prompts and responses that passed through a model, and of their tokens."""
 
     prompts: int = 0
     responses: int = 0
@@ -170,12 +169,20 @@ class Group:
 
 @dataclass(frozen=True)
 class StepScores:
-    """What a scorer says of one response.
+    """The scores of one response of S steps and T tokens.
 
-    `step_rewards[k]` belongs to `spans[k]`. With `kind="log_ratio"` they are signed, in units of beta x nats, and
-    `prefix_values[k]` is their running sum q at the end of step k; with `kind="probability"` (a trained PRM's own
-    scores) they lie in [0, 1] and there are no prefix values. `step_tokens[k]` is how many tokens step k owns. Scores
-    read from a file may come without spans and token counts.
+    Args:
+        response: the text.
+        spans: [S] the characters of each step; empty for scores read from a file.
+        step_rewards: [S] the score of each step. With `kind="log_ratio"`, signed rewards in beta x nats; with
+            `kind="probability"` (the output of a PRM trained on step labels), in [0, 1].
+        prefix_values: [S] q at the end of each step, the cumulative sum of the rewards; None for probabilities.
+        kind: log_ratio or probability.
+        index: the position of the response in the list that was scored.
+        token_rewards: [T] the reward of each token, in beta x nats.
+        token_spans: [T] the characters of each token.
+        reference_logprob: log pi_ref of the whole response, in nats.
+        step_tokens: [S] the number of tokens that each step owns.
     """
 
     response: str
@@ -183,50 +190,50 @@ class StepScores:
     step_rewards: list[float]
     prefix_values: list[float] | None = None
     kind: str = "log_ratio"
-    index: int = 0  # the response's place in the list that was scored
+    index: int = 0
     token_rewards: list[float] | None = None
     token_spans: list[StepSpan] | None = None
-    reference_logprob: float | None = None  # log pi_ref of the whole response in nats: the untrained policy's opinion
+    reference_logprob: float | None = None
     step_tokens: list[int] | None = None
 
     @property
     def steps(self) -> list[str]:
-        """The step texts; joined, they are the response."""
+        """The texts of the steps; joined, they are the response."""
         return [self.response[span.start : span.end] for span in self.spans]
 
     @property
     def outcome_reward(self) -> float:
-        """The response's reward: q at its last token, which is the sum of the step rewards (log-ratio scores only)."""
+        """The reward of the response, q at its last token: the sum of the step rewards (log-ratio scores only)."""
         if self.kind != "log_ratio":
-            raise ImplicitPRMError(f"an outcome reward is a sum of log-ratios; these scores are of kind {self.kind!r}")
+            raise ImplicitPRMError(f"outcome_reward is a sum of log-ratios; these scores are of kind {self.kind!r}")
         return math.fsum(self.step_rewards)
 
     @property
     def lowest_step(self) -> int | None:
-        """Index of the lowest step (the first of equals): where an implicit PRM points when asked what went wrong."""
+        """Index of the step with the lowest reward, the likely place of an error; None without steps."""
         if not self.step_rewards:
             return None
         return min(range(len(self.step_rewards)), key=self.step_rewards.__getitem__)
 
     def heat_strip(self, by: str = "step", limit: float | None = None) -> HeatStrip:
-        """The response coloured by its rewards, for a notebook: blue is above neutral, orange below.
+        """The response coloured by its rewards, for a notebook: blue above neutral, orange below.
 
         Args:
-            by: step or token. Tokens that hold no character, as the end of turn, are shown as a dot.
-            limit: how far from neutral (0; 0.5 for probabilities) colours are full, to compare strips with each other;
-                by default the strip's own largest value, and 0.5 for probabilities.
+            by: step or token. Tokens without characters, such as the end of turn, are shown as a dot.
+            limit: the distance from neutral (0; 0.5 for probabilities) at which colours are full. Equal limits make
+                strips comparable. By default the largest distance of this response; 0.5 for probabilities.
 
         Raises:
-            ImplicitPRMError: unknown `by`, tokens asked of scores that have none, or a limit that is not above 0.
+            ImplicitPRMError: unknown `by`, `by="token"` for scores without token rewards, or a limit not above 0.
         """
         if limit is not None and not limit > 0:
             raise ImplicitPRMError(f"limit is {limit}; it must be above 0")
         if by == "step":
             texts, values = self.steps or [f"step {k}" for k in range(1, len(self.step_rewards) + 1)], self.step_rewards
         elif by != "token":
-            raise ImplicitPRMError(f"unknown parts {by!r} to colour; choose step or token")
+            raise ImplicitPRMError(f"by={by!r}: choose step or token")
         elif self.token_rewards is None or self.token_spans is None:
-            raise ImplicitPRMError("these scores have no token rewards; ImplicitPRM.score gives them")
+            raise ImplicitPRMError("by='token' needs scores with token rewards, as from ImplicitPRM.score")
         else:
             texts, values, end = [], self.token_rewards, 0
             for span in self.token_spans:  # several may share a character: bytes of an emoji
@@ -240,7 +247,7 @@ class StepScores:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Anything that scores the responses to a problem step by step: an implicit PRM, a rival PRM, an ORM."""
+    """Any object that scores the steps of responses: an implicit PRM, another PRM, an ORM."""
 
     def score(self, problem: Prompt, responses: Sequence[str]) -> list[StepScores]:
         """One `StepScores` per response, in the order given."""

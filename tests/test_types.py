@@ -35,9 +35,9 @@ def test_tokens_on_request_each_character_once():
     html = strip._repr_html_()
     assert 'title="-1.00"' in html
     assert html.count("text-decoration:underline") == 3
-    with pytest.raises(ImplicitPRMError, match="no token rewards"):
+    with pytest.raises(ImplicitPRMError, match="token rewards"):
         _scores().heat_strip(by="token")
-    with pytest.raises(ImplicitPRMError, match="unknown parts 'word'"):
+    with pytest.raises(ImplicitPRMError, match="by='word'"):
         score.heat_strip(by="word")
 
 

@@ -1,11 +1,11 @@
-"""What an explicit reward model reads: a response's tokens, and the positions at which it says something.
+"""The input of an explicit reward model: the tokens of a response, and the positions of its predictions.
 
-There is one rule for all kinds, in training and in scoring: a model is read at the last token of every step. The kinds
-differ in what a step is there.
+In training and in scoring, every kind of model predicts at the last token of each step. The kinds differ in their
+steps:
 
     orm           the whole response is one step
-    value_head    steps as the step rule has them
-    next_token    the same, each with a separator behind it as its last token
+    value_head    the steps of the step rule
+    next_token    the same, each followed by a separator as its last token
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from implicit_prm.data.tokenization import EncodedGroup, EncodedResponse, Encode
 from implicit_prm.types import Group, ImplicitPRMError, Prompt, StepSpan
 
 _RESERVED = re.compile(r"reserved|unused|control_|extra_id|dummy|placeholder", re.IGNORECASE)
-# What says good and bad, the usual first. They are only ever predicted, so they may stand in the text as well.
+# Tokens for good and bad, in order of preference. They are only predicted, so they may also occur in the text.
 _VERDICTS = (("+", "-"), ("Yes", "No"), ("yes", "no"), ("1", "0"))
 
 
 def read_positions(step_of_token: Sequence[int], steps: int) -> list[int]:
-    """The last token of each step; a step that owns no token is read where the one before it is."""
+    """[S] index of the last token of each step; a step that owns no token shares that of the previous step."""
     return [bisect_right(step_of_token, step) - 1 for step in range(steps)]
 
 
 class Layout:
-    """Responses as one kind of model reads them.
+    """Encodes responses the way one kind of model reads them.
 
     Args:
-        encoder: the same tokenisation that implicit PRMs have.
-        kind: of the model.
-        tokens: with `next_token`, the separator (good and bad are read, not written).
-        labels: what is learnt at each step: the response's outcome, or its step labels, hard or soft.
+        encoder: the encoder, as for implicit PRMs.
+        kind: the kind of the model.
+        tokens: for `next_token`, the separator. (The tokens for good and bad are predicted, not part of the input.)
+        labels: the training target of each step: the response's outcome, or its step labels, hard or soft.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Layout:
         self.separator = None if tokens is None else token_id(encoder.tokenizer, tokens.separator)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of the prompt, as for implicit PRMs."""
+        """Token ids of the prompt; see `Encoder.prompt_ids`."""
         return self.encoder.prompt_ids(prompt)
 
     def response(self, text: str, finished: bool = True, given: list[str] | None = None) -> EncodedResponse:
@@ -114,25 +114,26 @@ class Layout:
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of an entry of the vocabulary; raises ImplicitPRMError if there is none of that name."""
+    """The id of a token of the vocabulary; raises ImplicitPRMError if there is no such token."""
     found = tokenizer.get_vocab().get(token)
     if found is None:
         name = tokenizer.name_or_path or type(tokenizer).__name__
-        raise ImplicitPRMError(f"{name}: no token {token!r}; name entries of the vocabulary as it spells them")
+        raise ImplicitPRMError(f"{name}: no token {token!r} in the vocabulary; spell tokens as the vocabulary does")
     return found
 
 
 def choose_tokens(encoder: Encoder, embedded: int) -> StepTokens:
-    """A separator, and tokens for good and bad, from a vocabulary as it is: nothing is added, nothing resized.
+    """Choose a separator, and tokens for good and bad, from the existing vocabulary. Nothing is added or resized.
 
-    The separator is a reserved token where there is one; else a special token that means nothing where a response
-    stands (no end of text or turn, no padding, none of the prompt's); else the newline. Of several, the lowest id.
+    The separator is a reserved token if there is one; else a special token without a meaning inside a response (not the
+    end of text or turn, not padding, none of the prompt's); else the newline. Of several, the one with the lowest id.
 
     Args:
-        embedded: how many tokens the model has embeddings for.
+        encoder: the encoder whose tokenizer's vocabulary is searched.
+        embedded: the number of tokens that the model has embeddings for.
 
     Raises:
-        ImplicitPRMError: nothing is left to choose; `tokens` then has to say.
+        ImplicitPRMError: no suitable tokens; the option `tokens` must name some.
     """
     tokenizer = encoder.tokenizer
     special = sorted((number, str(token)) for number, token in tokenizer.added_tokens_decoder.items() if token.special)
@@ -144,7 +145,7 @@ def choose_tokens(encoder: Encoder, embedded: int) -> StepTokens:
     if not separators or not verdicts:
         lacking = "after a step" if not separators else "for good and bad (+ and -, Yes and No, 1 and 0)"
         raise ImplicitPRMError(
-            f"{tokenizer.name_or_path}: the vocabulary has no token to use {lacking}; name some, for example "
+            f"{tokenizer.name_or_path}: no suitable token {lacking} in the vocabulary; name some, for example "
             '\'tokens={separator: "<|step|>", good: "+", bad: "-"}\''
         )
     good, bad = verdicts[0]
@@ -152,7 +153,7 @@ def choose_tokens(encoder: Encoder, embedded: int) -> StepTokens:
 
 
 def _single(encoder: Encoder, text: str) -> list[str]:
-    """The entry of the vocabulary that is this text alone; none where it takes several, or is unknown."""
+    """The token of the vocabulary that is exactly this text; empty if the text takes several tokens or is unknown."""
     ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
     known = len(ids) == 1 and ids[0] != encoder.tokenizer.unk_token_id and encoder.tokenizer.decode(ids) == text
     return [str(encoder.tokenizer.convert_ids_to_tokens(ids[0]))] if known else []

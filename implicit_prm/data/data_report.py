@@ -1,4 +1,4 @@
-"""What the data is, in numbers: printed before training and written beside the checkpoint."""
+"""Statistics of the training data: printed before training and saved with the checkpoint."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ class Lengths:
 
 @dataclass
 class Report:
-    """A set of graded groups as it was read; `used` is what is left of it without what was `dropped`."""
+    """Statistics of a set of graded groups as it was read. `used` is what is left after leaving out `dropped`."""
 
     prompts: int = 0
-    all_correct: int = 0  # prompts without an incorrect response, which form no pair
+    all_correct: int = 0  # prompts without an incorrect response
     all_incorrect: int = 0
     responses: int = 0
     correct: int = 0
-    pairs: int = 0  # of a correct and an incorrect response to the same prompt
+    pairs: int = 0  # a correct and an incorrect response to the same prompt
     cut_off: int = 0  # responses that did not end by themselves
-    repeated_prompts: int = 0  # prompts that an earlier group has
-    repeated_responses: int = 0  # responses that an earlier one of the same group equals
-    contradictory: int = 0  # texts that are both correct and incorrect in one group
+    repeated_prompts: int = 0  # groups with the prompt of an earlier group
+    repeated_responses: int = 0  # responses equal to an earlier one of their group
+    contradictory: int = 0  # texts labelled both correct and incorrect in a group
     prompt_tokens: Lengths | None = None
     response_tokens: Lengths | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     used: dict[str, int] = field(default_factory=dict)
-    used_tokens: dict[str, int] = field(default_factory=dict)  # in all prompts, each once, and in all responses
+    used_tokens: dict[str, int] = field(default_factory=dict)  # of prompts (each counted once) and of responses
 
     def describe(self, groups: Sequence[Group]) -> None:
-        """Count what there is."""
+        """Count the groups as they were read."""
         self.prompts = len(groups)
         seen: set[str] = set()
         for group in groups:
@@ -71,12 +71,12 @@ class Report:
             seen.add(key)
 
     def measure(self, encoded: Sequence[EncodedGroup]) -> None:
-        """Take the lengths, before long responses are left out."""
+        """Measure the lengths, before long responses are left out."""
         self.prompt_tokens = Lengths.of([len(group.prompt_ids) for group in encoded])
         self.response_tokens = Lengths.of([len(response.ids) for group in encoded for response in group.responses])
 
     def count_used(self, encoded: Sequence[EncodedGroup]) -> None:
-        """Note what is left."""
+        """Count what is used in training."""
         labels = [(sum(group.labels), len(group.labels)) for group in encoded]
         pairs = sum(correct * (size - correct) for correct, size in labels)
         self.used = dict(zip(_USED, (len(labels), sum(size for _, size in labels), pairs), strict=True))
@@ -86,17 +86,17 @@ class Report:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as plain values, for JSON."""
         # dataclasses.asdict breaks a Counter that is not empty (Python 3.11).
         return {**asdict(replace(self, dropped=Counter())), "dropped": dict(+self.dropped)}
 
 
 def table(reports: Mapping[str, Report], needs_pairs: bool = False) -> list[str]:
-    """Lines for the terminal: a column for each set, a line for each number, then what was left out and why.
+    """A table for the terminal: one column per set, one line per number, then what was left out and why.
 
     Args:
-        reports: by the name of the set, `train` and perhaps `dev`.
-        needs_pairs: the loss forms pairs, so that prompts without one are of no use to it.
+        reports: by the name of the set (train, dev).
+        needs_pairs: whether the loss uses only prompts with both correct and incorrect responses.
     """
     unused = " (unused by this loss)" if needs_pairs else ""
     some = list(reports.values())

@@ -1,6 +1,6 @@
-"""Validated groups of a source - one prompt, its responses, their labels - and what is done with groups.
+"""Load the groups of a source (one prompt, its responses, their labels), and select among their responses.
 
-A row that cannot be right stops the run with its place and the way out.
+An invalid row stops the run with an error that names the row and the way out.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ def load_groups(
     option: str | None = None,
     dropped: Counter[str] | None = None,
 ) -> list[Group]:
-    """The groups of a source, validated. TRL rows of the same prompt become one group, in order of appearance.
+    """The validated groups of a source, in order of appearance.
+
+    `implicit_prm.data.columns` describes the formats of rows.
 
     Args:
         source: a local file or folder, a hub dataset id, a `datasets.Dataset`, or a list of rows as dicts.
-        split: of a folder or hub dataset.
+        split: the split of a folder or hub dataset.
         revision: a commit, branch or tag of a hub dataset.
-        graded: labels are required (training); otherwise a missing correctness column gives None labels.
-        limit: the first so many prompts. Of a hub dataset of grouped rows, no more is fetched; TRL's rows of one prompt
-            may stand anywhere, so those are read to the end.
+        graded: require labels (training). Otherwise they are None where they are missing.
+        limit: read only the first prompts. Of a hub dataset of grouped rows no more is fetched; other formats are read
+            to the end, as the rows of a prompt may be anywhere.
         option: the option that takes a local copy, for messages.
-        dropped: counts by reason what is left out.
+        dropped: counts the responses that are left out, by reason.
 
     Raises:
-        ImplicitPRMError: a source that cannot be read, wrong columns, a row without response, labels that are not
-            boolean, an id that stands twice; names the row.
+        ImplicitPRMError: a source that cannot be read, unknown columns, a row without a response, labels that are not
+            boolean, or a repeated id; names the row.
     """
     rows = read_rows(source, split, revision, limit=limit, option=option)
     rows = replace(rows, raw=[unpack_responses(row) for row in rows.raw])
@@ -68,41 +70,42 @@ def _grouped(rows: Rows, graded: bool) -> Iterable[Group]:
 
 
 def _unique(groups: list[Group], rows: Rows) -> list[Group]:
-    """Refuse an id that two rows give; the same prompt may stand in several rows without one."""
+    """Refuse an id that two rows share. Rows without an id may share a prompt."""
     name = column(rows.column_names, IDENTIFIER)
     first: dict[str, str] = {}
     for group, place, row in zip(groups, rows.places, rows, strict=True):
         if name and row[name] is not None and first.setdefault(group.id, place) != place:
             raise ImplicitPRMError(
-                f"{place}: the {name} {group.id!r} is also that of {first[group.id]}; put all responses to a prompt in "
-                f"one row, or give every row its own {name}"
+                f"{place}: {name} {group.id!r} is also the {name} of {first[group.id]}; put all responses to a prompt "
+                f"in one row, or give every row its own {name}"
             )
     return groups
 
 
 def is_mixed(group: Group) -> bool:
-    """Has the group both a correct and an incorrect response?"""
+    """Whether the group has both a correct and an incorrect response."""
     return len(set(group.correctness)) > 1
 
 
 def labelled_responses(group: Group) -> list[int]:
-    """Places of the responses that have a step label."""
+    """Indices of the responses with at least one step label."""
     labels = group.step_labels or []
     return [place for place, some in enumerate(labels) if some and any(label is not None for label in some)]
 
 
 def take_responses(groups: Sequence[Group], limit: int, seed: int = 0) -> list[Group]:
-    """`limit` responses of every group, drawn with `seed`: some files list the correct ones first."""
+    """`limit` random responses of every group. (Not the first ones: some files list the correct ones first.)"""
     taken = []
     for group in groups:
         places = range(len(group))
-        rng = random.Random(f"{seed} {group.id}")  # not the group's place, so that a subset of groups draws the same
+        # Seeded by the id and not by the position, so that a subset of groups draws the same responses.
+        rng = random.Random(f"{seed} {group.id}")
         taken.append(subset(group, sorted(rng.sample(places, limit)) if limit < len(group) else places))
     return taken
 
 
 def subset(group: Group, keep: Iterable[int]) -> Group:
-    """The group with only the responses at the given places.
+    """The group with only the responses at the given indices.
 
     Extra columns that are lists with one entry per response, such as scores, are taken along.
     """
@@ -118,9 +121,16 @@ def subset(group: Group, keep: Iterable[int]) -> Group:
 
 
 def balance(groups: Sequence[Group], how: str, seed: int, dropped: Counter[str]) -> list[Group]:
-    """Down-sample the more frequent class, as the paper does: over the whole dataset, or within every prompt.
+    """Down-sample the more frequent class, as the paper does.
 
-    A prompt whose responses are all left out disappears. What goes is drawn with `seed` and counted in `dropped`.
+    Args:
+        groups: graded groups.
+        how: none; dataset: over all groups together; prompt: within every group.
+        seed: which responses are left out.
+        dropped: counts the responses that are left out.
+
+    Returns:
+        The balanced groups, without groups that have no response left.
     """
     if how == "none":
         return list(groups)
@@ -145,7 +155,7 @@ def _balanced_places(entries: list[tuple[Any, bool]], rng: random.Random) -> lis
 
 
 def fingerprint(groups: Sequence[Group], step_labels: bool = False) -> str:
-    """Content hash of what training reads: prompts, responses, labels, which were cut off; step labels if it does."""
+    """Content hash of the training data: prompts, responses, labels, `finished`; with `step_labels`, these as well."""
     digest = hashlib.sha256()
     for group in groups:
         read: list[Any] = [group.prompt, group.completions, group.correctness, group.finished]

@@ -1,4 +1,4 @@
-"""Dataset folders and hub ids to the files of a split, and what to do where they cannot be had."""
+"""Find the data files of a split, in a folder or on the hub, with messages that say what to do if there are none."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from implicit_prm.types import ImplicitPRMError
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\..+)")
 _TIMEOUT_SECONDS = 10.0
-_BLOCK_BYTES = 2**20  # what is read ahead over the network
+_BLOCK_BYTES = 2**20  # read ahead over the network
 
 
 class DataFile(NamedTuple):
-    """A file by its name in messages and its path, which may be one on the hub (`hf://...`)."""
+    """A data file: its name for messages, and its path, which may be on the hub (`hf://...`)."""
 
     name: str
     path: str
@@ -30,10 +30,10 @@ class DataFile(NamedTuple):
 
 
 def folder_files(folder: Path, name: str, split: str, subset: str | None) -> list[DataFile]:
-    """The files of a split of a local folder, as the hub's rules name them (README.md's `configs`, or the file names).
+    """The files of a split of a local folder, found by the hub's rules (`configs` in README.md, or the file names).
 
     Raises:
-        ImplicitPRMError: a download that was not finished, no data files, or no such split.
+        ImplicitPRMError: an unfinished download, no data files, or no such split.
     """
     import datasets
 
@@ -43,7 +43,7 @@ def folder_files(folder: Path, name: str, split: str, subset: str | None) -> lis
             # A copy without its README.md, or the folder of one subset alone.
             folder, subset = folder / subset if (folder / subset).is_dir() else folder, None
         builder = datasets.load_dataset_builder(str(folder), subset)
-    except Exception as error:  # datasets raises many kinds; each means that the folder cannot be read
+    except Exception as error:  # datasets raises many types; all of them mean that the folder cannot be read
         raise ImplicitPRMError(_not_a_dataset(name, error)) from error
     return _split_files(builder, name, split, str(folder))
 
@@ -53,10 +53,18 @@ def hub_files(
 ) -> list[DataFile]:
     """The files of a split of a hub dataset: downloaded into the hub cache, or their addresses.
 
-    Where the hub cannot be reached (one request, 10 seconds), what the cache holds of that revision is used.
+    If the hub cannot be reached (one request, 10 seconds), the cached files of the revision are used.
+
+    Args:
+        dataset: the id of the dataset.
+        split: the split.
+        subset: the configuration, if the dataset has several.
+        revision: a commit, branch or tag.
+        download: download the files; otherwise they are read over the network.
+        option: the option that takes a local copy, for messages.
 
     Raises:
-        ImplicitPRMError: no such dataset, revision or split; a set that needs a token; or no hub and no copy.
+        ImplicitPRMError: no such dataset, revision or split; a dataset that needs a token; or neither hub nor cache.
     """
     if not _HUB_ID.fullmatch(dataset) or re.search(r"\.(jsonl?|parquet|csv)(\.gz)?$", dataset):
         raise ImplicitPRMError(f"{dataset}: no such file or folder")
@@ -65,8 +73,8 @@ def hub_files(
 
     pinned = f" --revision {revision}" if revision else ""
     copy = (
-        f"`hf download {dataset} --repo-type dataset{pinned} --local-dir FOLDER` makes a local copy where there is "
-        f"network; then {f'set {option}=FOLDER' if option else 'give FOLDER in place of the id'}"
+        f"`hf download {dataset} --repo-type dataset{pinned} --local-dir FOLDER` makes a local copy on a machine with "
+        f"network access; then {f'set {option}=FOLDER' if option else 'give FOLDER instead of the id'}"
     )
     try:
         info = HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_SECONDS)
@@ -74,18 +82,18 @@ def hub_files(
             HfApi().auth_check(dataset, repo_type="dataset")
     except HfHubHTTPError as error:
         raise ImplicitPRMError(_refused(dataset, revision, error, copy)) from error
-    except Exception as error:  # no name server, no route, a timeout, offline mode: each HTTP library has its own kinds
+    except Exception as error:  # no network, a timeout, offline mode: each HTTP library has its own types
         try:
             folder = snapshot_download(dataset, repo_type="dataset", revision=revision, local_files_only=True)
         except FileNotFoundError as missing:
             raise ImplicitPRMError(
-                f"{dataset}: no such file or folder here, nothing of that name in the hub cache, and the hub cannot be "
-                f"reached ({_first_line(error)}). {copy}"
+                f"{dataset}: no such file or folder, not in the hub cache, and the hub cannot be reached "
+                f"({_first_line(error)}). {copy}"
             ) from missing
         return folder_files(Path(folder), dataset, split, subset)
     try:
         if download:
-            # By the revision's own name, which the cache then knows where there is no network.
+            # By the name of the revision, so that the cache knows it without network access.
             folder = snapshot_download(dataset, repo_type="dataset", revision=revision)
             return folder_files(Path(folder), dataset, split, subset)
         import datasets
@@ -97,7 +105,7 @@ def hub_files(
         raise ImplicitPRMError(_refused(dataset, revision, error, copy)) from error
     except OSError as error:
         raise ImplicitPRMError(
-            f"{dataset}: the download stopped ({_first_line(error)}); the same command goes on with it. {copy}"
+            f"{dataset}: the download stopped ({_first_line(error)}); the same command resumes it. {copy}"
         ) from error
     except Exception as error:
         raise ImplicitPRMError(_not_a_dataset(dataset, error)) from error
@@ -113,14 +121,14 @@ def _split_files(builder: Any, name: str, split: str, root: str) -> list[DataFil
 
 
 def _check_whole(folder: Path, name: str) -> None:
-    """Refuse what an interrupted download leaves: `datasets` would read the files that are there, and say nothing."""
-    again = "the download was not finished; run the same `hf download` again (it goes on), or copy the folder again"
+    """Refuse an unfinished download: `datasets` would silently read the files that are there."""
+    again = "the download is not finished; run the same `hf download` again (it resumes), or copy the folder again"
     shards: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     for path in folder.rglob("*"):
         if path.name.endswith(".incomplete"):
             raise ImplicitPRMError(f"{name}: {path.relative_to(folder)} is there; {again}")
         if path.is_symlink() and not path.exists():
-            raise ImplicitPRMError(f"{name}: {path.relative_to(folder)} is a link to a file that is not there; {again}")
+            raise ImplicitPRMError(f"{name}: {path.relative_to(folder)} is a link to a missing file; {again}")
         shard = _SHARD.fullmatch(str(path.relative_to(folder)))
         if shard and ".cache" not in path.relative_to(folder).parts:
             shards[shard["stem"], shard["count"], shard["ending"]].add(int(shard["number"]))
@@ -134,7 +142,7 @@ def _check_whole(folder: Path, name: str) -> None:
 
 
 def _refused(dataset: str, revision: str | None, error: Exception, copy: str) -> str:
-    """What a refusal of the hub means, and the way out."""
+    """The message for an HTTP error of the hub, with the way out."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -144,15 +152,15 @@ def _refused(dataset: str, revision: str | None, error: Exception, copy: str) ->
         return f"{dataset}: a gated dataset. Ask for access at {page}, then {token}"
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"{dataset}: no such file or folder here, and no dataset of that name on the hub, or a private one. Check "
-            f"the name; for a private dataset, {token}"
+            f"{dataset}: no such file or folder, and no such dataset on the hub, or a private one. Check the name; "
+            f"for a private dataset, {token}"
         )
     if isinstance(error, RevisionNotFoundError):
         return f"{dataset}: no revision {revision!r} on the hub; give a commit, branch or tag, or leave it out"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
-        return f"{dataset}: the hub does not let you read it ({_first_line(error)}); {token}"
-    return f"{dataset}: the hub fails ({_first_line(error)}); try again later. Or: {copy}"
+        return f"{dataset}: access denied by the hub ({_first_line(error)}); {token}"
+    return f"{dataset}: the hub failed ({_first_line(error)}); try again later. Or: {copy}"
 
 
 def _not_a_dataset(name: str, error: Exception) -> str:
@@ -162,7 +170,7 @@ def _not_a_dataset(name: str, error: Exception) -> str:
     if cause.startswith("Config name is missing"):
         listed = re.search(r"available configs: (\[.*\])", str(error))
         names = f" ({listed[1]})" if listed else ""
-        return f"{name}: has several configurations{names}; download it and name the folder or file of one of them"
+        return f"{name}: has several configurations{names}; download it and give the folder or file of one of them"
     return f"{name}: cannot be read as a dataset ({type(error).__name__}: {cause})"
 
 

@@ -1,4 +1,4 @@
-"""Where problems with known answers come from: the sandbox, MATH, MATH-500, GSM8K, or a file of one's own."""
+"""Load problems with known answers: the sandbox, MATH, MATH-500, GSM8K, or any file or dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from implicit_prm.types import ImplicitPRMError, Problem
 
 @dataclass(frozen=True)
 class Source:
-    """A hub dataset, the commit that is read by default, and the column that holds, or ends with, the answer."""
+    """A hub dataset: its default commit, and the column that is, or ends with, the answer."""
 
     hub_id: str
     revision: str
@@ -32,11 +32,11 @@ SOURCES = {
 
 
 def load_problems(config: ProblemsConfig, say: Callable[[str], None] = print) -> list[Problem]:
-    """The problems of a source, at most `limit` of them, in its order. Rows without an answer are left out and counted.
+    """The problems of a source in its order, at most `limit`. Rows without an answer are left out and counted.
 
     Args:
-        config: `name` is sandbox, one of `SOURCES` (with `path`, read from there), another hub id, or a local file with
-            problems and answers.
+        config: `name` is sandbox, one of `SOURCES` (read from `path` if given), another hub id, or a local file.
+        say: prints how many rows were left out.
 
     Raises:
         ImplicitPRMError: no such source or split, a missing column, an empty problem, or no row with an answer.
@@ -62,7 +62,7 @@ def load_problems(config: ProblemsConfig, say: Callable[[str], None] = print) ->
         if len(problems) == config.limit:
             break
         if not isinstance(row[text], str) or not row[text].strip():
-            raise ImplicitPRMError(f"{place}: {text} is {row[text]!r}; a problem must be a text")
+            raise ImplicitPRMError(f"{place}: {text} is {row[text]!r}; expected a text")
         final = _answer(row[answer], answer)
         if final is None:
             without.append(place)
@@ -72,19 +72,19 @@ def load_problems(config: ProblemsConfig, say: Callable[[str], None] = print) ->
     if without:
         say(f"{where}: left out {len(without)} rows without an answer (the first is {without[0]})")
     if not problems:
-        raise ImplicitPRMError(f"{where}: no row has an answer; without one no response can be graded")
+        raise ImplicitPRMError(f"{where}: no row has an answer; responses cannot be graded without one")
     if len({problem.id for problem in problems}) < len(problems):
-        raise ImplicitPRMError(f"{where}: ids in column {identifier} repeat; every problem needs its own")
+        raise ImplicitPRMError(f"{where}: the ids in column {identifier} are not unique")
     return problems
 
 
 def _rows(config: ProblemsConfig) -> tuple[str, Rows]:
-    """Where the problems are read from, and the rows there."""
+    """The source to name in messages, and its rows."""
     known = SOURCES.get(config.name)
     if known is None:
         if config.path is not None:
             raise ImplicitPRMError(
-                f"problems.path is a local copy of {', '.join(SOURCES)}; for another file, name it in problems.name"
+                f"problems.path is for local copies of {', '.join(SOURCES)}; give other files as problems.name"
             )
         return config.name, read_rows(config.name, config.split, config.revision)
     if config.path is not None:
@@ -94,7 +94,7 @@ def _rows(config: ProblemsConfig) -> tuple[str, Rows]:
 
 
 def _answer(value: object, column: str) -> str | None:
-    """The final answer in a cell: a solution's boxed or `####` answer, or the cell itself; None where there is none."""
+    """The final answer of a cell: the boxed or `####` answer of a solution, or the cell itself; None without one."""
     text = "" if value is None else str(value).strip()
     if column == "solution" or "####" in text:
         text = find_answer(text)[0] or ""
@@ -102,5 +102,5 @@ def _answer(value: object, column: str) -> str | None:
 
 
 def step_checker(name: str) -> Callable[[str, str], list[bool]] | None:
-    """Says of each step whether it is right, where the source can tell: only the sandbox can."""
+    """A function that says whether each step is right, for sources that have one (the sandbox); else None."""
     return sandbox.check_steps if name == "sandbox" else None

@@ -8,26 +8,27 @@ from implicit_prm.config.evaluation import is_file
 from implicit_prm.data.readers import read_rows
 from implicit_prm.types import Group, ImplicitPRMError, StepLabels
 
-# The official columns, and nothing less: what is reported by generator or by final answer needs them all.
+# The official columns. All are required: results are reported by generator and by final answer.
 COLUMNS = ("id", "generator", "problem", "steps", "final_answer_correct", "label")
-SEPARATOR = "\n\n"  # between the steps of a response's text, as in the solutions that the steps were cut from
+SEPARATOR = "\n\n"  # between steps, as in the original solutions
 
 
 def load_process_bench(source: str, dataset: str, revision: str | None = None) -> list[Group]:
-    r"""One group per problem, in order of appearance; solutions of the same problem (white space aside) are together.
+    """One group per problem, in order of appearance. Problems that differ only in white space are the same.
 
-    A solution is a completion, its steps joined by a blank line, that ended by itself: the benchmark marks none as cut
-    off, so the end-of-turn token is scored, in the last step. `correctness` says of the final answer, and
-    `step_labels` are right up to the label and wrong from there on (what follows the first error is nobody's claim).
-    `extra` holds `ids` and `generators`, and every column that is not official, one entry per solution.
+    A solution becomes a response: its steps, joined by blank lines. It counts as finished, as the benchmark marks no
+    solution as cut off, so the end-of-turn token is scored as part of the last step. `correctness` is that of the final
+    answer. Step labels are right before the first error and wrong from there on; the benchmark makes no statement about
+    the steps after the first error. `extra` holds `ids`, `generators` and every column that is not official, one entry
+    per solution.
 
     Args:
         source: a local file, or a split of `dataset`.
         dataset: hub id or local folder of the splits.
-        revision: of a hub dataset.
+        revision: a commit, branch or tag of a hub dataset.
 
     Raises:
-        ImplicitPRMError: a source that cannot be read, a missing column, or a row that cannot be right, by number.
+        ImplicitPRMError: a source that cannot be read, a missing column, or an invalid row, by number.
     """
     if is_file(source):
         where, rows = source, read_rows(source)
@@ -37,8 +38,7 @@ def load_process_bench(source: str, dataset: str, revision: str | None = None) -
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ImplicitPRMError(
-            f"{where}: no column {', '.join(missing)}; ProcessBench rows have {', '.join(COLUMNS)}, and this has "
-            f"{', '.join(columns)}"
+            f"{where}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}, got {', '.join(columns)}"
         )
     problems: dict[str, list[dict[str, Any]]] = {}
     seen: set[str] = set()
@@ -50,7 +50,7 @@ def load_process_bench(source: str, dataset: str, revision: str | None = None) -
 
 
 def same_problem(text: str) -> str:
-    """What tells problems apart: the text without its white space's extent."""
+    """The text with every white space replaced by one space; equal for the same problem."""
     return " ".join(text.split())
 
 
@@ -78,14 +78,14 @@ def _check(row: dict[str, Any], where: str, seen: set[str]) -> None:
         if not isinstance(row[name], str) or not row[name].strip():
             raise ImplicitPRMError(f"{where}: {name} is {row[name]!r}; it must be a text")
     if row["id"] in seen:
-        raise ImplicitPRMError(f"{where}: the id {row['id']} is taken by a row before; every solution needs its own")
+        raise ImplicitPRMError(f"{where}: the id {row['id']} is used by an earlier row; every solution needs its own")
     seen.add(row["id"])
     steps = row["steps"]
     if not isinstance(steps, list) or not steps:
-        raise ImplicitPRMError(f"{where}: no step; a solution is a list of at least one")
+        raise ImplicitPRMError(f"{where}: steps is {steps!r}; expected a list of at least one step")
     for place, step in enumerate(steps):
         if not isinstance(step, str) or not step.strip():
-            raise ImplicitPRMError(f"{where}: step {place} is {step!r}; every step must say something")
+            raise ImplicitPRMError(f"{where}: step {place} is {step!r}; expected a text that is not blank")
     if not isinstance(row["final_answer_correct"], bool):
         raise ImplicitPRMError(
             f"{where}: final_answer_correct is {row['final_answer_correct']!r}; it must be true or false"

@@ -1,4 +1,4 @@
-"""Rows of a source, whatever it is: a file, a folder as it was downloaded or saved, or a dataset of the hub."""
+"""Read the rows of a source: a file, a folder, a dataset of the hub, or rows in memory."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ NumberedRows = Iterator[tuple[int, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in order. A row that lacks a column which others have holds None there."""
+    """Rows in order. A column that a row lacks, but others have, is None when iterating."""
 
     raw: list[dict[str, Any]]
-    places: list[str]  # where each row stands, for messages: "FILE, row 3"
+    places: list[str]  # names each row in messages: "FILE, row 3"
 
     @property
     def column_names(self) -> list[str]:
-        """The columns of all rows together, in order of appearance."""
+        """The columns of all rows, in order of appearance."""
         return list(dict.fromkeys(itertools.chain.from_iterable(self.raw)))
 
     def __len__(self) -> int:
@@ -49,13 +49,13 @@ class Rows:
         return (row if len(row) == len(names) else {name: row.get(name) for name in names} for row in self.raw)
 
     def require(self, names: Iterable[str]) -> None:
-        """Raises ImplicitPRMError with the first row that lacks one of these columns, and what it has instead."""
+        """Raises ImplicitPRMError if a row lacks one of these columns; names the row and the columns that it has."""
         needed = set(names)
         for place, row in zip(self.places, self.raw, strict=True):
             if not needed <= row.keys():
                 raise ImplicitPRMError(
                     f"{place}: no column {', '.join(sorted(needed - row.keys()))}, which other rows have; this one has "
-                    f"{', '.join(sorted(row))}. Give all rows the same columns"
+                    f"{', '.join(sorted(row))}. All rows need the same columns"
                 )
 
 
@@ -67,22 +67,22 @@ def read_rows(
     limit: int | None = None,
     option: str | None = None,
 ) -> Rows:
-    """The rows of a source, the first `limit` of them.
+    """The rows of a source, all or the first `limit`.
 
     Args:
         source: a file (JSON lines, JSON, parquet, CSV; .gz of them), a folder (of such files, as the hub lays them out,
             or a dataset that was saved to disk), the id of a hub dataset, or rows in memory: a `datasets.Dataset` or a
             list of dicts.
-        split: of a folder or hub dataset; a file is one split, whatever it is called.
+        split: the split of a folder or hub dataset; a file has no splits.
         revision: a commit, branch or tag of a hub dataset.
-        subset: the configuration of a hub dataset or a copy of it, where it has several.
-        limit: with a limit, a hub dataset is read over the network only as far as it goes; without, it is downloaded
-            into the hub cache.
+        subset: the configuration of a hub dataset, or of a copy of one, that has several.
+        limit: the number of rows. With a limit, only as much of a hub dataset is read over the network; without, it is
+            downloaded into the hub cache.
         option: the option that takes a local copy, for messages.
 
     Raises:
-        ImplicitPRMError: no such source or split, a hub that cannot be reached, a download that was not finished, or
-            a file that is empty, damaged or not what its ending says; names the file and the way out.
+        ImplicitPRMError: no such source or split, a hub that cannot be reached, an unfinished download, or a file that
+            is empty, damaged or of another format than its suffix; names the file and the way out.
     """
     if not isinstance(source, str | Path):
         return _in_memory(source, limit)
@@ -121,14 +121,14 @@ def _rows(pairs: list[tuple[str, dict[str, Any]]], source: str) -> Rows:
 def _read(file: DataFile) -> NumberedRows:
     ending = Path(file.path.removesuffix(".gz")).suffix
     if ending not in _READERS:
-        raise ImplicitPRMError(f"{file.name}: unknown ending; use one of {', '.join(_READERS)} (or .gz of them)")
+        raise ImplicitPRMError(f"{file.name}: unknown suffix; use one of {', '.join(_READERS)} (or .gz of them)")
     with _clear_errors(file.name), file.open() as stream:
         start = stream.read(len(_LFS))
         if not start:
             raise ImplicitPRMError(f"{file.name}: the file is empty")
         if start == _LFS:
             raise ImplicitPRMError(
-                f"{file.name}: a git-lfs pointer, not the data itself; fetch that with `git lfs pull`, or get the "
+                f"{file.name}: a git-lfs pointer, not the data; fetch the data with `git lfs pull`, or get the "
                 "dataset with `hf download`"
             )
         stream.seek(0)
@@ -144,27 +144,27 @@ def _clear_errors(name: str) -> Iterator[None]:
         raise
     except UnicodeDecodeError as error:
         raise ImplicitPRMError(f"{name}: the file is not UTF-8 text ({error.reason}); convert it") from error
-    except Exception as error:  # gzip, csv, pyarrow and the network raise many kinds
+    except Exception as error:  # gzip, csv, pyarrow and the network raise many types
         cause = str(error).strip().split("\n")[0]
         raise ImplicitPRMError(
-            f"{name}: the file cannot be read, it is cut off or damaged ({type(error).__name__}: {cause}); get it again"
+            f"{name}: the file cannot be read; it is cut off or damaged ({type(error).__name__}: {cause}); get it again"
         ) from error
 
 
 def _json(stream: BinaryIO, name: str) -> NumberedRows:
-    """Not pyarrow's or pandas' reader: where the types of a column differ, they turn texts into numbers and dates."""
+    """JSON lines, or one list of rows. (pyarrow and pandas turn texts into numbers and dates if the types differ.)"""
     lines = enumerate(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n"), 1)
     for number, line in lines:
         if not line.strip():
             continue
-        if line.lstrip().startswith("["):  # one document, a list of rows
+        if line.lstrip().startswith("["):  # a single document
             line += "".join(rest for _, rest in lines)
             rows = list(enumerate(_parse(line, name, number), 1))
         else:
             rows = [(number, _parse(line, name, number))]
         for place, row in rows:
             if not isinstance(row, dict):
-                raise ImplicitPRMError(f"{name}, row {place}: not an object with columns; a row looks like {{...}}")
+                raise ImplicitPRMError(f"{name}, row {place}: not an object; a row looks like {{...}}")
             yield place, row
 
 
@@ -182,18 +182,18 @@ def _parquet(stream: BinaryIO, name: str) -> NumberedRows:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(stream)
-    # A row group at a time: asked for all of them, pyarrow fetches the whole file before the first row.
+    # One row group at a time: pyarrow would otherwise fetch the whole file before the first row.
     groups = (file.iter_batches(256, row_groups=[group]) for group in range(file.num_row_groups))
     return enumerate((row for batches in groups for batch in batches for row in batch.to_pylist()), 1)
 
 
 def _csv(stream: BinaryIO, name: str) -> NumberedRows:
-    """All cells are texts, but for TRL's labels."""
+    """All cells are texts, except labels."""
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
     for number, row in enumerate(reader, 1):
         if None in row or None in row.values():
-            raise ImplicitPRMError(f"{name}, row {number}: not as many cells as the header has columns")
+            raise ImplicitPRMError(f"{name}, row {number}: the number of cells differs from the header")
         yield number, {key: _BOOLEANS.get(v.lower(), v) if key in LABEL else v for key, v in row.items()}
 
 
@@ -201,8 +201,8 @@ _READERS = {".jsonl": _json, ".json": _json, ".parquet": _parquet, ".csv": _csv}
 
 
 def _saved(path: Path, source: str, split: str, limit: int | None) -> Rows:
-    """A folder that `Dataset.save_to_disk` wrote."""
-    import datasets  # slow to import, and not needed to score from Python
+    """The rows of a folder that `Dataset.save_to_disk` wrote."""
+    import datasets  # slow to import, and rarely needed
 
     with _clear_errors(source):
         rows = datasets.load_from_disk(str(path))

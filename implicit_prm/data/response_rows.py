@@ -156,11 +156,11 @@ def _columns_of_side(row: dict[str, Any], side: str) -> dict[str, Any]:
 
 
 def _split_chat(value: Any, prompt: Any, where: str, name: str) -> tuple[Any, Any]:
-    """Prompt and response of a cell that holds the response, as a text or chat, or the whole chat with the prompt."""
+    """Prompt and response of a cell that holds a response (a text or a chat), or a chat of both prompt and response."""
     if not isinstance(value, list) or not value:
         return prompt, value
     if not is_chat(value) or value[-1]["role"] != "assistant":
-        raise ImplicitPRMError(f"{where}: {name} must end in an assistant's message, {{role, content}} with a text")
+        raise ImplicitPRMError(f"{where}: {name} must end in an assistant message, {{role, content}} with a text")
     before, text = plain_chat(value[:-1]), value[-1]["content"]
     if not before:
         return prompt, text
@@ -172,6 +172,6 @@ def _split_chat(value: Any, prompt: Any, where: str, name: str) -> tuple[Any, An
     if before[-1] == {"role": "user", "content": asked} and before[0]["role"] == "system" and len(before) == 2:
         return before, text
     raise ImplicitPRMError(
-        f"{where}: {name} has {len(before)} messages before the last, and they are not the prompt; a response is one "
-        "assistant's message behind its prompt"
+        f"{where}: {name} has {len(before)} messages before the last one that differ from the prompt; a response is "
+        "one assistant message after the prompt"
     )

@@ -26,7 +26,7 @@ _TEXT_KEYS = ("text", "content")
 
 
 def column(columns: list[str], names: tuple[str, ...]) -> str | None:
-    """The first of `names` that is a column."""
+    """The first of `names` that is among the columns; None if there is none."""
     return next((name for name in names if name in columns), None)
 
 
@@ -49,7 +49,17 @@ def unpack_responses(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: bool) -> Group:
-    """A row with a prompt and all of its responses; without `graded`, labels may be missing."""
+    """The group of a grouped row.
+
+    Args:
+        row: a prompt with all of its responses.
+        columns: the names of the row's columns.
+        where: names the row in messages.
+        graded: require labels; otherwise they are None where they are missing.
+
+    Raises:
+        ImplicitPRMError: an invalid or missing value; names the row and the column.
+    """
 
     def value(names: tuple[str, ...]) -> Any:
         name = column(columns, names)
@@ -59,7 +69,9 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
     if completions is None or completions == []:
         raise ImplicitPRMError(f"{where}: no response; remove the row or sample it again")
     if not isinstance(completions, list) or not all(isinstance(text, str) for text in completions):
-        raise ImplicitPRMError(f"{where}: {column(columns, COMPLETIONS)} must be a list of texts")
+        raise ImplicitPRMError(
+            f"{where}: {column(columns, COMPLETIONS)} must be a list of texts, got {shown(completions)}"
+        )
     labels = value(CORRECTNESS)
     if labels is None and not graded:
         labels = [None] * len(completions)
@@ -74,7 +86,7 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
         if values is None:
             continue
         if not isinstance(values, list):
-            raise ImplicitPRMError(f"{where}: {name} is {values!r}; it must be a list with an entry for each response")
+            raise ImplicitPRMError(f"{where}: {name} is {shown(values)}; it must be a list with one entry per response")
         if len(values) != len(completions):
             raise ImplicitPRMError(f"{where}: {len(completions)} responses but {len(values)} entries in {name}")
     correctness, ends, *_ = aligned.values()
@@ -84,7 +96,9 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
         raise ImplicitPRMError(f"{where}: steps must be a list of texts for each response")
     source = value(STEP_LABEL_SOURCE)
     if source is not None and not isinstance(source, str):
-        raise ImplicitPRMError(f"{where}: step_label_source is {source!r}; it must be the name of who says so")
+        raise ImplicitPRMError(
+            f"{where}: step_label_source is {shown(source)}; it must be a text that says who made the labels"
+        )
     answer, identifier = value(ANSWER), value(IDENTIFIER)
     prompt = checked_prompt(value(PROMPT), where)
     with error_context(where):
@@ -115,7 +129,7 @@ def is_chat(value: Any) -> bool:
 
 
 def checked_prompt(prompt: Any, where: str) -> Prompt:
-    """A prompt that is a text with something in it, or a chat."""
+    """The prompt, if it is a text that is not blank, or a chat; raises ImplicitPRMError if not."""
     if isinstance(prompt, str) and prompt.strip():
         return prompt
     if prompt and is_chat(prompt):
@@ -126,6 +140,7 @@ def checked_prompt(prompt: Any, where: str) -> Prompt:
 
 
 def checked_response(completion: Any, where: str) -> str:
+    """The response, if it is a text that is not empty; raises ImplicitPRMError if not."""
     if completion is None or completion in ("", []):
         raise ImplicitPRMError(f"{where}: no response; remove the row or sample it again")
     if not isinstance(completion, str):
@@ -134,7 +149,7 @@ def checked_response(completion: Any, where: str) -> str:
 
 
 def as_label(label: Any, where: str) -> bool:
-    """true, false, and 1 or 0 as some tools write them; not texts or scores, whose meaning would be a guess."""
+    """A label as a bool: true or false, also 1 or 0. Texts and scores are refused, as their meaning is not certain."""
     if isinstance(label, bool):
         return label
     if isinstance(label, int | float) and label in (0, 1):
@@ -144,10 +159,11 @@ def as_label(label: Any, where: str) -> bool:
 
 
 def shown(value: Any) -> str:
+    """A value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def fingerprint_of(prompt: Prompt) -> str:
-    """What tells prompts apart where the rows have no ids."""
+    """An id of a prompt, for rows without ids."""
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""From data options to the encoded groups of a training run, with an account of what was left out and why."""
+"""Read and encode the data of a training run. What is left out is counted by reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from implicit_prm.utils.progress import tracked
 
 @dataclass
 class GradedSet:
-    """The training or the dev set: where it is from, its groups, and what is said of them."""
+    """The training or the dev set: its source, its groups and their statistics."""
 
     source: str
     split: str
@@ -28,10 +28,10 @@ class GradedSet:
 
 
 def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, GradedSet | None]:
-    """The training set, and the dev set where there is one.
+    """The training set, and the dev set or None.
 
     Raises:
-        ImplicitPRMError: a source that cannot be read, wrong rows, or nothing left to train on.
+        ImplicitPRMError: a source that cannot be read, invalid rows, or nothing left to train on.
     """
     report, dev = Report(), None
     limit = None if data.max_prompts is None else data.max_prompts + data.hold_out_prompts
@@ -119,17 +119,19 @@ def encode(
     needs_pairs: bool = False,
     progress: bool = False,
 ) -> list[EncodedGroup]:
-    """Token ids of all groups; their lengths, and what is left out for its length, go into the report.
+    """Encode all groups. Their lengths and the responses left out are added to the report.
 
     Args:
-        encode_group: an `Encoder`'s, or of what lays its tokens out otherwise.
-        limit: the longest prompt and response together, in tokens.
-        too_long: with "error", a longer one stops the run; with "drop", it is left out.
-        needs_pairs: leave out prompts that have lost all of their responses of one kind.
-        progress: show it; a core encodes some 300,000 tokens a second.
+        graded: the groups to encode.
+        encode_group: the `group` method of an `Encoder` or a `Layout`.
+        limit: maximum length of prompt and response together, in tokens.
+        too_long: what to do with longer ones: error or drop.
+        needs_pairs: leave out prompts that have only correct or only incorrect responses left.
+        progress: show progress; a CPU core encodes about 300,000 tokens per second.
 
     Raises:
-        ImplicitPRMError: too long with `too_long="error"`, step labels that do not fit the steps, or nothing left.
+        ImplicitPRMError: a response over the limit with `too_long="error"`, step labels that do not match the steps, or
+            nothing left.
     """
     report = graded.report
     encoded = [encode_group(group) for group in tracked(graded.groups, "encoding", progress)]
@@ -161,7 +163,7 @@ def encode(
 
 
 def _with_step_labels(groups: list[Group], report: Report) -> list[Group]:
-    """The groups without responses none of whose steps is labelled, which are counted."""
+    """The groups without the responses that have no step label; these are counted in the report."""
     kept = [subset(group, labelled_responses(group)) for group in groups]
     report.dropped["responses without a step label"] += sum(map(len, groups)) - sum(map(len, kept))
     return [group for group in kept if len(group)]

@@ -1,8 +1,8 @@
-"""Hidden states to token log-probabilities, a chunk of tokens at a time.
+"""Token log-probabilities from hidden states, a chunk of tokens at a time.
 
-A causal LM's logits are a [tokens, vocabulary] tensor of which a log-likelihood needs one number per token: for 1,000
-tokens of Llama-3.1 that tensor alone is half a gigabyte in float32, and log_softmax and its gradient are two more.
-Here it exists for one chunk at a time.
+The logits of a causal LM are a [tokens, vocabulary] tensor, but a log-likelihood needs only one number per token. For
+1,000 tokens of Llama 3.1 the logits take half a gigabyte in float32, and log_softmax and its gradient as much again
+each. Here only the logits of one chunk exist at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHUNK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does to its logits after the head: first scaling (Cohere, Granite), then soft-capping (Gemma)."""
+    """How a model changes the logits after the output head: scaling (Cohere, Granite), then soft-capping (Gemma)."""
 
     scale: float = 1.0
     softcap: float | None = None
@@ -33,7 +33,7 @@ class LogitTransform:
         return logits
 
     def slope(self, logits: Tensor) -> Tensor | float | None:
-        """Its derivative, from what it returned; None where it does nothing."""
+        """The derivative with respect to the raw logits, given the transformed ones; None for the identity."""
         if self.softcap is None:
             return None if self.scale == 1.0 else self.scale
         return (logits / self.softcap).square_().neg_().add_(1).mul_(self.scale)
@@ -50,19 +50,22 @@ def token_logprobs(
     transform: LogitTransform = IDENTITY,
     chunk_tokens: int | None = None,
 ) -> Tensor:
-    """log softmax(transform(hidden @ weight.T + bias))[target], one number per token, in nats.
+    """log softmax(transform(hidden @ weight.T + bias))[target] of each token, in nats.
 
     Args:
-        hidden: [tokens, width] final hidden states, as the output head receives them.
+        hidden: [tokens, width] final hidden states, the input of the output head.
         weight: [vocabulary, width] weight of the output head.
-        targets: [tokens] int64, the token whose log-probability is wanted.
-        bias: [vocabulary], where the head has one.
-        transform: the model's own scaling and soft-capping of logits.
-        chunk_tokens: tokens projected at once; by default as many as fit `CHUNK_BYTES`.
+        targets: [tokens] int64, the token whose log-probability is computed.
+        bias: [vocabulary] bias of the output head, if it has one.
+        transform: the model's scaling and soft-capping of logits.
+        chunk_tokens: tokens projected at once; by default as many as fit into `CHUNK_BYTES`.
 
     Returns:
-        [tokens] float32, differentiable in hidden, weight and bias. Logits are formed in the input's dtype, as the
-        model itself forms them, and everything after that is float32.
+        [tokens] float32, differentiable in hidden, weight and bias. The logits are computed in the dtype of the inputs,
+        as the model does; everything after them is float32.
+
+    Raises:
+        ValueError: shapes that do not match.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
         raise ValueError(f"expected hidden [tokens, width] and targets [tokens], got {hidden.shape}, {targets.shape}")
@@ -73,17 +76,17 @@ def token_logprobs(
 def naive_token_logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, transform: LogitTransform = IDENTITY
 ) -> Tensor:
-    """The same by way of the whole [tokens, vocabulary] tensor: the definition that the tests compare with."""
+    """The same from the whole [tokens, vocabulary] tensor: the definition, which the tests compare with."""
     logits = transform(F.linear(hidden, weight, bias).float())
     return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
-    """What the backward pass needs of a chunk is its slope, as large as its logits: it is computed again.
+    """Backward needs d logprob / d logits, which is as large as the logits, so it is recomputed per chunk.
 
-    Not always. The first chunk's is kept, which takes no more memory than a chunk does anyway, and small pieces of work
-    are one chunk. With a frozen head (LoRA) all that is wanted in the end is the slope at the hidden states, as small
-    as they are: it is formed at once, and nothing is computed twice.
+    Two cases need no recomputation. The derivative of the first chunk is kept: it takes no more memory than a chunk
+    does anyway, and small inputs are a single chunk. With a frozen head (LoRA), only d logprob / d hidden is needed,
+    which is as small as the hidden states, so the forward pass computes it.
     """
 
     @staticmethod
@@ -116,7 +119,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             slope, kept = kept, None
             if slope is None:
                 slope = _logprobs(hidden[piece], weight, bias, targets[piece], ctx.transform, True)[1].to(hidden.dtype)
-            # The gradient scales whole rows, so it scales the small factor of each product.
+            # `grad` scales whole rows, so it is applied to the smaller factor of each product.
             of_row = grad[piece, None]
             if grad_hidden is not None:
                 grad_hidden[piece] = (slope @ weight) * of_row
@@ -133,17 +136,17 @@ class _ChunkedLogProbs(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, chunk: int) -> Iterator[slice]:
-    """At least one, which may be empty."""
+    """At least one chunk, which may be empty."""
     return (slice(start, start + chunk) for start in range(0, max(1, hidden.shape[0]), chunk))
 
 
 def _logprobs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform, want_slope: bool
 ) -> tuple[Tensor, Tensor]:
-    """[chunk] log-probabilities, and if wanted [chunk, vocabulary] their slope at the raw logits, all float32.
+    """[chunk] log-probabilities and, with `want_slope`, [chunk, vocabulary] d logprob / d raw logits, all float32.
 
-    The slope is (onehot - softmax) times the transform's own.
-    One tensor of that size is worked on in place: on a CPU another one costs as much in page faults as in arithmetic.
+    The derivative is (onehot - softmax) times that of the transform. The logits are overwritten in place: on a CPU,
+    another tensor of this size costs as much in page faults as in arithmetic.
     """
     logits = transform(F.linear(hidden, weight, bias).float())
     found = logits.gather(-1, targets[:, None]).squeeze(-1)

@@ -1,9 +1,9 @@
-"""From token log-ratios to rewards: the one place where beta is applied.
+"""Rewards from token log-ratios (Yuan et al., arXiv 2412.01981). Beta is applied here and nowhere else.
 
-    r(y) = beta * sum_t log[pi_theta(y_t | x, y_<t) / pi_ref(y_t | x, y_<t)]        (Yuan et al., arXiv 2412.01981)
+    r(y) = beta * sum_t log[pi_theta(y_t | x, y_<t) / pi_ref(y_t | x, y_<t)]
 
-The partial sums q_t of the same quantity are, for any pi_theta, the soft value beta * log E_ref[exp(r / beta)] of the
-prefix (Proposition 3.1), so a step's reward is the q at its last token less the q at the previous step's last token.
+For any pi_theta, the partial sums q_t are the soft value of the prefix, beta * log E_ref[exp(r / beta)]
+(Proposition 3.1). The reward of a step is q at its last token minus q at the last token of the previous step.
 
 Shapes: B responses, T tokens, S steps. Log-probabilities are in nats, rewards in beta x nats.
 """
@@ -19,9 +19,16 @@ from implicit_prm.types import ImplicitPRMError, StepScores
 
 
 def token_log_ratio(policy_logprobs: Tensor, reference_logprobs: Tensor | None, completion_mask: Tensor) -> Tensor:
-    """[B, T] float32 log-ratio in nats, zero outside the completion.
+    """Log-ratio of policy and reference at each token.
 
-    Without a reference the "ratio" is log pi_theta itself: a uniform reference, which still satisfies Proposition 3.1.
+    Args:
+        policy_logprobs: [B, T] log pi_theta of each token, in nats.
+        reference_logprobs: [B, T] log pi_ref; None for a uniform reference, with which the "ratio" is log pi_theta.
+            Proposition 3.1 holds for it as well.
+        completion_mask: [B, T] bool, true at tokens of the response.
+
+    Returns:
+        [B, T] float32, in nats, zero outside the response.
     """
     ratio = policy_logprobs.float()
     if reference_logprobs is not None:
@@ -30,12 +37,12 @@ def token_log_ratio(policy_logprobs: Tensor, reference_logprobs: Tensor | None, 
 
 
 def token_rewards(log_ratio: Tensor, beta: float) -> Tensor:
-    """[B, T] reward of each token, beta * log-ratio (Equation 3 read at token level)."""
+    """[B, T] reward of each token, beta * log-ratio (Equation 3 of arXiv 2412.01981 at token level)."""
     return beta * log_ratio
 
 
 def prefix_values(rewards: Tensor) -> Tensor:
-    """[B, T] q_t, the running sum of the token rewards; q at the last token is the outcome reward."""
+    """[B, T] q_t, the cumulative sum of the token rewards; q at the last token is the outcome reward."""
     return rewards.cumsum(-1)
 
 
@@ -45,26 +52,27 @@ def outcome_rewards(rewards: Tensor) -> Tensor:
 
 
 def step_sums(rewards: Tensor, step_of_token: Tensor, steps: int) -> Tensor:
-    """[..., S] reward of each step, the sum of its tokens' rewards; 0 for a step that owns no token.
+    """[..., S] reward of each step, the sum of the rewards of its tokens; 0 for a step that owns no token.
 
     Args:
-        rewards: [..., T] token rewards, zero where there is no token of the response.
-        step_of_token: [..., T] int64, the step each token belongs to.
+        rewards: [..., T] token rewards, zero outside the response.
+        step_of_token: [..., T] int64, the step that each token belongs to.
         steps: S, the number of steps.
     """
     return rewards.new_zeros((*rewards.shape[:-1], steps)).scatter_add(-1, step_of_token, rewards)
 
 
 def step_rewards(rewards: Tensor, step_of_token: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Rewards and prefix values of one response's steps.
+    """Rewards and prefix values of the steps of one response.
 
     Args:
         rewards: [T] token rewards of the response (completion tokens only).
-        step_of_token: [T] int64, non-decreasing, the step each token belongs to.
+        step_of_token: [T] int64, the step that each token belongs to, non-decreasing.
         steps: S, the number of steps; a step that owns no token has reward 0.
 
     Returns:
-        step rewards [S] and prefix values [S] (q at each step's last token), float64 so that long sums stay exact.
+        Step rewards [S], and prefix values [S] (q at the last token of each step). float64, so that long sums stay
+        exact.
     """
     summed = step_sums(rewards.double().cpu(), step_of_token.cpu(), steps)
     return summed, prefix_values(summed)
@@ -82,48 +90,53 @@ VALUES = ("step", "step_mean", "prefix")
 
 
 def step_values(scores: StepScores, over: str = "step") -> list[float]:
-    """One number for each step.
+    """The values of the steps that an aggregate reads.
 
     Args:
-        over: `step`, the step's own reward; `step_mean`, the mean reward of its tokens, so that a long step is not low
-            for its length alone (0 for a step that owns no token, as is its reward); `prefix`, q at its last token.
+        scores: the scores of one response.
+        over: `step`: the reward of the step. `step_mean`: the mean reward of its tokens, so that a long step is not low
+            because of its length (0 for a step that owns no token). `prefix`: q at the last token of the step.
+
+    Returns:
+        [S] values.
 
     Raises:
-        ImplicitPRMError: unknown `over`, prefix values of probabilities, or means without token counts.
+        ImplicitPRMError: unknown `over`, `prefix` of probabilities, or `step_mean` of scores without token counts.
     """
     if over not in VALUES:
-        raise ImplicitPRMError(f"unknown values {over!r} to aggregate over; choose one of {', '.join(VALUES)}")
+        raise ImplicitPRMError(f"over={over!r}: choose one of {', '.join(VALUES)}")
     if over == "step":
         return scores.step_rewards
     if over == "prefix":
         if scores.prefix_values is None:
-            raise ImplicitPRMError("scores that are probabilities have no prefix values; aggregate over 'step'")
+            raise ImplicitPRMError("probabilities have no prefix values; aggregate over 'step'")
         return scores.prefix_values
     if scores.step_tokens is None:
-        raise ImplicitPRMError("these scores came without token counts, so steps have no mean; aggregate over 'step'")
+        raise ImplicitPRMError("these scores have no token counts, which over='step_mean' needs; aggregate over 'step'")
     return [reward / max(size, 1) for reward, size in zip(scores.step_rewards, scores.step_tokens, strict=True)]
 
 
 def aggregate(scores: StepScores, how: str = "min", over: str = "step") -> float:
-    """One number for a response from the numbers of its steps.
+    """The score of a response from the values of its steps.
 
-    The paper takes the lowest step reward (`min` over `step`); the official ProcessBench script and several later
-    papers read the prefix values q instead (`over="prefix"`). A sum of logs grows with a step's length, which
-    `over="step_mean"` takes out.
+    The paper takes the lowest step reward (`min` over `step`). The official ProcessBench script and several later
+    papers use the prefix values q (`over="prefix"`). A step reward is a sum over tokens, so it grows with the length of
+    the step; `over="step_mean"` divides by the number of tokens.
 
     Args:
-        how: min, max, last, mean, sum, or product. A product of signed log-ratios has no meaning: it is taken over
-            probabilities, which for log-ratios are sigmoid(value).
+        scores: the scores of one response.
+        how: min, max, last, mean, sum or product. A product is taken of probabilities; log-ratios are turned into
+            probabilities by a sigmoid first.
         over: step, step_mean or prefix; see `step_values`.
 
     Returns:
-        The aggregate, or -inf for a response without a step, which must not win a comparison by having nothing to lose.
+        The aggregate. A response without steps gets -inf, so that it never wins a comparison.
 
     Raises:
         ImplicitPRMError: unknown `how` or `over`, or values that these scores do not have.
     """
     if how not in AGGREGATES:
-        raise ImplicitPRMError(f"unknown aggregate {how!r}; choose one of {', '.join(AGGREGATES)}")
+        raise ImplicitPRMError(f"aggregate={how!r}: choose one of {', '.join(AGGREGATES)}")
     values = step_values(scores, over)
     if not values:
         return -math.inf
@@ -133,7 +146,7 @@ def aggregate(scores: StepScores, how: str = "min", over: str = "step") -> float
 
 
 def sigmoid(value: float) -> float:
-    """1 / (1 + exp(-value)), without overflow; 0 for -inf."""
+    """1 / (1 + exp(-value)) without overflow; 0 for -inf."""
     if value >= 0:
         return 1 / (1 + math.exp(-value))
     return math.exp(value) / (1 + math.exp(value))

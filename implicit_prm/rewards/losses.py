@@ -1,12 +1,12 @@
-"""Losses on implicit rewards: dpo, kto, nca and ce of arXiv 2412.01981, prefix of arXiv 2604.13197, and steps.
+"""Losses on implicit rewards: dpo, kto, nca and ce (arXiv 2412.01981), prefix (arXiv 2604.13197) and steps.
 
-A loss sees rewards (beta already applied), labels, and which prompt each response belongs to. It knows no model, no
-tokenizer and no device logic. It returns a *sum* over its units (pairs, responses or groups) and their count, so that
-whoever calls it can divide by the count over every micro-batch and process of an optimiser step: the gradient then does
-not depend on how a batch was cut.
+A loss takes rewards (beta is already applied), labels, and the prompt that each response belongs to. It knows nothing
+of models, tokenizers or devices. It returns the *sum* over its units (pairs, responses or groups) and their number. The
+caller divides by the number of units in the whole optimiser step, over all micro-batches and processes, so the gradient
+does not depend on how the batch is split.
 
-Every loss reads the same reward, r = beta * sum of token log-ratios, so the step rewards come out of each of them. Most
-see only the sum; `prefix` and `steps` see its terms.
+Every loss reads the same reward, r = beta * sum of token log-ratios, so a model trained with any of them gives step
+rewards. Most losses read only the sum; `prefix` and `steps` read the token rewards.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from implicit_prm.rewards import implicit_reward
 
 @dataclass
 class LossInputs:
-    """Everything a loss may look at. R responses, T tokens, S steps.
+    """The inputs of a loss, for R responses of at most T tokens and S steps.
 
-    rewards: [R] float32, r(y) = beta * sum log-ratio. Example: tensor([0.3, -0.1, 0.2])
-    labels: [R] bool, is the final answer right? Example: tensor([True, False, True])
-    groups: [R] int64, which prompt a response belongs to. Example: tensor([0, 0, 1])
-    kl: [2] float32, what KTO subtracts from desirable and from undesirable rewards; detached. Zero for other losses.
-    token_rewards: [R, T] float32, what `rewards` are the sums of, zero where there is no token of the response.
-    completion_mask: [R, T] bool, is there one?
-    step_of_token: [R, T] int64, the step that each token belongs to.
-    step_labels: [R, S] float32 in [0, 1], is the step right? NaN where nobody said, and behind a response's last step.
+    Args:
+        rewards: [R] float32, r(y) = beta * sum of log-ratios.
+        labels: [R] bool, whether the final answer is right.
+        groups: [R] int64, the prompt that each response belongs to.
+        kl: [2] float32, KTO's baselines of the desirable and the undesirable rewards, detached; None for other losses.
+        token_rewards: [R, T] float32, the terms of `rewards`, zero outside the response.
+        completion_mask: [R, T] bool, true at tokens of the response.
+        step_of_token: [R, T] int64, the step that each token belongs to.
+        step_labels: [R, S] float32 in [0, 1], whether each step is right; NaN for a step without a label and after the
+            last step of a response.
     """
 
     rewards: Tensor
@@ -49,17 +51,29 @@ class LossInputs:
 
 @dataclass
 class LossOutput:
-    """total: the sum of the unit losses (differentiable, also when there is no unit); units: how many were summed."""
+    """The value of a loss.
+
+    Args:
+        total: the sum of the losses of all units; differentiable even if there are none.
+        units: the number of units.
+    """
 
     total: Tensor
     units: float
 
 
 def pairs(labels: Tensor, groups: Tensor, pairing: str = "all") -> tuple[Tensor, Tensor]:
-    """Indices [P], [P] of every correct and incorrect response of the same prompt that form a pair.
+    """The pairs of a correct and an incorrect response to the same prompt.
 
-    `all` is the full cross product (the official training code); `one_to_one` pairs the i-th correct with the i-th
-    incorrect response of the prompt (the paper's text), so that a prompt gives min(correct, incorrect) pairs.
+    Args:
+        labels: [R] bool.
+        groups: [R] int64.
+        pairing: `all`: every correct with every incorrect response (the official training code). `one_to_one`: the
+            i-th correct with the i-th incorrect response of the prompt (the paper's text), which gives
+            min(correct, incorrect) pairs.
+
+    Returns:
+        Indices [P] of the correct and [P] of the incorrect responses.
     """
     same = groups[:, None] == groups[None, :]
     mixed = same & labels[:, None] & ~labels[None, :]
@@ -71,7 +85,7 @@ def pairs(labels: Tensor, groups: Tensor, pairing: str = "all") -> tuple[Tensor,
 
 
 def _rank_within_class(labels: Tensor, same: Tensor) -> Tensor:
-    """[R] how many earlier responses share both prompt and label."""
+    """[R] the number of earlier responses with the same prompt and label."""
     alike = same & (labels[:, None] == labels[None, :])
     return alike.tril(-1).sum(-1)
 
@@ -86,11 +100,13 @@ def dpo(inputs: LossInputs, config: DPOConfig) -> LossOutput:
 def nca(inputs: LossInputs, config: NCAConfig) -> LossOutput:
     """Noise contrastive alignment (Chen et al., arXiv 2402.05369).
 
-    `form="pair"`, over pairs: -log sigmoid(r_w) - 1/2 log sigmoid(-r_w) - 1/2 log sigmoid(-r_l). The first term wants
-    r_w high and the second wants it low: the loss is not monotone in r_w, its minimum over r_w alone lies at
+    `form="pair"`, over pairs: -log sigmoid(r_w) - 1/2 log sigmoid(-r_w) - 1/2 log sigmoid(-r_l). The first term
+    increases r_w and the second decreases it: the loss is not monotone in r_w, its minimum over r_w is at
     sigmoid(r_w) = 2/3, and it may rise while training works.
-    `form="group"`, over prompts with both kinds of responses: K responses with weights 1/(number correct) on the
-    correct ones, -sum_i [w_i log sigmoid(r_i) + 1/K log sigmoid(-r_i)]; the same as `pair` for one of each.
+
+    `form="group"`, over prompts with correct and incorrect responses: -sum_i [w_i log sigmoid(r_i)
+    + 1/K log sigmoid(-r_i)] over the K responses, with w_i = 1/(number of correct ones) for correct ones and 0 for
+    others. For one response of each kind it equals `pair`.
     """
     rewards = inputs.rewards
     if config.form == "pair":
@@ -107,14 +123,16 @@ def nca(inputs: LossInputs, config: NCAConfig) -> LossOutput:
 
 
 def kto(inputs: LossInputs, config: KTOConfig) -> LossOutput:
-    """KTO (Ethayarajh et al., arXiv 2402.01306): over responses, each against a baseline z, without any pair.
+    """KTO (Ethayarajh et al., arXiv 2402.01306): over responses, each compared with a baseline z.
 
-    Desirable: weight_D * (1 - sigmoid(r - z)); undesirable: weight_U * (1 - sigmoid(z - r)). `form="unpaired"` takes
-    beta * max(0, KL) for z on both sides, the KL estimated on mismatched prompts and responses; `form="paired"` (the
-    first, "vanilla" form) takes the other class' mean reward, over prompts that have both. `inputs.kl` brings them.
+    Desirable: weight_D * (1 - sigmoid(r - z)); undesirable: weight_U * (1 - sigmoid(z - r)).
+
+    `form="unpaired"`: z = beta * max(0, KL) for both, with the KL estimated on mismatched prompts and responses.
+    `form="paired"` (the first, "vanilla" form): z is the mean reward of the other class, over prompts with both.
+    The caller computes the baselines (`inputs.kl`).
     """
     if inputs.kl is None:
-        raise ValueError("kto needs inputs.kl, the baselines of the desirable and of the undesirable rewards")
+        raise ValueError("kto needs inputs.kl, the baselines of the desirable and the undesirable rewards")
     keep = _mixed(inputs)[1] if config.form == "paired" else torch.ones_like(inputs.labels)
     kl = inputs.kl.detach()
     desirable = config.desirable_weight * torch.sigmoid(kl[0] - inputs.rewards)
@@ -123,19 +141,20 @@ def kto(inputs: LossInputs, config: KTOConfig) -> LossOutput:
 
 
 def ce(inputs: LossInputs, config: CEConfig) -> LossOutput:
-    """Cross-entropy of the label, with the reward as the logit (arXiv 2412.01981, Equation 5, with its minus sign).
+    """Cross-entropy of the label with the reward as the logit (arXiv 2412.01981, Equation 5, with its minus sign).
 
-    The threshold of every prompt is then zero, which correct responses hardly get above: of responses drawn from the
-    reference the mean reward is -beta * KL(pi_ref || pi_theta) <= 0, and that of a prompt's correct ones at most
-    beta * log(1 / accuracy). `offset` gives each prompt a threshold of its own:
+    With `offset="none"` the decision threshold is zero for every prompt, which few correct responses exceed: the mean
+    reward of responses sampled from the reference is -beta * KL(pi_ref || pi_theta) <= 0, and the mean over the correct
+    ones of a prompt is at most beta * log(1 / accuracy). The other offsets give each prompt its own threshold.
 
-    `group_mean`: the logit is r less the mean r of the prompt's responses. The gradient goes through the mean, so that
-    the derivatives of a group sum to zero and a shift of all its rewards changes nothing. A detached mean would push
-    the whole group by sum_i [sigmoid(r_i - mean) - l_i], which no shift of the rewards brings to zero. Prompts of one
-    kind are left out: their rewards could only be pulled together.
-    `prompt_accuracy`: the logit is r + log[p / (1 - p)], p the share of correct ones among the prompt's responses, at
-    least half a response away from 0 and 1 (the boundary that arXiv 2604.13197 adapts to each prompt). The reward is
-    what the response adds to the log-odds of being right, and at r = 0 the derivatives of a mixed group sum to zero.
+    `group_mean`: the logit is r minus the mean r of the prompt's responses. The gradient flows through the mean, so the
+    derivatives of a group sum to zero and the loss does not depend on a common shift of its rewards. (A detached mean
+    would push the whole group by sum_i [sigmoid(r_i - mean) - l_i], which no shift brings to zero.) Prompts with only
+    correct or only incorrect responses are left out, as the loss could only pull their rewards together.
+
+    `prompt_accuracy`: the logit is r + log[p / (1 - p)], where p is the share of correct responses of the prompt, kept
+    at least half a response away from 0 and 1 (the prompt-adaptive boundary of arXiv 2604.13197). The reward is then
+    what the response adds to the log-odds of being right. At r = 0 the derivatives of a mixed group sum to zero.
     """
     logits, labels = inputs.rewards + _offset(inputs, config.offset), inputs.labels.float()
     losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
@@ -143,14 +162,14 @@ def ce(inputs: LossInputs, config: CEConfig) -> LossOutput:
 
 
 def prefix(inputs: LossInputs, config: PrefixConfig) -> LossOutput:
-    """Cross-entropy of the label at every prefix of a response (IPVRM, arXiv 2604.13197): the mean over its tokens t of
+    """Cross-entropy of the label at every prefix of a response (IPVRM, arXiv 2604.13197): the mean over tokens t of
 
-        -log sigmoid(v_t - margin) where it is correct, -log sigmoid(-v_t - margin) where not,    v_t = q_t / t.
+        -log sigmoid(v_t - margin) if it is correct, -log sigmoid(-v_t - margin) if not,    v_t = q_t / t,
 
-    v_t is the mean reward of the first t tokens. Summed over responses.
+    summed over responses. v_t is the mean reward of the first t tokens.
     """
     if inputs.token_rewards is None or inputs.completion_mask is None:
-        raise ValueError("prefix needs inputs.token_rewards and inputs.completion_mask, the reward's terms")
+        raise ValueError("prefix needs inputs.token_rewards and inputs.completion_mask")
     mask = inputs.completion_mask
     values = implicit_reward.prefix_values(inputs.token_rewards) / mask.cumsum(-1).clamp(min=1)
     losses = -F.logsigmoid(torch.where(inputs.labels[:, None], values, -values) - config.margin)
@@ -158,10 +177,10 @@ def prefix(inputs: LossInputs, config: PrefixConfig) -> LossOutput:
 
 
 def steps(inputs: LossInputs, config: StepsConfig) -> LossOutput:
-    """Squared error between sigmoid(step reward) and the step's label, over labelled steps.
+    """Squared error between sigmoid(step reward) and the label of the step, over labelled steps.
 
-    The second stage of arXiv 2412.01981 as its authors' code has it (the paper prints another form, whose minimum for a
-    wrong step lies at a reward of 0, not below). Labels may lie between 0 and 1.
+    The second stage of arXiv 2412.01981 as in its authors' code. (The paper prints another form, whose minimum for a
+    wrong step is at a reward of 0, not below.) Labels may lie between 0 and 1.
     """
     if inputs.token_rewards is None or inputs.step_of_token is None or inputs.step_labels is None:
         raise ValueError("steps needs inputs.token_rewards, inputs.step_of_token and inputs.step_labels")
@@ -182,36 +201,37 @@ LOSSES: dict[str, Callable[[LossInputs, Any], LossOutput]] = {
 
 
 def kl_baselines(sums: Tensor, counts: Tensor) -> Tensor:
-    """[2] what KTO subtracts: max(0, sum / count) each, 0 where nothing was counted.
+    """[2] KTO's baselines, max(0, sum / count) each; 0 for a count of 0.
 
-    Sums and counts are added up over all processes first, so that a process without positives, or with fewer rows,
-    neither fails nor weighs as much as the others.
+    Args:
+        sums: [2] sums over all processes, so that a process with fewer responses does not weigh as much as others.
+        counts: [2] the numbers of summands.
     """
     return (sums / counts.clamp(min=1)).clamp(min=0).detach()
 
 
 def unit_count(labels: Tensor, groups: Tensor, config: LossConfig, step_labels: Tensor | None = None) -> float:
-    """How many units the loss will sum over these responses: known from the labels alone, before any forward pass."""
-    token = torch.zeros(len(labels), 1, device=labels.device)  # of each response, where one is as good as many
+    """The number of units that the loss sums over these responses. It depends on the labels only, not on rewards."""
+    token = torch.zeros(len(labels), 1, device=labels.device)  # one token per response is enough
     kl = torch.zeros(2, device=labels.device)
     inputs = LossInputs(token[:, 0], labels, groups, kl, token, token == 0, token.long(), step_labels)
     return LOSSES[config.name](inputs, config).units
 
 
 def _offset(inputs: LossInputs, how: str) -> Tensor | float:
-    """[R] what is added to each reward to make it cross-entropy's logit."""
+    """[R] the difference of the logit and the reward in `ce`."""
     if how == "none":
         return 0.0
     same = inputs.groups[:, None] == inputs.groups[None, :]
     size = same.sum(-1)
-    if how == "group_mean":  # no matrix product, which autocast would round
+    if how == "group_mean":  # not a matrix product, which autocast would round
         return -torch.where(same, inputs.rewards[None, :], 0.0).sum(-1) / size
     half = 0.5 / size
     return ((same & inputs.labels[None, :]).sum(-1) / size).clamp(half, 1 - half).logit()
 
 
 def _mixed(inputs: LossInputs) -> tuple[Tensor, Tensor]:
-    """[R, R] same prompt, and [R] does the response's prompt have both correct and incorrect ones?"""
+    """[R, R] whether two responses share a prompt, and [R] whether the prompt has correct and incorrect ones."""
     same = inputs.groups[:, None] == inputs.groups[None, :]
     return same, (same & inputs.labels[None, :]).any(-1) & (same & ~inputs.labels[None, :]).any(-1)
 
@@ -221,5 +241,5 @@ def _summed(losses: Tensor, inputs: LossInputs) -> LossOutput:
 
 
 def _anchored(total: Tensor, inputs: LossInputs) -> Tensor:
-    """Keep the graph when there is no unit: every process must run a backward pass, or the others wait for ever."""
+    """Keep the graph if there are no units: every process must run a backward pass, or the others wait forever."""
     return total + 0.0 * inputs.rewards.sum()

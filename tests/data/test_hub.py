@@ -111,7 +111,7 @@ def test_no_network_and_no_copy_names_the_local_option(monkeypatch, tmp_path, of
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("time.sleep", lambda *_: pytest.fail("waited and tried again"))
     copy = "`hf download some/set --repo-type dataset --local-dir FOLDER`"
-    _refused("cannot be reached", copy, "give FOLDER in place of the id", source="some/set")
+    _refused("cannot be reached", copy, "FOLDER instead of the id", source="some/set")
     _refused("set data.train=FOLDER", option="data.train")
     with pytest.raises(ImplicitPRMError, match=r"openai/gsm8k.* --revision \w{40} .*then set problems.path=FOLDER"):
         load_problems(ProblemsConfig("gsm8k", split="train"))
@@ -125,13 +125,13 @@ def test_a_hub_that_does_not_answer_is_given_up(monkeypatch, tmp_path):
 
 
 def test_what_the_hub_refuses(hub):
-    _refused("no dataset of that name on the hub", "HF_TOKEN", source="some/other")
+    _refused("no such dataset on the hub", "HF_TOKEN", source="some/other")
     _refused("no split 'test'; it has train", split="test", limit=3)
     hub.gated = True
     _refused("a gated dataset", "/datasets/some/set", "HF_TOKEN")
     _refused("a gated dataset", "HF_TOKEN", limit=3)
     for refusal, words in {
-        (401, "RepoNotFound"): ["no dataset of that name on the hub, or a private one", "HF_TOKEN"],
+        (401, "RepoNotFound"): ["no such dataset on the hub, or a private one", "HF_TOKEN"],
         (401, "GatedRepo"): ["a gated dataset", "HF_TOKEN"],
         (401, ""): ["does not let you read it", "HF_TOKEN"],
         (500, ""): ["the hub fails (Server error '500", "try again later", "hf download"],

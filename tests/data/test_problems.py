@@ -31,9 +31,7 @@ def test_a_local_copy_must_have_the_named_sets_columns(tmp_path):
     path = str(write_rows(tmp_path / "p.jsonl", [{"problem": "1?", "answer": "1"}]))
     with pytest.raises(ImplicitPRMError, match=r"p.jsonl: has columns problem, answer; expected .* \(solution\)"):
         load_problems(ProblemsConfig("math", path=path))
-    with pytest.raises(
-        ImplicitPRMError, match=r"problems.path is a local copy of math, math500, gsm8k; .*problems.name"
-    ):
+    with pytest.raises(ImplicitPRMError, match=r"problems.path .*math, math500, gsm8k; .*problems.name"):
         load_problems(ProblemsConfig("mine.jsonl", path=path))
 
 
@@ -50,7 +48,7 @@ def test_the_limit_takes_the_first(tmp_path):
         ([{"text": "1?", "answer": "1"}], "has columns answer, text|has columns text, answer"),
         ([{"problem": "1?", "solution": "no box"}], "no row has an answer"),
         ([{"problem": "1?", "solution": "It is $\\boxed{}$."}], "no row has an answer"),
-        ([{"problem": " ", "answer": "1"}], "row 1: problem is ' '; a problem must be a text"),
+        ([{"problem": " ", "answer": "1"}], "row 1: problem is ' '"),
         ([{"problem": "1?", "answer": "1"}, {"problem": "2?"}], "row 2: no column answer, which other rows have"),
         (
             [{"id": "a", "problem": "1?", "answer": "1"}, {"id": "a", "problem": "2?", "answer": "1"}],

@@ -166,7 +166,7 @@ GOOD = GROUPED[0]
         ({**GOOD, "step_labels": [[True], [1.5]]}, ["row 2: response 1: ", "1.5"]),
         ({**GOOD, "step_labels": [[math.nan], [1]]}, ["row 2: response 0: ", "nan"]),
         ({**GOOD, "step_labels": [["right"], [1]]}, ["row 2: response 0: ", "'right'"]),
-        ({**GOOD, "step_label_source": 3}, ["row 2: step_label_source is 3; it must be the name of who says so"]),
+        ({**GOOD, "step_label_source": 3}, ["row 2: step_label_source is 3"]),
         ({**GOOD, "prompt": ""}, ["row 2: the prompt is ''; it must be a text"]),
         ({**GOOD, "prompt": " \n"}, ["row 2: the prompt is ' \\n'; it must be a text"]),
         ({**GOOD, "prompt": None}, ["row 2: the prompt is None; it must be a text"]),
@@ -261,7 +261,7 @@ def test_the_prompt_of_a_long_chat_is_all_but_its_last_message(tmp_path):
     [
         ({"chosen": "Q: 1? A: 1", "rejected": "Q: 1? A: 2"}, ["row 1: no prompt", "column prompt"]),
         ({"chosen": _chat("a", "b"), "rejected": _chat("c", "d")}, ["row 1: chosen and rejected differ before"]),
-        ({"chosen": _chat("a"), "rejected": _chat("a", "b")}, ["row 1: chosen must end in an assistant's message"]),
+        ({"chosen": _chat("a"), "rejected": _chat("a", "b")}, ["row 1: chosen must end in an assistant"]),
         ({"chosen": _chat("a", "b")[1:], "rejected": _chat("a", "c")[1:]}, ["row 1: the prompt is None"]),
         ({"prompt": "p", "chosen": _chat("a", "b"), "rejected": "c"}, ["row 1: chosen has 1 messages before the last"]),
         ({"prompt": "p", "completion": _chat("p", "a", "q", "b"), "label": True}, ["row 1: completion has 3 messages"]),
