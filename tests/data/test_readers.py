@@ -217,7 +217,7 @@ def test_downloads_that_were_not_finished(tmp_path):
     unfinished.unlink()
     assert list(read_rows(str(folder))) == ROWS
     (folder / "data/link.parquet").symlink_to(tmp_path / "blob")
-    _refused(folder, "data/link.parquet is a link to a file that is not there")
+    _refused(folder, "data/link.parquet is a link to a missing file")
     (folder / "data/link.parquet").unlink()
     (folder / "data/train-00000-of-00002.parquet").unlink()
     _refused(folder, "data/train-00000-of-00002.parquet is missing (1 of 2 files are there)", "hf download")
