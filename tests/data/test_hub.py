@@ -133,7 +133,7 @@ def test_what_the_hub_refuses(hub):
     for refusal, words in {
         (401, "RepoNotFound"): ["no such dataset on the hub, or a private one", "HF_TOKEN"],
         (401, "GatedRepo"): ["a gated dataset", "HF_TOKEN"],
-        (401, ""): ["does not let you read it", "HF_TOKEN"],
+        (401, ""): ["access denied", "HF_TOKEN"],
         (500, ""): ["the hub fails (Server error '500", "try again later", "hf download"],
     }.items():
         hub.refusal = refusal
