@@ -131,6 +131,7 @@ class MathShepherdConfig(LabelConfig):
         steps: Where a step ends.
         prompt_template: Template for prompts that are bare problems.
         system_prompt: System message for prompts that are bare problems, or None.
+        template_kwargs: Variables of the chat template, or None.
         problems_at_once: Number of problems whose prefixes are sorted by length and completed together.
         grading: How the completions' answers are found and compared.
     """
@@ -140,6 +141,7 @@ class MathShepherdConfig(LabelConfig):
     steps: StepRule = TextConfig.steps
     prompt_template: str = TextConfig.prompt_template
     system_prompt: str | None = TextConfig.system_prompt
+    template_kwargs: dict[str, Any] | None = TextConfig.template_kwargs
     problems_at_once: int = 50
     grading: GradingConfig = field(default_factory=GradingConfig)
     method: Literal["math_shepherd"] = "math_shepherd"
@@ -147,7 +149,7 @@ class MathShepherdConfig(LabelConfig):
     @property
     def text(self) -> TextConfig:
         """How prompts are rendered and responses split into steps."""
-        return TextConfig(self.steps, self.prompt_template, self.system_prompt)
+        return TextConfig(self.steps, self.prompt_template, self.system_prompt, self.template_kwargs)
 
     def validate(self) -> None:
         super().validate()

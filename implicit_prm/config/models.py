@@ -120,8 +120,8 @@ class TextConfig:
     def validate(self, where: str = "") -> None:
         if self.template_kwargs and self.prompt_template.startswith("raw:"):
             raise ImplicitPRMError(
-                f"{where}template_kwargs are variables of the chat template, which a raw: prompt_template does not use; "
-                "leave one of them out"
+                f"{where}template_kwargs are variables of the chat template, which a raw: prompt_template does not "
+                "use; leave one of them out"
             )
         if "{problem}" not in self.prompt_template:
             raise ImplicitPRMError(f"{where}prompt_template must contain {{problem}}, the place of the problem's text")

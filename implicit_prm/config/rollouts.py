@@ -40,6 +40,7 @@ class ProblemsConfig:
         prompt_template: The user's turn, with {problem} for the problem's text. A `raw:` in front means plain text
             without the chat template.
         system_prompt: System message, or None.
+        template_kwargs: Variables of the chat template, such as {"enable_thinking": False} for Qwen3, or None.
         path: Local copy of a known dataset.
     """
 
@@ -49,12 +50,17 @@ class ProblemsConfig:
     limit: int | None = None
     prompt_template: str = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
     system_prompt: str | None = None
+    template_kwargs: dict[str, Any] | None = None
     path: str | None = None
 
     @property
     def text(self) -> TextConfig:
         """How a problem becomes a prompt."""
-        return TextConfig(prompt_template=self.prompt_template, system_prompt=self.system_prompt)
+        return TextConfig(
+            prompt_template=self.prompt_template,
+            system_prompt=self.system_prompt,
+            template_kwargs=self.template_kwargs,
+        )
 
     def validate(self) -> None:
         check_range(self, "limit", at_least=1, where="problems.")

@@ -226,7 +226,7 @@ class DataConfig(TextConfig):
     @property
     def text(self) -> TextConfig:
         """How prompts are rendered and responses split into steps."""
-        return TextConfig(self.steps, self.prompt_template, self.system_prompt)
+        return TextConfig(self.steps, self.prompt_template, self.system_prompt, self.template_kwargs)
 
     def validate(self, where: str = "data.") -> None:
         self.text.validate(where)

@@ -70,7 +70,11 @@ class Ledger:
         name = tokenizer or settings["policy"]["name"]
         policy = LanguageModelConfig(name, settings["policy"].get("revision") if tokenizer is None else None)
         prompt = settings["prompt"]
-        text = TextConfig(prompt_template=prompt["template"], system_prompt=prompt["system_prompt"])
+        text = TextConfig(
+            prompt_template=prompt["template"],
+            system_prompt=prompt["system_prompt"],
+            template_kwargs=prompt.get("template_kwargs"),
+        )
         encoder = Encoder(loading.open_tokenizer(ModelSource.of(policy)), text)
         counts = count(load_groups(str(path), graded=False), encoder)
         self._add("rollouts", f"sampling {path}", counts, forward_flops(_shape(policy), tokens_of(counts)))

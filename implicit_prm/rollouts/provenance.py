@@ -80,7 +80,11 @@ def fixed_options(config: RolloutConfig) -> dict[str, Any]:
         "backend": "server" if server else "transformers",
         "policy": {name: value for name, value in policy.items() if not (server and name in _SERVER_RUN_OPTIONS)},
         "sampling": sampling,
-        "prompt": {"template": source.prompt_template, "system_prompt": source.system_prompt},
+        "prompt": {
+            "template": source.prompt_template,
+            "system_prompt": source.system_prompt,
+            **({"template_kwargs": source.template_kwargs} if source.template_kwargs else {}),
+        },
         "problems": {"name": source.name, "split": source.split, "revision": source.revision},
         "grading": {"extraction": config.grading.extraction},
     }

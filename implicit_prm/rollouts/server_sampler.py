@@ -52,6 +52,9 @@ class ServerSampler:
             base_url=policy.base_url, api_key=key, timeout=policy.timeout_s, max_retries=policy.retries
         )
         self._raw = text.prompt_template.startswith("raw:")
+        self._extra_body = policy.extra_body
+        if text.template_kwargs:  # as vLLM and SGLang name them
+            self._extra_body = {**(policy.extra_body or {}), "chat_template_kwargs": text.template_kwargs}
         self._warned: set[str | None] = set()
         self._warning = threading.Lock()
         self.identity: dict[str, Any] = {
@@ -133,7 +136,7 @@ class ServerSampler:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
-            "extra_body": self._policy.extra_body,
+            "extra_body": self._extra_body,
             **({} if seed is None else {"seed": seed}),
             **({"n": n} if n > 1 else {}),
             **changes,

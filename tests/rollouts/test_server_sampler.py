@@ -39,13 +39,15 @@ def serve():
 def run(tmp_path):
     """`run(server, n=3, retries=1)` samples six problems and returns the rows; printed lines are in `run.said`."""
 
-    def rollout(server, n=3, template="Solve: {problem}", seed=0, **policy):
+    def rollout(server, n=3, template="Solve: {problem}", template_kwargs=None, seed=0, **policy):
         run.said = []
         options = {"concurrency": 3, "retries": 2, "timeout_s": 5.0} | policy
         rollouts.rollout(
             RolloutConfig(
                 policy=ServerConfig(**({"base_url": server.url, "name": "model"} | options)),
-                problems=ProblemsConfig("sandbox", "train", limit=6, prompt_template=template),
+                problems=ProblemsConfig(
+                    "sandbox", "train", limit=6, prompt_template=template, template_kwargs=template_kwargs
+                ),
                 sampling=SamplingConfig(n=n, max_new_tokens=20, temperature=0.7, top_p=0.9, seed=seed),
                 output=str(tmp_path / "r.jsonl"),
             ),
@@ -90,6 +92,16 @@ def test_requests_set_only_temperature_and_top_p(serve, run):
     expected = {"model": "model", "n": 3, "max_tokens": 20, "temperature": 0.7, "top_p": 0.9}
     neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
     assert (expected | neutral).items() <= request.items()
+
+
+def test_template_kwargs_are_sent_and_recorded(serve, run):
+    server = serve()
+    run(server, template_kwargs={"enable_thinking": False})
+    assert all(request["chat_template_kwargs"] == {"enable_thinking": False} for request in server.requests)
+    assert all(request["top_k"] == 0 for request in server.requests)
+    assert json.loads(run.meta.read_text())["settings"]["prompt"]["template_kwargs"] == {"enable_thinking": False}
+    with pytest.raises(ImplicitPRMError, match="template_kwargs"):
+        run(server, template_kwargs={"enable_thinking": True})
 
 
 def test_raw_prompt_is_sent_as_plain_text(serve, run):
