@@ -134,7 +134,7 @@ def test_what_the_hub_refuses(hub):
         (401, "RepoNotFound"): ["no such dataset on the hub, or a private one", "HF_TOKEN"],
         (401, "GatedRepo"): ["a gated dataset", "HF_TOKEN"],
         (401, ""): ["access denied", "HF_TOKEN"],
-        (500, ""): ["the hub fails (Server error '500", "try again later", "hf download"],
+        (500, ""): ["the hub failed (Server error '500", "try again later", "hf download"],
     }.items():
         hub.refusal = refusal
         _refused(*words)
