@@ -14,7 +14,8 @@ from tests.docs.pages import DOCS, ROOT, blocks, name
 from tests.runs import config, quiet
 
 PAGES = [
-    *(ROOT / "README.md", DOCS / "getting-started.md", DOCS / "guides/trainer.md", DOCS / "guides/evaluation.md"),
+    *(ROOT / "README.md", DOCS / "getting-started.md", DOCS / "grading.md"),
+    *(DOCS / "guides/trainer.md", DOCS / "guides/evaluation.md"),
     *sorted((DOCS / "how-to").glob("*.md")),
 ]
 
