@@ -20,8 +20,9 @@ _LOSSES: dict[str, type] = {loss.name: loss for loss in get_args(LossConfig)}
 class ImplicitPRMConfig(TrainingArguments):
     """Arguments of `ImplicitPRMTrainer`: transformers' TrainingArguments, some with other defaults, and those below.
 
-    Batch sizes count prompts, each with all of its responses. The defaults are those of arXiv 2412.01981: an optimiser
-    step of 8 prompts, a learning rate of 5e-7 for full weights (an adapter needs more, for example 1e-4).
+    Batch sizes count prompts, each with all of its responses; single responses if the loss has `batch_unit="response"`,
+    as `kto` by default. The defaults are those of arXiv 2412.01981: an optimiser step of 8 prompts, and a learning rate
+    of 5e-7 for full weights (an adapter needs more, for example 1e-4).
 
     Args:
         loss: the outcome loss. `ce` and `kto` take each response by itself, `dpo` and `nca` its pairs.

@@ -26,7 +26,7 @@ def test_plain_rows_repeat_the_prompt():
     assert GROUP.forward(1000, shared=False) == Tokens(444, 190, 4 * 111**2 / 2)
 
 
-def test_pieces_hold_similar_lengths():
+def test_log_ratio_trainer_hold_similar_lengths():
     cut = GROUP.pieces(90, shared=True)
     assert [(piece.rows, piece.width) for piece in cut] == [(1, 100), (2, 40), (1, 20)]
     assert GROUP.forward(90, shared=True).padded == 10 + 100 + 80 + 20

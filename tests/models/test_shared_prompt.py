@@ -59,7 +59,7 @@ def test_gradients_equal_those_of_plain_rows(name, max_tokens):
     assert (shared - plain).norm() < 1e-5 * plain.norm()
 
 
-def test_pieces_go_through_the_embedding_once():
+def test_log_ratio_trainer_go_through_the_embedding_once():
     """Its gradient is as large as the vocabulary: one for each piece would cost more than the pieces."""
     with profile() as prof:
         prompt = SharedPrompt(_model("llama").train(), PROMPT)
@@ -99,7 +99,7 @@ def test_response_logprobs_come_in_the_order_given():
             assert torch.allclose(one, row[: len(ids)], atol=1e-5)
 
 
-def test_pieces_hold_what_fits_and_no_response_is_lost():
+def test_log_ratio_trainer_hold_what_fits_and_no_response_is_lost():
     assert pieces([5, 1, 3, 3], 8) == [[0], [2, 3], [1]]
     assert pieces([5, 1, 3, 3], 10) == [[0, 2], [3, 1]]
     for budget in (1, 7, 20, 100):

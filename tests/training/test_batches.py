@@ -66,3 +66,23 @@ def test_a_dataset_brings_step_labels_if_it_is_told_to(tokenizer):
     assert GroupDataset(encoded)[0].step_labels is None
     (one,) = [GroupDataset(encoded, step_labels=True)[place] for place in range(1)]
     assert [list(map(bool, labels)) for labels in one.step_labels] == row["step_labels"]
+
+
+def test_a_dataset_aligns_everything(tokenizer):
+    from implicit_prm.config import TextConfig
+    from implicit_prm.types import Group
+
+    encoder = Encoder(tokenizer, TextConfig(steps="newline"))
+    rows = graded_rows(3, 2)
+    groups = [
+        encoder.group(Group(r["id"], r["prompt"], r["completions"], r["correctness"], r["finished"])) for r in rows
+    ]
+    dataset = GroupDataset(groups, mismatched=True)
+    for place in (0, 2):
+        item, other = dataset[place], rows[(place + 1) % 3]
+        assert item.labels == rows[place]["correctness"]
+        for ids, steps, text in zip(item.rows.ids, item.step_of_token, rows[place]["completions"], strict=True):
+            assert tokenizer.decode(ids[:-1]) == text
+            assert ids[-1] == tokenizer.eos_token_id
+            assert max(steps) == text.count("\n")
+        assert [tokenizer.decode(ids[:-1]) for ids in item.mismatched.ids] == other["completions"]

@@ -7,11 +7,15 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
 
 from implicit_prm import ImplicitPRMError, fit
 from implicit_prm.baselines.run import fit as fit_baseline
+from implicit_prm.config import CEConfig
+from implicit_prm.models.checkpoint import CheckpointMetadata
+from implicit_prm.training import LogRatioTrainer
 from tests.baselines.runs import baseline, labelled_file
-from tests.conftest import graded_rows, write_rows
+from tests.conftest import graded_rows, tiny_model, write_rows
 from tests.runs import RESUMABLE, config, log, quiet
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
@@ -178,3 +182,12 @@ def test_before_the_first_step_every_pair_is_a_tie(tmp_path, tiny_folder, rollou
         run.max_tokens_per_batch = 1
         fit(run, quiet)
         assert log(tmp_path / loss)[0]["rewards/accuracies"] == 0.5
+
+
+def test_several_gpus_in_one_process_are_refused(tokenizer, tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    arguments._n_gpu = 2
+    with pytest.raises(ImplicitPRMError, match="accelerate launch"):
+        LogRatioTrainer(
+            tiny_model(tokenizer), arguments, CEConfig(), CheckpointMetadata(1.0, "none"), processing_class=tokenizer
+        )

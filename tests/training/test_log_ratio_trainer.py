@@ -79,7 +79,7 @@ def _name(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=_name)
-def test_pieces_and_rows_give_the_gradient_of_one_pass(loss, dataset, tokenizer, tmp_path):
+def test_log_ratio_trainer_and_rows_give_the_gradient_of_one_pass(loss, dataset, tokenizer, tmp_path):
     built = dataset(loss)
     value, gradient = _step(built, tokenizer, tmp_path, loss, max_tokens=10_000)
     assert gradient.norm() > 1e-3
