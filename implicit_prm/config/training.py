@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from implicit_prm.config.estimation import EstimateConfig
-from implicit_prm.config.models import ModelConfig, TextConfig
+from implicit_prm.config.models import ModelConfig, StepRule, TextConfig
 from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
 
@@ -194,7 +194,7 @@ LossConfig = DPOConfig | NCAConfig | KTOConfig | CEConfig | PrefixConfig | Steps
 
 
 @dataclass(kw_only=True)
-class DataConfig(TextConfig):
+class DataConfig:
     """Graded responses to train on.
 
     Args:
@@ -207,6 +207,9 @@ class DataConfig(TextConfig):
         hold_out_prompts: Number of prompts of `train` to use as the dev set instead.
         max_prompts: Number of prompts to use, from the first; None for all.
         max_responses: Number of responses per prompt to use, drawn at random; None for all.
+        steps: Where a step ends.
+        prompt_template: The user's turn, with {problem} for the prompt's text.
+        system_prompt: System message, or None.
         max_length: Maximum length of prompt + response in tokens; None for the model's context.
         too_long: What to do with a longer response: stop with an `error`, or `drop` it.
     """
@@ -220,6 +223,9 @@ class DataConfig(TextConfig):
     hold_out_prompts: int = 0
     max_prompts: int | None = None
     max_responses: int | None = None
+    steps: StepRule = TextConfig.steps
+    prompt_template: str = TextConfig.prompt_template
+    system_prompt: str | None = TextConfig.system_prompt
     max_length: int | None = None
     too_long: Literal["error", "drop"] = "error"
 
@@ -228,10 +234,10 @@ class DataConfig(TextConfig):
         """How prompts are rendered and responses split into steps."""
         return TextConfig(self.steps, self.prompt_template, self.system_prompt, self.template_kwargs)
 
-    def validate(self, where: str = "data.") -> None:
-        self.text.validate(where)
-        check_range(self, "max_prompts", "max_responses", "max_length", at_least=1, where=where)
-        check_range(self, "hold_out_prompts", at_least=0, where=where)
+    def validate(self) -> None:
+        self.text.validate("data.")
+        check_range(self, "max_prompts", "max_responses", "max_length", at_least=1, where="data.")
+        check_range(self, "hold_out_prompts", at_least=0, where="data.")
         if not self.train:
             raise ImplicitPRMError("data.train is empty; name a file of graded responses (ipr-rollout writes one)")
         if self.dev_revision and not self.dev:
