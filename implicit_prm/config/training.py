@@ -210,6 +210,7 @@ class DataConfig:
         steps: Where a step ends.
         prompt_template: The user's turn, with {problem} for the prompt's text.
         system_prompt: System message, or None.
+        template_kwargs: Variables of the chat template, or None.
         max_length: Maximum length of prompt + response in tokens; None for the model's context.
         too_long: What to do with a longer response: stop with an `error`, or `drop` it.
     """
@@ -226,6 +227,7 @@ class DataConfig:
     steps: StepRule = TextConfig.steps
     prompt_template: str = TextConfig.prompt_template
     system_prompt: str | None = TextConfig.system_prompt
+    template_kwargs: dict[str, Any] | None = TextConfig.template_kwargs
     max_length: int | None = None
     too_long: Literal["error", "drop"] = "error"
 

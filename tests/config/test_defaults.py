@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from implicit_prm import config as options
 from implicit_prm.cli.eval import TASKS
 from implicit_prm.cli.label import METHODS
+from implicit_prm.training.arguments import training_arguments
+from implicit_prm.training.prm_config import ImplicitPRMConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # The files of a command that stand for the defaults; the others are recipes.
@@ -154,3 +156,17 @@ def test_options_made_in_python_and_by_the_command_are_equal():
     assert options.RolloutConfig(
         options.PolicyConfig("m"), options.ProblemsConfig("p"), options.SamplingConfig(), "o"
     ) == options.from_mapping(options.RolloutConfig, tree)
+
+
+def test_the_trainer_in_python_has_the_values_of_the_default_file(tmp_path):
+    values = composed("train", *DEFAULTS["train"])["trainer"]
+    in_python = ImplicitPRMConfig(output_dir=str(tmp_path), use_cpu=True)
+    config = options.from_mapping(
+        options.TrainConfig,
+        {"model": {"name": "m"}, "data": {"train": "f"}, "loss": {"name": "ce"}, "output_dir": str(tmp_path)}
+        | {"trainer": values | {"use_cpu": True}},
+    )
+    by_command = training_arguments(config)
+    for name in values:
+        if hasattr(by_command, name):  # transformers renames gradient_checkpointing
+            assert getattr(in_python, name) == getattr(by_command, name), name
