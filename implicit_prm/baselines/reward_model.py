@@ -60,6 +60,7 @@ class RewardModel:
         *,
         steps: str | None = None,
         prompt_template: str | None = None,
+        template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
         revision: str | None = None,
         dtype: Dtype = "float32",
@@ -73,6 +74,7 @@ class RewardModel:
             path_or_id: a folder that `ipr-baseline` wrote, or the hub id of its content.
             steps: step rule; by default the checkpoint's. An outcome reward model has a single step whatever the rule.
             prompt_template: how a problem becomes a prompt, with {problem} in it; by default the checkpoint's.
+            template_kwargs: variables of the chat template, such as enable_thinking; by default the checkpoint's.
             max_length: limit on prompt and response together, in tokens; a longer response is an error. By default the
                 model's context.
             revision: branch, tag or commit on the hub.
@@ -89,7 +91,13 @@ class RewardModel:
         """
         source = ModelSource.resolve(path_or_id, revision, token, trust_remote_code)
         return cls.from_source(
-            source, steps=steps, prompt_template=prompt_template, max_length=max_length, dtype=dtype, device=device
+            source,
+            steps=steps,
+            prompt_template=prompt_template,
+            template_kwargs=template_kwargs,
+            max_length=max_length,
+            dtype=dtype,
+            device=device,
         )
 
     @classmethod
@@ -99,6 +107,7 @@ class RewardModel:
         *,
         steps: str | None = None,
         prompt_template: str | None = None,
+        template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
         dtype: Dtype = "float32",
         device: str | torch.device | None = None,
@@ -106,7 +115,7 @@ class RewardModel:
         """Open a model that is already resolved. The other arguments are those of `from_pretrained`."""
         if not isinstance(source.metadata, BaselineMetadata):
             raise ImplicitPRMError(f"{source.name} has no {BASELINE_FILE}; it is not a checkpoint of ipr-baseline")
-        changes = {"steps": steps, "prompt_template": prompt_template}
+        changes = {"steps": steps, "prompt_template": prompt_template, "template_kwargs": template_kwargs}
         text = asdict(source.metadata.text) | {name: value for name, value in changes.items() if value is not None}
         metadata = replace(source.metadata, text=from_mapping(TextConfig, text))
         model = loading.open_model(source, dtype, head="causal_lm" if metadata.kind == "next_token" else "value")

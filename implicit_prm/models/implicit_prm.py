@@ -68,6 +68,7 @@ class ImplicitPRM:
         *,
         steps: str | None = None,
         prompt_template: str | None = None,
+        template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
         revision: str | None = None,
         dtype: Dtype = "float32",
@@ -85,6 +86,7 @@ class ImplicitPRM:
             beta: by default the checkpoint's.
             steps: step rule; by default the checkpoint's, or blank_line for other models.
             prompt_template: how a problem becomes a prompt, with {problem} in it; by default the checkpoint's.
+            template_kwargs: variables of the chat template, such as enable_thinking; by default the checkpoint's.
             max_length: limit on prompt and response together, in tokens; a longer response is an error. By default the
                 model's context, whatever the length in training.
             revision: branch, tag or commit on the hub.
@@ -109,6 +111,7 @@ class ImplicitPRM:
             beta,
             steps=steps,
             prompt_template=prompt_template,
+            template_kwargs=template_kwargs,
             max_length=max_length,
             dtype=dtype,
             quantization=quantization,
@@ -124,13 +127,15 @@ class ImplicitPRM:
         *,
         steps: str | None = None,
         prompt_template: str | None = None,
+        template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
         dtype: Dtype = "float32",
         quantization: Quantization | Literal["none"] | None = None,
         device: str | torch.device | None = None,
     ) -> ImplicitPRM:
         """Open a model that is already resolved. The other arguments are those of `from_pretrained`."""
-        metadata = _metadata(source, reference, beta, steps, prompt_template)
+        text = {"steps": steps, "prompt_template": prompt_template, "template_kwargs": template_kwargs}
+        metadata = _metadata(source, reference, beta, text)
         if quantization is not None:
             metadata = replace(metadata, quantization=None if quantization == "none" else quantization)
         if metadata.reference == ADAPTER_OFF and source.adapter is None:
@@ -297,7 +302,7 @@ class ImplicitPRM:
 
 
 def _metadata(
-    source: ModelSource, reference: str | None, beta: float | None, steps: str | None, prompt_template: str | None
+    source: ModelSource, reference: str | None, beta: float | None, changes: dict[str, Any]
 ) -> CheckpointMetadata:
     """The checkpoint's metadata, with the values that the caller overrides."""
     if isinstance(source.metadata, CheckpointMetadata):
@@ -311,6 +316,5 @@ def _metadata(
         metadata = CheckpointMetadata(beta, reference)
     if reference is not None and reference != metadata.reference:
         metadata = replace(metadata, reference=reference, reference_revision=None)
-    changes = {"steps": steps, "prompt_template": prompt_template}
     text = asdict(metadata.text) | {name: value for name, value in changes.items() if value is not None}
     return replace(metadata, beta=metadata.beta if beta is None else beta, text=from_mapping(TextConfig, text))

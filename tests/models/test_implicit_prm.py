@@ -134,6 +134,15 @@ def test_a_checkpoint_of_version_0_1_opens(tmp_path, prm):
     assert CheckpointMetadata.read(tmp_path).max_length == 20
 
 
+def test_template_kwargs_are_overridden_and_saved(tmp_path, tiny_folder):
+    kwargs = {"enable_thinking": False}
+    options = {"reference": "none", "beta": 1.0, "device": "cpu"}
+    prm = ImplicitPRM.from_pretrained(tiny_folder, template_kwargs=kwargs, **options)
+    assert prm.encoder.text.template_kwargs == kwargs
+    prm.save_pretrained(tmp_path)
+    assert ImplicitPRM.from_pretrained(tmp_path, device="cpu").encoder.text.template_kwargs == kwargs
+
+
 def test_lora_switched_off_is_the_base_model(tokenizer, tiny_folder):
     policy = _lora(tokenizer)
     metadata = CheckpointMetadata(1.0, ADAPTER_OFF, text=TextConfig(steps="newline"))
