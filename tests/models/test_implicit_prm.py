@@ -135,12 +135,17 @@ def test_a_checkpoint_of_version_0_1_opens(tmp_path, prm):
 
 
 def test_template_kwargs_are_overridden_and_saved(tmp_path, tiny_folder):
-    kwargs = {"enable_thinking": False}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.chat_template = "{% if brief %}{{ '1' }}{% endif %}" + tokenizer.chat_template
+    tiny_model(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     options = {"reference": "none", "beta": 1.0, "device": "cpu"}
-    prm = ImplicitPRM.from_pretrained(tiny_folder, template_kwargs=kwargs, **options)
-    assert prm.encoder.text.template_kwargs == kwargs
-    prm.save_pretrained(tmp_path)
-    assert ImplicitPRM.from_pretrained(tmp_path, device="cpu").encoder.text.template_kwargs == kwargs
+    plain = ImplicitPRM.from_pretrained(tmp_path, **options)
+    brief = ImplicitPRM.from_pretrained(tmp_path, template_kwargs={"brief": True}, **options)
+    assert len(brief.encoder.prompt_ids(PROBLEM)) == len(plain.encoder.prompt_ids(PROBLEM)) + 1
+    brief.save_pretrained(tmp_path / "saved")
+    again = ImplicitPRM.from_pretrained(tmp_path / "saved", device="cpu")
+    assert again.encoder.prompt_ids(PROBLEM) == brief.encoder.prompt_ids(PROBLEM)
 
 
 def test_lora_switched_off_is_the_base_model(tokenizer, tiny_folder):
