@@ -17,7 +17,7 @@ _ONLY_IF_ANY = ("  repeated", "  both correct and incorrect")
 
 
 @dataclass
-class Lengths:
+class LengthSummary:
     """Lengths in tokens."""
 
     median: int
@@ -25,7 +25,7 @@ class Lengths:
     longest: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int]) -> Lengths:
+    def of(cls, lengths: Sequence[int]) -> LengthSummary:
         median, high = np.percentile(lengths, [50, 95], method="higher")
         return cls(int(median), int(high), max(lengths))
 
@@ -44,8 +44,8 @@ class Report:
     repeated_prompts: int = 0  # groups with the prompt of an earlier group
     repeated_responses: int = 0  # responses equal to an earlier one of their group
     contradictory: int = 0  # texts labelled both correct and incorrect in a group
-    prompt_tokens: Lengths | None = None
-    response_tokens: Lengths | None = None
+    prompt_tokens: LengthSummary | None = None
+    response_tokens: LengthSummary | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     used: dict[str, int] = field(default_factory=dict)
     used_tokens: dict[str, int] = field(default_factory=dict)  # of prompts (each counted once) and of responses
@@ -72,8 +72,10 @@ class Report:
 
     def measure(self, encoded: Sequence[EncodedGroup]) -> None:
         """Measure the lengths, before long responses are left out."""
-        self.prompt_tokens = Lengths.of([len(group.prompt_ids) for group in encoded])
-        self.response_tokens = Lengths.of([len(response.ids) for group in encoded for response in group.responses])
+        self.prompt_tokens = LengthSummary.of([len(group.prompt_ids) for group in encoded])
+        self.response_tokens = LengthSummary.of(
+            [len(response.ids) for group in encoded for response in group.responses]
+        )
 
     def count_used(self, encoded: Sequence[EncodedGroup]) -> None:
         """Count what is used in training."""
@@ -138,5 +140,5 @@ def _share(part: int, whole: int) -> str:
     return f"{part:,} ({part / whole:.1%})" if part else "0"
 
 
-def _lengths(lengths: Lengths | None) -> str:
+def _lengths(lengths: LengthSummary | None) -> str:
     return f"{lengths.median:,}  {lengths.percentile_95:,}  {lengths.longest:,}" if lengths else "-"

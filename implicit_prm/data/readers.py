@@ -122,7 +122,7 @@ def _read(file: DataFile) -> NumberedRows:
     ending = Path(file.path.removesuffix(".gz")).suffix
     if ending not in _READERS:
         raise ImplicitPRMError(f"{file.name}: unknown suffix; use one of {', '.join(_READERS)} (or .gz of them)")
-    with _clear_errors(file.name), file.open() as stream:
+    with _readable_errors(file.name), file.open() as stream:
         start = stream.read(len(_LFS))
         if not start:
             raise ImplicitPRMError(f"{file.name}: the file is empty")
@@ -137,7 +137,7 @@ def _read(file: DataFile) -> NumberedRows:
 
 
 @contextlib.contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
+def _readable_errors(name: str) -> Iterator[None]:
     try:
         yield
     except ImplicitPRMError:
@@ -204,7 +204,7 @@ def _saved(path: Path, source: str, split: str, limit: int | None) -> Rows:
     """The rows of a folder that `Dataset.save_to_disk` wrote."""
     import datasets  # slow to import, and rarely needed
 
-    with _clear_errors(source):
+    with _readable_errors(source):
         rows = datasets.load_from_disk(str(path))
         if isinstance(rows, dict):
             if split not in rows:

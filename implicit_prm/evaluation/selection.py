@@ -44,7 +44,7 @@ def sizes(candidates: int) -> list[int]:
 
 def mean_accuracy(correct: ArrayLike) -> float:
     """Share of correct candidates: the accuracy of random choice."""
-    return float(_flags(correct).mean())
+    return float(_as_bool(correct).mean())
 
 
 def pass_at_k(correct: ArrayLike, k: int) -> float:
@@ -54,7 +54,7 @@ def pass_at_k(correct: ArrayLike, k: int) -> float:
         correct: [K] booleans, c of them true.
         k: subset size, 1 to K.
     """
-    right = _flags(correct)
+    right = _as_bool(correct)
     _check_size(k, len(right))
     return 1.0 - math.comb(len(right) - int(right.sum()), k) / math.comb(len(right), k)
 
@@ -73,7 +73,7 @@ def best_of_n(scores: ArrayLike, correct: ArrayLike, n: int) -> float:
     Raises:
         ImplicitPRMError: if the lengths differ, a score is NaN or +inf, or n is out of range.
     """
-    right = _flags(correct)
+    right = _as_bool(correct)
     values = _vector(scores, "scores", len(right))
     if np.isnan(values).any() or np.isposinf(values).any():
         raise ImplicitPRMError("expected scores that are finite or -inf (never chosen), got NaN or +inf")
@@ -114,9 +114,9 @@ def votes(
         ImplicitPRMError: if the lengths differ, a weight is negative, infinite or NaN, a class is below -1, or a size
             or `draws` is out of range.
     """
-    right = _flags(correct)
+    right = _as_bool(correct)
     total = len(right)
-    labels = _labels(classes, total)
+    labels = _answer_classes(classes, total)
     weight = np.ones(total) if weights is None else _weights(weights, total)
     for n in sizes:
         _check_size(n, total)
@@ -196,7 +196,7 @@ def _check_size(n: int, total: int) -> None:
 def _vector(values: ArrayLike, name: str, length: int) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (length,):
-        raise ImplicitPRMError(f"expected {name} of shape ({length},), as correct has, got {array.shape}")
+        raise ImplicitPRMError(f"expected {length} {name}, one per candidate like correct, got shape {array.shape}")
     return array
 
 
@@ -207,14 +207,14 @@ def _weights(weights: ArrayLike, length: int) -> NDArray[np.float64]:
     return array
 
 
-def _labels(classes: ArrayLike, length: int) -> NDArray[np.int64]:
+def _answer_classes(classes: ArrayLike, length: int) -> NDArray[np.int64]:
     array = np.asarray(classes)
     if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer) or array.min() < -1:
         raise ImplicitPRMError(f"expected {length} integer classes >= -1 (-1 is a candidate without an answer)")
     return array.astype(np.int64)
 
 
-def _flags(correct: ArrayLike) -> NDArray[np.bool_]:
+def _as_bool(correct: ArrayLike) -> NDArray[np.bool_]:
     array = np.asarray(correct)
     if array.ndim != 1 or not len(array) or not np.isin(array, (0, 1)).all():
         raise ImplicitPRMError("expected correct to hold true or false for each candidate, at least one")

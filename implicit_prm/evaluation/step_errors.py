@@ -67,13 +67,13 @@ def step_errors(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]])
         kept: list[float] = []
         first: list[float] = []
         hits = 0
-        for place, (told, one) in enumerate(zip(group.step_labels, scored, strict=True)):
-            if told is None or not one.step_rewards:
+        for place, (labels, one) in enumerate(zip(group.step_labels, scored, strict=True)):
+            if labels is None or not one.step_rewards:
                 continue
             with error_context(f"problem {group.id}, response {place}"):
-                _require_hard(told)
-                told.require_steps(len(one.step_rewards))
-            error = told.first_error
+                _require_hard(labels)
+                labels.require_steps(len(one.step_rewards))
+            error = labels.first_error
             kept += one.step_rewards[:error]
             if error is not None:
                 first.append(one.step_rewards[error])

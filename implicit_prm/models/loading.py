@@ -37,7 +37,7 @@ def open_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """
     if source.adapter is not None and not (source.folder / "tokenizer_config.json").exists():
         return open_tokenizer(source.base)
-    with _clear_errors(source, "tokenizer of"):
+    with _readable_errors(source, "tokenizer of"):
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(source.folder), token=source.token, trust_remote_code=source.trust_remote_code
@@ -84,7 +84,7 @@ def open_model(
             )
         return lora.merge(open_adapted(source, dtype, attn_implementation))
     options: dict[str, Any] = {"token": source.token, "trust_remote_code": source.trust_remote_code}
-    with _clear_errors(source):
+    with _readable_errors(source):
         if AutoConfig.from_pretrained(str(source.folder), **options).is_encoder_decoder:
             raise ImplicitPRMError(f"{source.name} is an encoder-decoder; expected a causal language model")
         source.download_weights()
@@ -125,7 +125,7 @@ def open_adapted(
             f"the base model of the adapter {source.name}: {error}. The base is named in its adapter_config.json "
             "(base_model_name_or_path) and, if ipr-train wrote it, in implicit_prm.json (base)"
         ) from error
-    with _clear_errors(source, "adapter"):
+    with _readable_errors(source, "adapter"):
         source.download_weights()
         adapted = lora.attach(base, source.folder)
     check_finite(adapted, source.name)
@@ -239,7 +239,7 @@ def _bitsandbytes(quantization: str, dtype: str) -> BitsAndBytesConfig:
 
 
 @contextlib.contextmanager
-def _clear_errors(source: ModelSource, what: str = "model") -> Iterator[None]:
+def _readable_errors(source: ModelSource, what: str = "model") -> Iterator[None]:
     """Turn the errors of transformers, peft, tokenizers and safetensors into one sentence with the cause."""
     try:
         yield

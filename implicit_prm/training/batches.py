@@ -1,4 +1,4 @@
-"""The items of a training batch: prompts with all of their responses and the reference log-probabilities of each."""
+"""The items of a training batch: prompts with all of their responses, or single responses (`ResponseDataset`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from implicit_prm.types import ImplicitPRMError
 
 
 @dataclass(frozen=True)
-class Rows:
+class ResponseRows:
     """Token ids of responses, and the [T] float32 reference log-probabilities of each in nats; None: no reference."""
 
     ids: list[Ids]
@@ -29,16 +29,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __add__(self, other: Rows) -> Rows:
+    def __add__(self, other: ResponseRows) -> ResponseRows:
         reference = None
         if self.reference is not None and other.reference is not None:
             reference = self.reference + other.reference
-        return Rows(self.ids + other.ids, reference)
+        return ResponseRows(self.ids + other.ids, reference)
 
-    def take(self, places: Sequence[int]) -> Rows:
+    def take(self, places: Sequence[int]) -> ResponseRows:
         """The rows at the given places."""
         reference = None if self.reference is None else [self.reference[place] for place in places]
-        return Rows([self.ids[place] for place in places], reference)
+        return ResponseRows([self.ids[place] for place in places], reference)
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class TrainingGroup:
     """
 
     prompt_ids: Ids
-    rows: Rows
+    rows: ResponseRows
     labels: list[bool]
     step_of_token: list[Ids]
-    mismatched: Rows = field(default_factory=lambda: Rows([], None))
+    mismatched: ResponseRows = field(default_factory=lambda: ResponseRows([], None))
     step_labels: list[Sequence[float]] | None = None
 
     def __add__(self, other: TrainingGroup) -> TrainingGroup:
@@ -87,7 +87,7 @@ class TrainingGroup:
 
 # Padding item: keeps ranks with fewer prompts in the collectives. It has no response; its prompt is for FSDP's forward
 # passes, in which every rank takes part.
-PADDING = TrainingGroup([0, 0], Rows([], None), [], [], step_labels=[])
+PADDING = TrainingGroup([0, 0], ResponseRows([], None), [], [], step_labels=[])
 
 
 class GroupDataset(Dataset):
@@ -153,16 +153,16 @@ class GroupDataset(Dataset):
         room = None if self.limit_tokens is None else self.limit_tokens - len(group.prompt_ids)
         return [other[number % len(other)].ids[:room] for number in range(len(group.responses))]
 
-    def _rows(self, group: EncodedGroup, ids: list[Ids]) -> Rows:
+    def _rows(self, group: EncodedGroup, ids: list[Ids]) -> ResponseRows:
         if self.cache is None:
-            return Rows(ids, None)
+            return ResponseRows(ids, None)
         reference = []
         for one in ids:
             values = self.cache.get(key_of(group.prompt_ids, one), len(one))
             if values is None:
                 raise ImplicitPRMError(f"{group.name}: no reference log-probabilities in {self.cache.folder}")
             reference.append(values)
-        return Rows(ids, reference)
+        return ResponseRows(ids, reference)
 
 
 class ResponseDataset(Dataset):

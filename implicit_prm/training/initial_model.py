@@ -132,7 +132,7 @@ def _continued(model: ModelConfig, source: ModelSource, prm: CheckpointMetadata 
     return replace(model, reference=reference, reference_revision=revision, beta=prm.beta)
 
 
-def open_policy(initial: InitialModel, arguments: TrainingArguments) -> Any:
+def open_initial_policy(initial: InitialModel, arguments: TrainingArguments) -> Any:
     """Open the model to train, without dropout: all of its weights, or a new LoRA adapter on it.
 
     Args:

@@ -25,7 +25,7 @@ from implicit_prm.rewards import implicit_reward
 from implicit_prm.rewards.losses import LOSSES, LossInputs, LossOutput, kl_baselines, pairs, unit_count
 from implicit_prm.training.batches import (
     ResponseDataset,
-    Rows,
+    ResponseRows,
     TrainingGroup,
     collate_responses,
     loss_inputs,
@@ -106,7 +106,8 @@ class LogRatioTrainer(GroupTrainer):
         groups = [group for group in inputs["groups"] if len(group.rows)]
         if not groups:
             raise ImplicitPRMError(
-                "DeepSpeed: the prompts do not divide by processes x batch size; set data.max_prompts to a multiple"
+                "DeepSpeed: the number of prompts is not a multiple of processes x batch size; leave some out "
+                "(data.max_prompts of ipr-train)"
             )
         output = self._padded_loss(model, groups)
         loss = output.total * self.args.world_size / max(float(num_items_in_batch or output.units), 1.0)
@@ -239,13 +240,17 @@ class LogRatioTrainer(GroupTrainer):
     ) -> LossOutput:
         return LOSSES[self.loss.name](loss_inputs([group], rewards, token_rewards, kl), self.loss)
 
-    def _open(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> tuple[SharedPrompt | PlainRows, list[list[int]]]:
+    def _open(
+        self, model: nn.Module, prompt_ids: Ids, rows: ResponseRows
+    ) -> tuple[SharedPrompt | PlainRows, list[list[int]]]:
         """The encoded prompt, and its responses in pieces."""
         with self.compute_loss_context_manager():
             prompt = open_prompt(self.accelerator.unwrap_model(model), prompt_ids)
         return prompt, self.pieces(model, [len(ids) for ids in rows.ids], prompt.row_overhead)
 
-    def _piece_rewards(self, prompt: SharedPrompt | PlainRows, rows: Rows, piece: list[int]) -> tuple[Tensor, Tensor]:
+    def _piece_rewards(
+        self, prompt: SharedPrompt | PlainRows, rows: ResponseRows, piece: list[int]
+    ) -> tuple[Tensor, Tensor]:
         """[K, T] token rewards and [K, T] log-ratios of some responses, zero after the end of each."""
         with self.compute_loss_context_manager():
             policy = prompt.logprobs([rows.ids[place] for place in piece])
@@ -259,7 +264,7 @@ class LogRatioTrainer(GroupTrainer):
         return implicit_reward.token_rewards(log_ratio, self.metadata.beta), log_ratio
 
     @torch.no_grad()
-    def _token_rewards(self, model: nn.Module, prompt_ids: Ids, rows: Rows) -> list[Tensor]:
+    def _token_rewards(self, model: nn.Module, prompt_ids: Ids, rows: ResponseRows) -> list[Tensor]:
         """[T] token rewards of each response, on the CPU."""
         prompt, cut = self._open(model, prompt_ids, rows)
         found: dict[int, Tensor] = {}

@@ -201,7 +201,7 @@ def _policy(
 ) -> Any:
     """The model to train, without dropout, with a new adapter if `peft_config` asks for one."""
     if isinstance(model, str):
-        policy = initial_model.open_policy(initial, args)
+        policy = initial_model.open_initial_policy(initial, args)
     else:
         policy = model
         forward.disable_dropout(policy)

@@ -47,14 +47,14 @@ def add_reference_logprobs(
     """
     model, source, device = initial.config, initial.reference_source, arguments.device
     assert source is not None
-    named, changeable = reference, reference is not None
-    if named is None:
-        named = initial_model.open_reference(initial, encoder.tokenizer)
-        changeable = in_memory and named is None
-    if named is not None:
-        loading.check_embeds(named, encoder)
+    changeable = reference is not None
+    if reference is None:
+        reference = initial_model.open_reference(initial, encoder.tokenizer)
+        changeable = in_memory and reference is None
+    if reference is not None:
+        loading.check_embeds(reference, encoder)
     if model.quantization is None:  # bitsandbytes has already placed its weights
-        model_to_place: Any = policy if named is None else named
+        model_to_place: Any = policy if reference is None else reference
         model_to_place.to(device)
     budget = max_tokens or forward.token_budget(device)
     half = torch.bfloat16 if arguments.bf16 else torch.float16
@@ -63,7 +63,7 @@ def add_reference_logprobs(
         stack.enter_context(torch.autocast(device.type, half, enabled=arguments.bf16 or arguments.fp16))
         # A new adapter changes nothing yet, but the forward pass is cheaper without it.
         has_adapter = hasattr(policy, "disable_adapter")
-        model_or_base = stack.enter_context(reference_model(policy, named)) if has_adapter or named else policy
+        model_or_base = stack.enter_context(reference_model(policy, reference)) if has_adapter or reference else policy
         weights = weights_in_memory(model_or_base) if changeable else None
         cache = open_cache(model_or_base, source, folder, weights)
         requests = [request for dataset in datasets for request in dataset.requests()]

@@ -169,7 +169,7 @@ def _prepare(
     """The policy, its metadata, and the trainer with the reference log-probabilities."""
     initial = initial_model.resolve(config.model, config.output_dir, arguments, checkpoint is not None, say)
     encoder = Encoder(loading.open_tokenizer(initial.source), config.data.text)
-    policy = initial_model.open_policy(initial, arguments)
+    policy = initial_model.open_initial_policy(initial, arguments)
     lora = None if config.model.lora is None else asdict(config.model.lora)
     start = config.model.name, config.model.revision
     metadata = checkpoint_metadata(initial, start, lora, encoder, config.loss, sets["train"], config.data.max_length)

@@ -2,7 +2,7 @@
 
 from array import array
 
-from implicit_prm.data.data_report import Lengths, Report, table
+from implicit_prm.data.data_report import LengthSummary, Report, table
 from implicit_prm.data.tokenization import EncodedGroup, TrainingResponse
 from implicit_prm.types import Group
 
@@ -39,8 +39,8 @@ def test_everything_is_counted():
 def test_lengths_are_of_prompts_and_responses():
     report = Report()
     report.measure([_encoded(3, [10, 20]), _encoded(5, range(100, 130)), _encoded(4, [7])])
-    assert report.prompt_tokens == Lengths(4, 5, 5)
-    assert report.response_tokens == Lengths(113, 128, 129)
+    assert report.prompt_tokens == LengthSummary(4, 5, 5)
+    assert report.response_tokens == LengthSummary(113, 128, 129)
 
 
 def test_the_table_has_a_column_for_each_set():

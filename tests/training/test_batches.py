@@ -8,15 +8,15 @@ import torch
 from implicit_prm.config import TextConfig
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.training import GroupDataset
-from implicit_prm.training.batches import PADDING, Rows, TrainingGroup, collate_responses, loss_inputs
+from implicit_prm.training.batches import PADDING, ResponseRows, TrainingGroup, collate_responses, loss_inputs
 from implicit_prm.types import Group
 from tests.conftest import graded_rows
 
 NAN = math.nan
 ONE = TrainingGroup(
-    [1, 2], Rows([[5, 6, 7], [5]], None), [True, False], [[0, 0, 1], [0]], step_labels=[[1.0, 0.5], [NAN]]
+    [1, 2], ResponseRows([[5, 6, 7], [5]], None), [True, False], [[0, 0, 1], [0]], step_labels=[[1.0, 0.5], [NAN]]
 )
-TWO = TrainingGroup([1, 2], Rows([[8, 9]], None), [True], [[0, 2]], step_labels=[[NAN, NAN, 0.0]])
+TWO = TrainingGroup([1, 2], ResponseRows([[8, 9]], None), [True], [[0, 2]], step_labels=[[NAN, NAN, 0.0]])
 
 
 def test_tokens_and_steps_are_aligned_and_padded():
@@ -32,7 +32,11 @@ def test_tokens_and_steps_are_aligned_and_padded():
 
 def test_a_piece_holds_what_it_was_given_in_its_order():
     group = TrainingGroup(
-        [1, 2], Rows([[5, 6], [7]], [np.zeros(2), np.ones(1)]), [True, False], [[0, 1], [0]], step_labels=[[1, 0], [1]]
+        [1, 2],
+        ResponseRows([[5, 6], [7]], [np.zeros(2), np.ones(1)]),
+        [True, False],
+        [[0, 1], [0]],
+        step_labels=[[1, 0], [1]],
     )
     piece = group.take([1, 0])
     assert (piece.labels, piece.step_of_token, piece.step_labels) == ([False, True], [[0], [0, 1]], [[1], [1, 0]])
@@ -41,7 +45,7 @@ def test_a_piece_holds_what_it_was_given_in_its_order():
 
 
 def test_responses_of_one_prompt_are_put_together():
-    other = TrainingGroup([3], Rows([[4]], None), [False], [[0]], step_labels=[[NAN]])
+    other = TrainingGroup([3], ResponseRows([[4]], None), [False], [[0]], step_labels=[[NAN]])
     first, second = ONE.take([1]), ONE.take([0])
     groups = collate_responses([first, other, second])["groups"]
     assert [(group.prompt_ids, group.rows.ids, group.labels) for group in groups] == [

@@ -72,13 +72,13 @@ def shown_steps(
     given = group.steps[place] if group.steps is not None else []
     if len(texts) != len(values):
         texts = given if len(given) == len(values) else []
-    told = bool(texts)
+    has_step_texts = bool(texts)
     texts = texts or [f"step {number}" for number in range(1, len(values) + 1)]
     steps = [
         ShownStep(text.strip(), scale.number(value), scale.colour(value), mark)
         for text, value, mark in zip(texts, values, marks, strict=True)
     ]
-    return steps, "" if told else one.response
+    return steps, "" if has_step_texts else one.response
 
 
 @dataclass(frozen=True)

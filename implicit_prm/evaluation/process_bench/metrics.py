@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from implicit_prm.config import ProcessBenchConfig
-from implicit_prm.data.groups import subset as take
+from implicit_prm.data.groups import subset
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.subset import BLIND, Subset, Verdict
 from implicit_prm.evaluation.statistics import finite, percentile_interval
@@ -90,7 +90,7 @@ def _step_metrics(one: Subset, config: ProcessBenchConfig) -> dict[str, Any]:
     groups, scores = [], []
     for group, some in zip(one.groups, one.scores, strict=True):
         keep = [place for place, score in enumerate(some) if score.step_rewards]
-        groups.append(take(group, keep))
+        groups.append(subset(group, keep))
         scores.append([replace(some[place], step_rewards=step_values(some[place], config.over)) for place in keep])
     found = step_metrics(groups, scores, config.seed)
     return {name: finite(value) if isinstance(value, dict) else value for name, value in found.items()}

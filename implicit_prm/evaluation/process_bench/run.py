@@ -148,8 +148,8 @@ def score_subset(
     """A subset with its scores (kept in `folder`) and the resamples that all of its intervals use."""
     scores = scorer.score_all(groups, folder)
     for group, some in zip(groups, scores, strict=True):
-        for place, (told, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
-            steps = len(told or [])
+        for place, (labels, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
+            steps = len(labels or [])
             # A model leaves a solution that is too long without scores; a column must have them all.
             if len(one.step_rewards) not in (0, steps) or (scorer.column is not None and not one.step_rewards):
                 raise ImplicitPRMError(
