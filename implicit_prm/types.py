@@ -247,7 +247,7 @@ class StepScores:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Any object that scores the steps of responses: an implicit PRM, another PRM, an ORM."""
+    """Any object that scores the steps of responses: an implicit PRM, an explicit PRM or an ORM."""
 
     def score(self, problem: Prompt, responses: Sequence[str]) -> list[StepScores]:
         """One `StepScores` per response, in the order given."""

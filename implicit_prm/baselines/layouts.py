@@ -133,7 +133,7 @@ def choose_tokens(encoder: Encoder, embedded: int) -> StepTokens:
         embedded: the number of tokens that the model has embeddings for.
 
     Raises:
-        ImplicitPRMError: no suitable tokens; the option `tokens` must name some.
+        ImplicitPRMError: no suitable tokens in the vocabulary; set `tokens`.
     """
     tokenizer = encoder.tokenizer
     special = sorted((number, str(token)) for number, token in tokenizer.added_tokens_decoder.items() if token.special)

@@ -128,7 +128,7 @@ class MathShepherdConfig(LabelConfig):
     Args:
         policy: The model that completes the prefixes.
         sampling: How it samples; `sampling.n` completions per prefix.
-        steps: Where a step ends.
+        steps: Where a step starts.
         prompt_template: Template for prompts that are bare problems.
         system_prompt: System message for prompts that are bare problems, or None.
         template_kwargs: Variables of the chat template, or None.

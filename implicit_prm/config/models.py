@@ -104,8 +104,8 @@ class TextConfig:
     """How a problem becomes a prompt and where a response is split into steps. Saved with the checkpoint.
 
     Args:
-        steps: Where a step ends: at a blank line, at a newline, before "Step 3:" at the start of a line, or as given in
-            the data's column `steps`.
+        steps: Where a step starts: after a blank line, at every line, at every line that begins with "Step 3:", or
+            as given in the data's column `steps`.
         prompt_template: The user's turn, with {problem} for the problem's text. A `raw:` in front means plain text
             without the chat template.
         system_prompt: System message, or None.

@@ -55,7 +55,7 @@ def saved_bytes(model: nn.Module, piece: Piece, dtype: torch.dtype, autocast: bo
 
 
 def _forward(body: Any, piece: Piece) -> None:
-    """As `group_logprobs` runs a piece: plain rows, or rows that attend to a shared prompt's keys and values."""
+    """Run a piece as training does: plain rows, or rows that attend to the keys and values of a `SharedPrompt`."""
     ids = torch.zeros(piece.rows, piece.width, dtype=torch.long)
     if not piece.prompt:
         body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

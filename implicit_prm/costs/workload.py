@@ -61,7 +61,7 @@ class Lengths:
     responses: Sequence[int]
 
     def pieces(self, max_tokens: int, shared: bool) -> list[Piece]:
-        """The pieces that `group_logprobs` runs: rows of responses if the prompt is shared, else prompt + response."""
+        """The pieces that training runs: responses alone if a `SharedPrompt` holds the prompt, else with the prompt."""
         shared_tokens = self.prompt - 1 if shared else 0
         row_prompt = 0 if shared else self.prompt
         cut = pieces(self.responses, max_tokens, 1 if shared else self.prompt)

@@ -247,7 +247,9 @@ class ImplicitPRM:
         finished: Sequence[bool],
         given_steps: Sequence[list[str]] | None = None,
     ) -> list[int]:
-        """Length of every response with its prompt, in tokens. The arguments are those of `score`."""
+        """Length of every response with its prompt, in tokens. The arguments are those of `score`.
+
+        `given_steps` belongs to the `Scorer` protocol; here the steps do not change the length."""
         prompt = len(self.encoder.prompt_ids(problem))
         return [prompt + self.encoder.length(text, done) for text, done in zip(responses, finished, strict=True)]
 

@@ -10,7 +10,8 @@ is computed twice.
         logprobs = response_logprobs(model, prompt_ids, responses, max_tokens=4096)
 
     prompt = open_prompt(model, prompt_ids)
-    for piece in pieces(responses, max_tokens, prompt.row_overhead):
+    lengths = [len(response) for response in responses]
+    for piece in pieces(lengths, max_tokens, prompt.row_overhead):
         loss_of(prompt.logprobs([responses[place] for place in piece])).backward()
     prompt.backward()
 """

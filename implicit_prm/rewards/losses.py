@@ -35,8 +35,8 @@ class LossInputs:
         token_rewards: [R, T] float32, the terms of `rewards`, zero outside the response.
         completion_mask: [R, T] bool, true at tokens of the response.
         step_of_token: [R, T] int64, the step that each token belongs to.
-        step_labels: [R, S] float32 in [0, 1], whether each step is right; NaN for a step without a label and after the
-            last step of a response.
+        step_labels: [R, S] float32 in [0, 1], whether each step is right; NaN for an unlabelled step and after the last
+            step of a response.
     """
 
     rewards: Tensor
