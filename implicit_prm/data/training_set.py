@@ -19,12 +19,17 @@ from implicit_prm.utils.progress import tracked
 
 @dataclass
 class GradedSet:
-    """The training or the dev set: its source, its groups and their statistics."""
+    """The training or the dev set: its source, its groups and their statistics.
+
+    Attributes:
+        options: prefix of option names in messages: `data.` for commands, nothing for `ImplicitPRMConfig`.
+    """
 
     source: str
     split: str
     groups: list[Group]
     report: Report
+    options: str = "data."
 
 
 def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, GradedSet | None]:
@@ -79,12 +84,12 @@ def from_rows(train: Source, dev: Source | None, loss: LossConfig, seed: int) ->
     groups = load_groups(train, dropped=report.dropped)
     if dev is not None:
         dev_report = Report()
-        dev_set = GradedSet("eval_dataset", "", load_groups(dev, dropped=dev_report.dropped), dev_report)
+        dev_set = GradedSet("eval_dataset", "", load_groups(dev, dropped=dev_report.dropped), dev_report, "")
         dev_report.describe(dev_set.groups)
         if loss.needs_step_labels:
             _check_step_labels(dev_set.groups, loss, "eval_dataset")
     report.describe(groups)
-    return GradedSet("train_dataset", "", _usable(groups, loss, seed, report, "train_dataset"), report), dev_set
+    return GradedSet("train_dataset", "", _usable(groups, loss, seed, report, "train_dataset"), report, ""), dev_set
 
 
 def _usable(groups: list[Group], loss: LossConfig, seed: int, report: Report, source: str) -> list[Group]:
@@ -133,7 +138,7 @@ def encode(
         ImplicitPRMError: a response over the limit with `too_long="error"`, step labels that do not match the steps, or
             nothing left.
     """
-    report = graded.report
+    report, raise_limit = graded.report, f"raise {graded.options}max_length"
     encoded = [encode_group(group) for group in tracked(graded.groups, "encoding", progress)]
     report.measure(encoded)
     over = sum(size > limit for group in encoded for size in group.lengths) if limit is not None else 0
@@ -143,20 +148,20 @@ def encode(
             raise ImplicitPRMError(
                 f"{graded.source}: {over} of {report.responses} responses are longer than {limit} tokens with their "
                 f"prompt (the longest: {longest.name}, response {longest.lengths.index(max(longest.lengths))}, "
-                f"{max(longest.lengths)} tokens). Set data.too_long=drop to leave them out. The limit is "
-                "data.max_length, or the model's context where that is smaller"
+                f"{max(longest.lengths)} tokens). Set {graded.options}too_long=drop to leave them out. "
+                f"The limit is {graded.options}max_length, or the model's context where that is smaller"
             )
         report.dropped[f"responses over {limit} tokens with the prompt"] += over
         kept = [group for group in (_within(group, limit) for group in encoded) if group.responses]
         report.dropped["prompts without a response that fits"] += len(encoded) - len(kept)
         encoded = kept
         if not encoded:
-            raise ImplicitPRMError(f"{graded.source}: no response fits in {limit} tokens; raise data.max_length")
+            raise ImplicitPRMError(f"{graded.source}: no response fits in {limit} tokens; {raise_limit}")
     if needs_pairs:
         mixed = [group for group in encoded if len(set(group.labels)) > 1]
         report.dropped["prompts without a pair that fits"] += len(encoded) - len(mixed)
         if not mixed:
-            raise ImplicitPRMError(f"{graded.source}: no correct-incorrect pair fits; raise data.max_length")
+            raise ImplicitPRMError(f"{graded.source}: no correct-incorrect pair fits; {raise_limit}")
         encoded = mixed
     report.count_used(encoded)
     return encoded
