@@ -16,7 +16,7 @@ class EstimateConfig:
     Args:
         machine: Its name, as printed.
         processes: Number of processes, one per GPU.
-        sharding: How the processes share weights, gradients and optimizer states.
+        sharding: How the processes share weights, gradients and optimiser states.
         memory_gb: Memory of one GPU in GB; None measures this machine.
         tflops: Sustained training rate of one GPU in TFLOP/s; None measures this machine.
         prompts: Number of prompts.

@@ -15,7 +15,7 @@ from implicit_prm.types import ImplicitPRMError
 #   needs_pairs        it only uses prompts with both correct and incorrect responses
 #   needs_step_labels  it trains on the data's column `step_labels`
 #   by_response        it is a sum over responses, so a group can be split into micro-batches anywhere
-#   single_responses   an optimizer step draws single responses, not prompts with all of their responses
+#   single_responses   an optimiser step draws single responses, not prompts with all of their responses
 
 # What `per_device_train_batch_size` counts: prompts with all of their responses, or single responses of any prompt.
 BatchUnit = Literal["prompt", "response"]
@@ -70,7 +70,7 @@ class KTOConfig:
             reward of the prompt's responses of the other class.
         desirable_weight: Weight of correct responses.
         undesirable_weight: Weight of incorrect responses.
-        batch_unit: What an optimizer step draws; None is `response` for `form="unpaired"`, `prompt` for
+        batch_unit: What an optimiser step draws; None is `response` for `form="unpaired"`, `prompt` for
             `form="paired"`.
     """
 
@@ -110,7 +110,7 @@ class CEConfig:
         balance: Down-sample the more frequent label over the `dataset`, within every `prompt`, or not (`none`).
         offset: What is subtracted from the reward: nothing, the mean reward of the prompt's responses (`group_mean`),
             or minus the log-odds of the prompt's accuracy (`prompt_accuracy`).
-        batch_unit: What an optimizer step draws.
+        batch_unit: What an optimiser step draws.
     """
 
     name: Literal["ce"] = "ce"
@@ -151,7 +151,7 @@ class PrefixConfig:
 
     Args:
         margin: Target of a correct prefix' mean reward; minus the margin is that of an incorrect one's.
-        batch_unit: What an optimizer step draws.
+        batch_unit: What an optimiser step draws.
     """
 
     name: Literal["prefix"] = "prefix"
@@ -175,7 +175,7 @@ class StepsConfig:
     """Squared error between the sigmoid of a step's reward and the step's label.
 
     Args:
-        batch_unit: What an optimizer step draws.
+        batch_unit: What an optimiser step draws.
     """
 
     name: Literal["steps"] = "steps"

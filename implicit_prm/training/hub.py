@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, get_token
 
 from implicit_prm.types import ImplicitPRMError
 
-# Optimizer states, pickles, files of trackers and of Hydra, and the candidates of ipr-eval.
+# Optimiser states, pickles, files of trackers and of Hydra, and the candidates of ipr-eval.
 LEFT_OUT = ["checkpoint-*", "damaged-*", "training_args.bin", "runs/*", "wandb/*", ".hydra/*", "eval/*", "*.log"]
 
 

@@ -91,9 +91,9 @@ def find_problem(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetad
     # FSDP and DeepSpeed write folders: optimizer_0, pytorch_model_fsdp_0, global_step100.
     entries = [path.name for path in checkpoint.iterdir()]
     if not any(name.startswith(("optimizer", "global_step")) for name in entries):
-        return "it has no optimizer state (trainer.save_only_model=true saves none)"
+        return "it has no optimiser state (trainer.save_only_model=true saves none)"
     if any(name.startswith("optimizer") for name in entries) and "scheduler.pt" not in entries:
-        return "scheduler.pt is missing"  # transformers would then ignore the optimizer state too, without a message
+        return "scheduler.pt is missing"  # transformers would then ignore the optimiser state too, without a message
     if not any("model" in name or name.startswith("global_step") for name in entries):
         return "it has no weights"
     return find_damage(checkpoint)
