@@ -21,6 +21,9 @@ from implicit_prm.utils.io import atomic_folder
 
 START_FOLDER = "start"  # in the output folder: the initial weights, if they are a base with an adapter merged in
 
+# Ends messages that name options of ipr-train, which ImplicitPRMTrainer calls otherwise.
+_ARGUMENTS = " (in ImplicitPRMTrainer: model, ref_model and beta=None)"
+
 
 @dataclass(frozen=True)
 class InitialModel:
@@ -103,13 +106,13 @@ def _reference_choices(source: ModelSource, prm: CheckpointMetadata | None) -> s
         return (
             f"model.name={source.name} is an implicit PRM (beta {prm.beta}, reference {reference}), so the initial "
             "reference is ambiguous. Set model.reference=checkpoint model.beta=null (continue training its reward), "
-            f"model.reference=start ({source.name} itself: a new reward, initially zero), another model, or none"
+            f"model.reference=start ({source.name} itself: a new reward, initially zero), another model, or none{_ARGUMENTS}"
         )
     assert source.adapter is not None
     return (
         f"model.name={source.name} is a LoRA adapter on {source.adapter.base}, so the initial reference is ambiguous. "
         "Set model.reference=start (the base with the adapter: a reward that is initially zero), "
-        f"model.reference={source.adapter.base} (the base alone), another model, or none"
+        f"model.reference={source.adapter.base} (the base alone), another model, or none{_ARGUMENTS}"
     )
 
 
@@ -118,12 +121,12 @@ def _continued(model: ModelConfig, source: ModelSource, prm: CheckpointMetadata 
     if prm is None:
         raise ImplicitPRMError(
             f"model.reference=checkpoint needs an implicit PRM, but model.name={model.name} has no {METADATA_FILE}; "
-            "name a checkpoint of ipr-train, or set model.reference=initial and model.beta=NUMBER"
+            f"name a checkpoint of ipr-train, or set model.reference=initial and model.beta=NUMBER{_ARGUMENTS}"
         )
     if model.beta not in (None, prm.beta):
         raise ImplicitPRMError(
             f"model.beta={model.beta}, but {model.name} was trained with beta {prm.beta}, which "
-            "model.reference=checkpoint keeps; set model.beta=null"
+            f"model.reference=checkpoint keeps; set model.beta=null{_ARGUMENTS}"
         )
     reference, revision = prm.reference, prm.reference_revision
     if reference == ADAPTER_OFF:

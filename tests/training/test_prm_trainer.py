@@ -185,6 +185,8 @@ def test_resuming_checks_that_it_is_the_same_run(tmp_path, tiny_folder):
         ({"steps": "sentence"}, "steps"),
         ({"prompt_template": "Solve it."}, "prompt_template"),
         ({"max_length": 0}, "max_length=0"),
+        ({"max_length": 20}, r"Set too_long=drop .* The limit is max_length"),
+        ({"max_length": 20, "too_long": "drop"}, "; raise max_length"),
         ({"use_liger_kernel": True}, "use_liger_kernel"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"metric_for_best_model": "accuracy"}, "metric_for_best_model=accuracy"),
@@ -195,6 +197,11 @@ def test_resuming_checks_that_it_is_the_same_run(tmp_path, tiny_folder):
 def test_invalid_arguments_are_refused_by_name(options, name, tmp_path, tiny_folder):
     with pytest.raises(ImplicitPRMError, match=name):
         ImplicitPRMTrainer(str(tiny_folder), args=arguments(tmp_path, **options), train_dataset=graded_rows(6, 4))
+
+
+def test_the_reference_is_asked_for_by_the_name_of_the_argument(tmp_path, tiny_folder):
+    with pytest.raises(ImplicitPRMError, match="ref_model"):
+        ImplicitPRMTrainer(str(tiny_folder), "checkpoint", arguments(tmp_path), train_dataset=graded_rows(6, 4))
 
 
 def test_the_names_are_imported_lazily():
