@@ -1,4 +1,4 @@
-"""Training: transformers' Trainer over prompts with all of their responses.
+"""Training: transformers' Trainer over prompts with all of their responses, or over single responses.
 
 Use `ImplicitPRMTrainer` with `ImplicitPRMConfig` from Python; `ipr-train` calls `run.fit`. Both prepare the model
 and the data, and run `LogRatioTrainer`.

@@ -35,7 +35,7 @@ from implicit_prm.utils.progress import shows_bars
 
 
 class GroupTrainer(Trainer):
-    """transformers' Trainer whose batches are prompts with all of their responses.
+    """transformers' Trainer whose batches are prompts with all of their responses, or single responses.
 
     A loss is a sum over units (responses, pairs, steps), divided by their number in the whole optimiser step, which is
     known before its first backward pass: the gradient depends neither on accumulation nor on the number of processes.
@@ -45,7 +45,7 @@ class GroupTrainer(Trainer):
 
     Args:
         model: the model to train.
-        args: as for transformers' Trainer. Batch sizes count prompts.
+        args: as for transformers' Trainer. Batch sizes count the items of the dataset: prompts, or single responses.
         metadata: saved with every checkpoint.
         max_tokens: in one forward pass, padding included; by default what suits the device.
         compute_metrics: as for transformers' Trainer, from what `prediction_step` returns.

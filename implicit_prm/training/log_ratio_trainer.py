@@ -43,7 +43,8 @@ class LogRatioTrainer(GroupTrainer):
 
     Args:
         model: the policy, or a PEFT model of it.
-        args: as for transformers' Trainer. Batch sizes count prompts, or responses with `loss.batch_unit=response`.
+        args: as for transformers' Trainer. Batch sizes count prompts. With `loss.batch_unit=response`, that of
+            training counts responses.
         loss: the loss with its options.
         metadata: beta, and what else is saved as implicit_prm.json with every checkpoint.
         max_tokens: in one forward pass, padding included; by default what suits the device.

@@ -20,9 +20,10 @@ _LOSSES: dict[str, type] = {loss.name: loss for loss in get_args(LossConfig)}
 class ImplicitPRMConfig(TrainingArguments):
     """Arguments of `ImplicitPRMTrainer`: transformers' TrainingArguments, some with other defaults, and those below.
 
-    Batch sizes count prompts, each with all of its responses; single responses if the loss has `batch_unit="response"`,
-    as `kto` by default. The defaults are those of arXiv 2412.01981: an optimiser step of 8 prompts, and a learning rate
-    of 5e-7 for full weights (an adapter needs more, for example 1e-4).
+    Batch sizes count prompts, each with all of its responses. But `per_device_train_batch_size` counts single responses
+    if the loss has `batch_unit="response"`, as `kto` by default: multiply it by the responses per prompt. The defaults
+    are those of arXiv 2412.01981: an optimiser step of 8 prompts, and a learning rate of 5e-7 for full weights (an
+    adapter needs more, for example 1e-4).
 
     Args:
         loss: the outcome loss. `ce` and `kto` take each response by itself, `dpo` and `nca` its pairs.
