@@ -22,7 +22,7 @@ from implicit_prm.utils.io import atomic_folder
 START_FOLDER = "start"  # in the output folder: the initial weights, if they are a base with an adapter merged in
 
 # Ends messages that name options of ipr-train, which ImplicitPRMTrainer calls otherwise.
-_ARGUMENTS = " (in ImplicitPRMTrainer: model, ref_model and beta=None)"
+_ARGUMENTS = " (arguments of ImplicitPRMTrainer: model, ref_model, beta)"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def _reference_choices(source: ModelSource, prm: CheckpointMetadata | None) -> s
         return (
             f"model.name={source.name} is an implicit PRM (beta {prm.beta}, reference {reference}), so the initial "
             "reference is ambiguous. Set model.reference=checkpoint model.beta=null (continue training its reward), "
-            f"model.reference=start ({source.name} itself: a new reward, initially zero), another model, or none{_ARGUMENTS}"
+            f"model.reference=start ({source.name} itself: a new reward, initially zero), another model, or "
+            f"none{_ARGUMENTS}"
         )
     assert source.adapter is not None
     return (
