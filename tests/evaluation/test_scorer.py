@@ -14,8 +14,6 @@ from implicit_prm.types import ImplicitPRMError
 from tests.baselines.runs import KINDS, baseline, labelled_file, quiet
 from tests.conftest import graded_rows, write_rows
 
-ROLLOUT = {"policy": {"name": "sandbox"}, "problems": {"name": "sandbox"}, "sampling": {}, "output": "rollouts.jsonl"}
-
 
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, tmp_path_factory, tiny_folder):
@@ -28,7 +26,7 @@ def run(request, tmp_path_factory, tiny_folder):
 
 
 def _config(folder, **changes):
-    options = {"checkpoint": str(folder / "model"), "candidates": str(folder / "candidates.jsonl"), "rollout": ROLLOUT}
+    options = {"checkpoint": str(folder / "model"), "candidates": str(folder / "candidates.jsonl")}
     return from_mapping(BestOfNConfig, options | {"bootstrap_resamples": 50, "vote_draws": 20} | changes)
 
 
