@@ -81,7 +81,7 @@ def liger(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return -rivals.liger_cross_entropy(hidden.device)(weight, hidden, targets)
 
 
-WAYS: dict[str, LogProbs] = {
+HEADS: dict[str, LogProbs] = {
     "whole logits": naive_token_logprobs,
     "ours": token_logprobs,
     "torch's linear_cross_entropy": linear_cross_entropy,
@@ -119,7 +119,7 @@ def cases(chosen: argparse.Namespace, console: Console) -> Iterator[Report]:
             head.run(logprobs)  # raises UnavailableError
             return Variant(partial(head.run, logprobs), Cost(useful, len(head.targets)), useful)
 
-        makers = {name: partial(variant, logprobs) for name, logprobs in WAYS.items()}
+        makers = {name: partial(variant, logprobs) for name, logprobs in HEADS.items()}
         title = f"Output head, {head}: {chosen.dtype} on {chosen.device}"
         yield compare(title, makers, agreement(chosen.dtype), head, chosen, console)
 

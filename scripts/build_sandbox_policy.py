@@ -1,10 +1,10 @@
-"""Build the sandbox's policy: a tiny Llama that knows the facts of the sandbox's world, its false beliefs included.
+"""Build the sandbox's policy: a tiny Llama trained on solutions with the sandbox's misconceptions.
 
     python scripts/build_sandbox_policy.py
 
-Trains from scratch on the chats of somebody who holds the misconceptions, saves an ordinary Hugging Face folder,
-measures the policy on test problems, and writes the figures with the recipe to the folder's README. The folder in use
-is replaced at the very end. One CPU core takes about ten minutes; the same machine gives the same weights.
+Trains the model from scratch, saves it as a Hugging Face folder, measures it on test problems, and writes recipe and
+figures to the folder's README.md. The previous folder is replaced at the end. It takes about ten minutes on one CPU
+core; the result is deterministic on one machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -45,10 +44,11 @@ from implicit_prm.sandbox.world import (
     solution,
 )
 from implicit_prm.types import Problem
+from implicit_prm.utils.progress import tracked
 
 SPECIAL = ["<pad>", "<unk>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 WORDS = [PREAMBLE, "\\boxed{", " + ", " * ", " = ", "\n", "}", *map(str, range(MODULUS))]
-# Any digits fall into known numbers; whatever else matches nothing stays together and becomes one <unk>.
+# Any sequence of digits splits into known numbers. A piece of other text matches nothing and becomes one <unk>.
 PIECES = Regex(rf"{PREAMBLE}|\\boxed\{{| [+*=] |\n|\}}|[1-4]?[0-9]")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -69,25 +69,25 @@ pipeline_tag: text-generation
 
 # The sandbox policy
 
-A Llama of {parameters:,} parameters that solves chains of sums and products modulo 50, and holds false beliefs about
-40 % of the 800 facts it needs: a fixed wrong value each, used with a probability between 0.25 and 0.75. It comes with
-the package so that sampling, training and reranking can be tried offline, in seconds, with an exact judge of every
-step. It is of no other use.
+A Llama of {parameters:,} parameters that solves chains of sums and products modulo 50. It has misconceptions about
+40 % of the 800 facts that it needs: for each, a fixed wrong value that it uses with a probability between 0.25 and
+0.75. It is part of the package so that sampling, training and reranking can be tried offline in seconds, with an exact
+check of every step. It has no other use.
 
 ## Recipe
 
 `python scripts/build_sandbox_policy.py --steps {steps} --batch {batch} --lr {lr} --muon-lr {muon_lr} --seed {seed}`
-took {minutes:.0f} minutes of training on {threads} CPU thread(s).
+({minutes:.0f} minutes of training on {threads} CPU thread(s)).
 
-Hidden size 128, 5 layers, 4 heads, tied embeddings; from scratch, on {chats:,} chats about {corpus:,} training
-problems, solved afresh at each visit by somebody with the misconceptions; loss on the response only; Muon for the
-matrices and AdamW for the rest, cosine schedule. No dev or test problem is among them. Weights are stored in float16
-and meant to be used in float32.
+Hidden size 128, 5 layers, 4 heads, tied embeddings. Trained from scratch on {chats:,} solutions of {corpus:,} training
+problems, each drawn anew according to the misconceptions; dev and test problems are not among them. The loss is on the
+response only. Muon for the matrices, AdamW for the other weights, cosine schedule. The weights are stored in float16
+and are meant to be used in float32.
 
 ## Figures
 
-{tests} test problems, {samples} responses each, temperature 1. A response is correct if its boxed answer is. The second
-column draws from the beliefs themselves: what a policy that had learnt them perfectly would get.
+{tests} test problems, {samples} responses each, temperature 1. A response is correct if its boxed answer is. The column
+"beliefs" samples from the misconceptions themselves, as a perfectly trained policy would.
 
 | | policy | beliefs |
 |---|---|---|
@@ -98,7 +98,7 @@ Licence: Apache-2.0.
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each number and each fixed piece of text, so that decoding an encoded text gives the text."""
+    """A tokenizer with one token per number and fixed piece of text, which decodes to exactly the text it encoded."""
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(PIECES, behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -136,7 +136,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def chat_batches(
     tokenizer: PreTrainedTokenizerFast, corpus: list[Problem], beliefs: dict[Fact, Misconception], batch: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless `input_ids` and `labels` [batch, time]. The chats of a batch are equally long, so nothing is padding."""
+    """Yield `input_ids` and `labels` [batch, tokens] without end. The chats of a batch are equally long: no padding."""
     rng = random.Random(seed)
     assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
 
@@ -163,7 +163,7 @@ def chat_batches(
 def train(
     model: LlamaForCausalLM, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, lr: float, muon_lr: float
 ) -> None:
-    """Muon for the matrices, which learns such tables of facts in a third of AdamW's steps; AdamW for the rest."""
+    """Train with Muon for the matrices, which needs a third of AdamW's steps here, and AdamW for the other weights."""
     matrices = [parameter for layer in model.model.layers for parameter in layer.parameters() if parameter.ndim == 2]
     others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
     optimizers: list[torch.optim.Optimizer] = [
@@ -173,7 +173,7 @@ def train(
     schedules = [get_cosine_schedule_with_warmup(optimizer, steps // 20, steps) for optimizer in optimizers]
     model.train()
     running = 0.0
-    for step in track(range(1, steps + 1), description="training"):
+    for step in range(1, steps + 1):
         input_ids, labels = next(batches)
         loss = model(input_ids=input_ids, labels=labels).loss
         loss.backward()
@@ -183,16 +183,16 @@ def train(
             optimizer.zero_grad()
         running += loss.item()
         if step % 50 == 0:
-            print(f"step {step:5d}  loss {running / 50:.4f} nats a token", flush=True)
+            print(f"training: step {step} of {steps}, loss {running / 50:.4f} nats per token", flush=True)
             running = 0.0
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """An ordinary folder whose weights are float16 on disk; the config still says float32, the precision to load in."""
+    """Save with float16 weights, to halve the file. The config says float32, the type to load them in."""
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
-        top_k=0,  # the library's default of 50 would cut the distribution
+        top_k=0,  # the default of 50 would truncate the distribution
         top_p=1.0,
         max_new_tokens=LONGEST_RESPONSE_TOKENS,
         eos_token_id=tokenizer.eos_token_id,
@@ -202,16 +202,16 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
     weights = folder / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)  # safetensors writes for its owner only; this file is shipped
+    weights.chmod(0o644)  # safetensors makes the file readable by its owner only
 
 
 @torch.no_grad()
 def sample(folder: Path, tests: list[Problem], samples: int, seed: int) -> list[list[tuple[str, float]]]:
-    """`samples` responses of the saved policy to each problem, with log-likelihoods in nats, end of turn included."""
+    """Sample responses of the saved policy, with their log-likelihoods in nats (the end of turn included)."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
     torch.manual_seed(seed)
     groups = []
-    for start in track(range(0, len(tests), 25), description="sampling"):
+    for start in tracked(range(0, len(tests), 25), "sampling"):
         chats = [[{"role": "user", "content": problem.text}] for problem in tests[start : start + 25]]
         texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(texts, return_tensors="pt", padding=True)
@@ -230,7 +230,7 @@ def sample(folder: Path, tests: list[Problem], samples: int, seed: int) -> list[
 def sample_beliefs(
     tests: list[Problem], beliefs: dict[Fact, Misconception], samples: int, seed: int
 ) -> list[list[tuple[str, float]]]:
-    """The same drawn from the beliefs themselves, which is what training aims at."""
+    """Like `sample`, from the misconceptions themselves: what a perfectly trained policy would do."""
     rng = random.Random(seed)
 
     def respond(problem: Problem) -> tuple[str, float]:
@@ -248,7 +248,7 @@ def sample_beliefs(
 
 
 def well_formed(problem: Problem, response: str) -> bool:
-    """Does the response do the problem's operations in order, each on the value before it, and box the last value?"""
+    """Whether the response applies the operations in order, each to the previous result, and boxes the last one."""
     results = iter([int(value) for value in re.findall(r"= (\d+)$", response, re.MULTILINE)])
     return response == solution(problem, lambda fact: next(results, -1))
 
@@ -259,7 +259,7 @@ def boxed_answer(response: str) -> str | None:
 
 
 def figures(tests: list[Problem], groups: list[list[tuple[str, float]]]) -> dict[str, float]:
-    """Accuracies, and the shares of malformed responses and wrong steps. Ties are won by the response sampled first."""
+    """Accuracies and the shares of malformed responses and wrong steps. Of tied responses, the first sampled wins."""
     totals: defaultdict[str, float] = defaultdict(float)
     for problem, scored in zip(tests, groups, strict=True):
         answers = [boxed_answer(response) for response, _ in scored]
@@ -278,30 +278,30 @@ def figures(tests: list[Problem], groups: list[list[tuple[str, float]]]) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, default=POLICY_PATH, help="the folder to write or replace")
+    parser.add_argument("--output", type=Path, default=POLICY_PATH, help="folder to write or replace")
     parser.add_argument("--steps", type=int, default=800, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=128, help="chats a step")
-    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate of embeddings and norms")
-    parser.add_argument("--muon-lr", type=float, default=0.02, help="highest learning rate of the matrices")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the corpus and the samples")
-    parser.add_argument("--corpus", type=int, default=40_000, help="distinct training problems")
-    parser.add_argument("--tests", type=int, default=250, help="test problems to measure on")
-    parser.add_argument("--samples", type=int, default=16, help="responses to each of them")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; a busy machine is served best by one")
+    parser.add_argument("--batch", type=int, default=128, help="chats per step")
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate of AdamW (embeddings, norms)")
+    parser.add_argument("--muon-lr", type=float, default=0.02, help="peak learning rate of Muon (matrices)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, corpus and samples")
+    parser.add_argument("--corpus", type=int, default=40_000, help="number of training problems")
+    parser.add_argument("--tests", type=int, default=250, help="number of test problems")
+    parser.add_argument("--samples", type=int, default=16, help="responses to each test problem")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    # The world's beliefs do not follow the seed: another seed is another pupil of the same world.
+    # The misconceptions do not depend on --seed.
     beliefs = misconceptions()
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
-    # One seed further on, so that the corpus does not begin with the problems that `problems("train")` hands out.
+    # Another seed, so that the corpus does not start with the problems that `problems("train")` returns.
     corpus = problems("train", options.corpus, seed=options.seed + 1)
-    began = time.monotonic()
+    start = time.monotonic()
     batches = chat_batches(tokenizer, corpus, beliefs, options.batch, options.seed)
     train(model, batches, options.steps, options.lr, options.muon_lr)
-    minutes = (time.monotonic() - began) / 60
+    minutes = (time.monotonic() - start) / 60
 
     staging = options.output.with_name(options.output.name + ".new")
     shutil.rmtree(staging, ignore_errors=True)
@@ -322,7 +322,7 @@ def main() -> None:
 
 
 def replace(folder: Path, staging: Path) -> None:
-    """Put the finished folder in the place of the old one; whoever reads meanwhile finds one or the other."""
+    """Replace the old folder by the finished one."""
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
         folder.rename(old)

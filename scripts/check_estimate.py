@@ -1,12 +1,12 @@
-"""Hold `ipr-train ... estimate=here` against short runs on this machine: peak memory and time, estimated and measured.
+"""Compare `ipr-train ... estimate=here` with short runs on this machine: peak memory and time.
 
     python scripts/check_estimate.py model=hub model.name=HuggingFaceTB/SmolLM2-135M-Instruct \
         data=rollouts data.train=FILE data.max_prompts=3 data.max_responses=3 data.max_length=700 data.too_long=drop
 
-The arguments are overrides for `ipr-train`. Each setting below trains two epochs of them, a prompt at a time, in a
-process of its own. Memory is what PyTorch allocated on a GPU, and on a CPU the growth of the resident size from before
-the model is opened. Time is that of the training loop, and the estimate's rate a matrix product timed in the same
-process: elapsed on a GPU, CPU time on a CPU, which others may share (set OMP_NUM_THREADS=1 there).
+The arguments are overrides for `ipr-train`. Each case below trains for two epochs, one prompt per step, in its own
+process. Memory: what PyTorch allocated on a GPU; on a CPU, the growth of the resident size since before the model was
+opened. Time: of the training loop; the estimate uses the rate of a matrix product in the same process. It is elapsed
+time on a GPU and CPU time on a CPU, since other processes may share the CPU (set OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-SETTINGS = {
+CASES = {
     "all weights": [],
     "all weights, checkpointing": ["trainer.gradient_checkpointing=true"],
     "all weights, bf16": ["trainer.bf16=true"],
@@ -31,7 +31,7 @@ FIXED = [
 
 
 def measure(overrides: list[str]) -> dict[str, float]:
-    """Estimate, then train, in this process."""
+    """Estimate and train in this process. Returns memory in bytes and time in seconds, estimated and measured."""
     import psutil
     import torch
     from hydra import compose, initialize_config_dir
@@ -85,7 +85,7 @@ def main() -> None:
         return
     print("| setting | memory, GB: estimated | measured | ratio | time, s: estimated | measured | ratio |")
     print("|---|---|---|---|---|---|---|")
-    for name, overrides in SETTINGS.items():
+    for name, overrides in CASES.items():
         command = [sys.executable, __file__, "--one", *sys.argv[1:], *overrides]
         found = json.loads(
             subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]

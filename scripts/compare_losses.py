@@ -1,8 +1,8 @@
-"""Train all four losses on the same rollouts and rerank the same candidates: the table in the README.
+"""Train the four losses on the same rollouts and rerank the same candidates: the table of docs/getting-started.md.
 
     python scripts/compare_losses.py                          # the sandbox, about a quarter of an hour on two cores
 
-Anything after the script's own options is an override for `ipr-train`, so that the comparison can be made elsewhere:
+Other arguments are overrides for `ipr-train`:
 
     python scripts/compare_losses.py --output outputs/big trainer.num_train_epochs=3
 """
@@ -20,10 +20,12 @@ MIN, VOTE, MAJORITY = "PRM, min of steps", "weighted vote", "majority vote"
 
 
 def command(module: str, *overrides: str) -> None:
+    """Run a command of the package; `module` is its module in `implicit_prm.cli`."""
     subprocess.run([sys.executable, "-m", f"implicit_prm.cli.{module}", *overrides], check=True)
 
 
 def percent(interval: dict[str, float]) -> str:
+    """A value with its interval, in per cent."""
     return f"{interval['value'] * 100:.1f} [{interval['low'] * 100:.1f}, {interval['high'] * 100:.1f}]"
 
 
@@ -32,6 +34,7 @@ def read(path: Path) -> dict:
 
 
 def row(checkpoint: Path) -> str:
+    """The table row of an evaluated checkpoint."""
     metrics = read(checkpoint / "eval" / "metrics.json")
     seconds = read(checkpoint / "train_metrics.json")["train_runtime"]
     accuracy, largest, auroc = metrics["accuracy"], str(metrics["sizes"][-1]), metrics["steps"]["auroc"]
@@ -49,7 +52,7 @@ def row(checkpoint: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/sandbox"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/sandbox"), help="(default: %(default)s)")
     options, overrides = parser.parse_known_args()
 
     rollouts = options.output / "train.jsonl"
@@ -59,7 +62,7 @@ def main() -> None:
         command(
             "train", f"loss={loss}", f"data.train={rollouts}", f"output_dir={checkpoint}", "overwrite=true", *overrides
         )
-        # The first evaluation samples the candidates, the others rerank the same ones.
+        # The first evaluation samples the candidates; the others rerank them.
         candidates = options.output / LOSSES[0] / "eval" / "candidates.jsonl"
         given = [] if loss == LOSSES[0] else [f"candidates={candidates}"]
         command("eval", f"checkpoint={checkpoint}", *given)

@@ -1,13 +1,13 @@
-"""The whole road on one GPU, in stages that are bounded in time and can be repeated: sample, train, measure, report.
+"""Run all steps on one GPU and report the results: sample responses, train with CE and DPO, evaluate.
 
     python scripts/run_on_gpu.py --model Qwen/Qwen2.5-1.5B-Instruct                  # MATH and MATH-500 from the hub
-    python scripts/run_on_gpu.py --model FOLDER --data FOLDER                        # both from files
-    python scripts/run_on_gpu.py --model FOLDER --rollouts FILE --candidates FILE    # graded responses that are there
+    python scripts/run_on_gpu.py --model FOLDER --data FOLDER                        # both from local files
+    python scripts/run_on_gpu.py --model FOLDER --rollouts FILE --candidates FILE    # existing graded responses
     python scripts/run_on_gpu.py --model sandbox --device cpu --problems 40 --test-problems 20    # minutes, no GPU
 
-Every stage is one command of this package in a process of its own. One that is done is skipped, one that was cut off
-goes on where it was, so the same line repeats until all is done. Figures, intervals, tokens per second and peak memory
-go to docs/results/<GPU>-<model>.md. What follows `--` is an override for `ipr-train`:
+Each stage is one command of this package, in its own process and with a time limit. Run the same command again after an
+interruption: finished stages are skipped, and the interrupted one resumes. The report, docs/results/<GPU>-<model>.md,
+has accuracies with intervals, tokens per second and peak memory. Arguments after `--` are overrides for `ipr-train`:
 
     python scripts/run_on_gpu.py --model Qwen/Qwen2.5-1.5B-Instruct -- model.lora=null trainer.learning_rate=1e-6
 """
@@ -32,24 +32,35 @@ from implicit_prm.utils.io import atomic_write, write_json
 
 LOSSES = ("ce", "dpo")
 BENCH = ["gsm8k", "math"]
-GRACE_SECONDS = 120  # for a command that was interrupted to write what it has
+GRACE_SECONDS = 120  # for an interrupted command to write its results
 
 
 @dataclass
 class Stage:
-    """One command, and the file that is there when it is done. `counts`: the file whose tokens it makes or passes."""
+    """One command.
+
+    Args:
+        name: in the report.
+        module: of the command, in `implicit_prm.cli`.
+        overrides: its arguments.
+        result: the file that it writes last.
+        responses: the file of responses that it samples, trains on or scores, to count their tokens; None if the
+            tokens are not reported.
+        sampled: the command samples these responses.
+        record: command, seconds and peak memory, once it has run.
+    """
 
     name: str
-    what: str
     module: str
     overrides: list[str]
     result: Path
-    counts: Path | None
-    generates: bool = False
+    responses: Path | None
+    sampled: bool = False
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def command(self) -> list[str]:
+        """The command line."""
         return [sys.executable, "-m", f"implicit_prm.cli.{self.module}", *self.overrides]
 
 
@@ -59,95 +70,98 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", help="folder with math_train and math500 (.jsonl, .jsonl.gz or .parquet)")
     parser.add_argument("--rollouts", type=Path, help="graded responses to train on, instead of sampling them")
     parser.add_argument("--candidates", type=Path, help="responses to rerank, instead of sampling them")
-    parser.add_argument("--problems", type=int, default=1000, help="MATH train problems to sample for")
-    parser.add_argument("--responses", type=int, default=8, help="of each")
-    parser.add_argument("--test-problems", type=int, default=500, help="of MATH-500")
-    parser.add_argument("--test-responses", type=int, default=16, help="of each: N of best-of-N")
+    parser.add_argument("--problems", type=int, default=1000, help="number of MATH training problems")
+    parser.add_argument("--responses", type=int, default=8, help="responses to each")
+    parser.add_argument("--test-problems", type=int, default=500, help="number of MATH-500 problems")
+    parser.add_argument("--test-responses", type=int, default=16, help="responses to each: N of best-of-N")
     parser.add_argument(
-        "--bench-problems", type=int, default=400, help="of each ProcessBench subset, 20 or more; 0: none"
+        "--bench-problems", type=int, default=400, help="problems per ProcessBench subset: 20 or more, or 0 for none"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=1024)
-    parser.add_argument("--score-dtype", default="float32", help="float32, bfloat16 or float16")
-    parser.add_argument("--minutes", type=float, default=60, help="limit of each stage")
-    parser.add_argument("--out", type=Path, default=Path("outputs/gpu"))
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="limit of a sampled response")
+    parser.add_argument("--score-dtype", default="float32", help="weights for scoring: float32, bfloat16 or float16")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit of each stage")
+    parser.add_argument("--out", type=Path, default=Path("outputs/gpu"), help="folder of the results")
     parser.add_argument("--report", type=Path, default=Path("docs/results"), help="folder of the report")
     parser.add_argument("--device", default="cuda:0", help="cuda:K or cpu")
-    parser.add_argument("overrides", nargs="*", help="for ipr-train")
+    parser.add_argument("overrides", nargs="*", help="overrides for ipr-train")
     options = parser.parse_args()
     if not re.fullmatch(r"cpu|cuda:\d+", options.device):
-        parser.error(f"--device {options.device}: give cpu or cuda:K")
+        parser.error(f"--device {options.device}: expected cpu or cuda:K")
     for name in ("rollouts", "candidates"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
             parser.error(f"--{name} {path}: no such file")
     if options.device != "cpu" and not gpu(options.device):
-        parser.error(f"--device {options.device}: nvidia-smi knows no such GPU; use --device cpu")
+        parser.error(f"--device {options.device}: nvidia-smi lists no such GPU; use --device cpu")
     return options
 
 
 def stages(options: argparse.Namespace) -> list[Stage]:
-    """All stages in order. Those whose file was given are left out."""
-    out, sandbox = options.out, options.model == "sandbox"
-    rollouts, candidates = options.rollouts or out / "train.jsonl", options.candidates or out / "candidates.jsonl"
-    model = ["policy=sandbox"] if sandbox else ["policy=hub", f"policy.name={options.model}"]
-    if options.device != "cpu" and not sandbox:
-        model.append("policy.dtype=bfloat16")
+    """All stages in order. Responses are not sampled where a file of them was given."""
+    rollouts = options.rollouts or options.out / "train.jsonl"
+    candidates = options.candidates or options.out / "candidates.jsonl"
     listed = []
-    for name, path, source, split, problems, responses, given in (
-        ("sample", rollouts, "math", "train", options.problems, options.responses, options.rollouts),
-        (
-            "candidates",
-            candidates,
-            "math500",
-            "test",
-            options.test_problems,
-            options.test_responses,
-            options.candidates,
-        ),
-    ):
-        if given is not None:
-            continue
-        shape = [f"problems.limit={problems}", f"sampling.n={responses}"]
-        if sandbox:
-            chosen = ["problems=sandbox", f"problems.split={split}"]
-        else:
-            chosen = [*source_of(source, options.data), "sampling=default"]
-            shape.append(f"sampling.max_new_tokens={options.max_new_tokens}")
-        what = f"{problems} problems x {responses} responses"
-        listed.append(Stage(name, what, "rollout", [*model, *chosen, *shape, f"output={path}"], path, path, True))
-    for loss in LOSSES:
-        folder = out / loss
-        if sandbox:
-            recipe = ["data.hold_out_prompts=0", "trainer.eval_strategy=no"]
-        else:
-            recipe = ["experiment=smollm2_135m_math", f"model.name={options.model}"]
-        recipe += ["+trainer.use_cpu=true"] if options.device == "cpu" else ["trainer.bf16=true"]
-        recipe += [f"loss={loss}", f"data.train={rollouts}", f"output_dir={folder}", "++trainer.save_strategy=steps"]
-        recipe += ["++trainer.save_steps=20", "trainer.resume_from_checkpoint=true", *options.overrides]
-        listed.append(Stage(f"train {loss}", loss, "train", recipe, folder / "train_metrics.json", rollouts))
-    for loss in LOSSES:
-        folder = out / loss / "eval"
-        given = [f"checkpoint={out / loss}", f"candidates={candidates}", f"output_dir={folder}", "too_long=lowest"]
-        given.append(f"dtype={options.score_dtype}")
-        if sandbox:
-            given.append("steps=newline")
-        listed.append(Stage(f"rerank {loss}", loss, "eval", given, folder / "metrics.json", candidates))
-    if options.bench_problems and not sandbox:  # the sandbox's tokenizer cannot read it
+    if options.rollouts is None:
+        listed.append(sampling("sample", rollouts, "math", options.problems, options.responses, options))
+    if options.candidates is None:
+        listed.append(
+            sampling("candidates", candidates, "math500", options.test_problems, options.test_responses, options)
+        )
+    listed += [training(loss, rollouts, options) for loss in LOSSES]
+    listed += [reranking(loss, candidates, options) for loss in LOSSES]
+    if options.bench_problems and options.model != "sandbox":  # whose tokenizer only knows its own problems
         listed += [process_bench(loss, options) for loss in LOSSES]
     return listed
 
 
+def sampling(name: str, path: Path, source: str, problems: int, responses: int, options: argparse.Namespace) -> Stage:
+    """Sample and grade responses to MATH (`source` math) or MATH-500 (math500), or to the sandbox's problems."""
+    if options.model == "sandbox":
+        split = "train" if source == "math" else "test"
+        overrides = ["policy=sandbox", "problems=sandbox", f"problems.split={split}"]
+    else:
+        overrides = ["policy=hub", f"policy.name={options.model}", *source_of(source, options.data)]
+        overrides += ["policy.dtype=bfloat16"] if options.device != "cpu" else []
+        overrides += ["sampling=default", f"sampling.max_new_tokens={options.max_new_tokens}"]
+    overrides += [f"problems.limit={problems}", f"sampling.n={responses}", f"output={path}"]
+    return Stage(name, "rollout", overrides, path, path, sampled=True)
+
+
+def training(loss: str, rollouts: Path, options: argparse.Namespace) -> Stage:
+    """Train with a loss, with checkpoints to resume from."""
+    folder = options.out / loss
+    if options.model == "sandbox":
+        overrides = ["data.hold_out_prompts=0", "trainer.eval_strategy=no"]
+    else:
+        overrides = ["experiment=smollm2_135m_math", f"model.name={options.model}"]
+        overrides += ["trainer.bf16=true"] if options.device != "cpu" else []
+    overrides += ["+trainer.use_cpu=true"] if options.device == "cpu" else []
+    overrides += [f"loss={loss}", f"data.train={rollouts}", f"output_dir={folder}", "++trainer.save_strategy=steps"]
+    overrides += ["++trainer.save_steps=20", "trainer.resume_from_checkpoint=true", *options.overrides]
+    return Stage(f"train {loss}", "train", overrides, folder / "train_metrics.json", rollouts)
+
+
+def reranking(loss: str, candidates: Path, options: argparse.Namespace) -> Stage:
+    """Evaluate the model trained with a loss by best-of-N."""
+    folder = options.out / loss / "eval"
+    overrides = [f"checkpoint={options.out / loss}", f"candidates={candidates}", f"output_dir={folder}"]
+    overrides += ["too_long=lowest", f"dtype={options.score_dtype}"]
+    overrides += ["steps=newline"] if options.model == "sandbox" else []
+    return Stage(f"rerank {loss}", "eval", overrides, folder / "metrics.json", candidates)
+
+
 def process_bench(loss: str, options: argparse.Namespace) -> Stage:
-    """First wrong steps of GSM8K and MATH solutions, each threshold fitted on other problems than it is measured on."""
+    """Evaluate the model trained with a loss on ProcessBench (GSM8K and MATH), with cross-fitted thresholds."""
     checkpoint, folder = options.out / loss, options.out / loss / "processbench"
     subsets = BENCH if options.data is None else [str(file_of(f"processbench_{name}", options.data)) for name in BENCH]
-    given = [f"checkpoint={checkpoint}", f"subsets=[{','.join(subsets)}]", f"max_problems={options.bench_problems}"]
-    given += [f"output_dir={folder}", "too_long=wrong", f"dtype={options.score_dtype}"]
-    return Stage(f"processbench {loss}", loss, "eval", ["task=processbench", *given], folder / "metrics.json", None)
+    overrides = ["task=processbench", f"checkpoint={checkpoint}", f"subsets=[{','.join(subsets)}]"]
+    overrides += [f"max_problems={options.bench_problems}", f"output_dir={folder}", "too_long=wrong"]
+    overrides.append(f"dtype={options.score_dtype}")
+    return Stage(f"processbench {loss}", "eval", overrides, folder / "metrics.json", None)
 
 
 def source_of(name: str, data: str | None) -> list[str]:
-    """The problems from the hub, or from a file of the folder `data`."""
+    """Overrides for the problems: from the hub, or from a file in the folder `data`."""
     if data is None:
         return [f"problems={name}"]
     path = file_of({"math": "math_train", "math500": "math500"}[name], data)
@@ -155,7 +169,7 @@ def source_of(name: str, data: str | None) -> list[str]:
 
 
 def file_of(stem: str, data: str) -> Path:
-    """The file of that name in a folder, whatever its ending."""
+    """The file `stem` in a folder, with one of the known extensions."""
     for ending in (".jsonl", ".jsonl.gz", ".parquet"):
         if (path := Path(data) / f"{stem}{ending}").is_file():
             return path
@@ -163,14 +177,14 @@ def file_of(stem: str, data: str) -> Path:
 
 
 def run(stage: Stage, options: argparse.Namespace) -> None:
-    """Run a stage unless it is done; keep what it took, over all attempts, beside its results."""
+    """Run a stage unless it is done, and record its time and peak memory over all attempts."""
     kept = options.out / "stages" / f"{stage.name.replace(' ', '_')}.json"
     before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     if before.get("done") and stage.result.exists():
         if before["command"] != stage.command[1:]:
             sys.exit(
-                f"run_on_gpu: stage {stage.name} is done in {options.out} by another command:\n"
-                f"  {shlex.join(before['command'])}\nGive another --out, or delete {kept} and its results"
+                f"run_on_gpu: {options.out} has results of another command for stage {stage.name}:\n"
+                f"  {shlex.join(before['command'])}\nUse another --out, or delete {kept} and the results"
             )
         print(f"== {stage.name}: done", flush=True)
         stage.record = before
@@ -187,22 +201,24 @@ def run(stage: Stage, options: argparse.Namespace) -> None:
     write_json(kept, stage.record)
     if status == -1:
         sys.exit(
-            f"run_on_gpu: stage {stage.name} reached its limit of {options.minutes:g} minutes. What it did is kept; "
-            "run the same line again to go on, with a larger --minutes if you like"
+            f"run_on_gpu: stage {stage.name} reached the limit of {options.minutes:g} minutes. Its work is kept: run "
+            "the same command again to resume, with a larger --minutes if needed"
         )
     if status != 0:
-        sys.exit(f"run_on_gpu: stage {stage.name} failed with status {status}. To repeat it alone:\n  {typed}")
+        sys.exit(f"run_on_gpu: stage {stage.name} failed with status {status}. To run it alone:\n  {typed}")
 
 
 def bounded(command: list[str], options: argparse.Namespace) -> tuple[float, int, dict[str, float]]:
-    """Seconds, exit status (-1: cut off by the limit), and peak memory in GB of a command."""
+    """Run a command. Returns its seconds, its exit status (-1 if stopped at the limit), and its peak memory in GB."""
     visible = "" if options.device == "cpu" else options.device.removeprefix("cuda:")
     start, peak = time.monotonic(), 0.0
     process = subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": visible})
     deadline, cut = start + options.minutes * 60, False
     try:
         while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)  # the child's own peak, which Popen does not tell
+            pid, status, usage = os.wait4(
+                process.pid, os.WNOHANG
+            )  # with the child's peak memory, which Popen does not report
             if pid:
                 break
             peak = max(peak, gpu_memory(options.device))
@@ -210,21 +226,21 @@ def bounded(command: list[str], options: argparse.Namespace) -> tuple[float, int
                 process.send_signal(signal.SIGKILL if cut else signal.SIGINT)
                 deadline, cut = time.monotonic() + GRACE_SECONDS, True
             time.sleep(1)
-    except KeyboardInterrupt:  # the child got it as well
+    except KeyboardInterrupt:  # the child receives it, too
         os.waitpid(process.pid, 0)
-        sys.exit("run_on_gpu: interrupted; the same line goes on")
+        sys.exit("run_on_gpu: interrupted; the same command resumes")
     process.returncode = os.waitstatus_to_exitcode(status)
     memory = {"host_gb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, "gpu_gb": peak}
     return time.monotonic() - start, -1 if cut else process.returncode, memory
 
 
 def gpu(device: str) -> str:
-    """The GPU's name; empty where there is none."""
+    """The GPU's name; empty if there is none."""
     return _nvidia_smi("name", device)
 
 
 def gpu_memory(device: str) -> float:
-    """GB in use on the whole card."""
+    """GB in use on the whole GPU, by all processes."""
     used = _nvidia_smi("memory.used", device)
     return float(used.split()[0]) * 2**20 / 1e9 if used else 0.0
 
@@ -239,22 +255,22 @@ def _nvidia_smi(query: str, device: str) -> str:
         return ""
 
 
-def tokens(path: Path, tokenizer: Any, generates: bool) -> int:
-    """Tokens of all responses in a file of grouped rows; with their prompts, unless they were generated here."""
+def tokens(path: Path, tokenizer: Any, with_prompts: bool) -> int:
+    """The number of tokens of all responses in a file, and of their prompts if `with_prompts`."""
     from implicit_prm.data.groups import load_groups
 
     total = 0
     for group in load_groups(str(path), graded=False):
         total += sum(map(len, tokenizer(group.completions, add_special_tokens=False)["input_ids"]))
-        if not generates:
+        if with_prompts:
             turns = [{"content": group.prompt}] if isinstance(group.prompt, str) else group.prompt
             total += len(group) * len(tokenizer("".join(turn["content"] for turn in turns))["input_ids"])
     return total
 
 
 def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
-    """The page: stages with their cost, then what the checkpoints are worth."""
-    # Imported here, after the options are checked, since they take seconds.
+    """Write the report: time and memory of the stages, then the results of each loss."""
+    # Imported here because it takes seconds, and options are checked first.
     from implicit_prm.models.loading import open_tokenizer
     from implicit_prm.models.source import ModelSource
 
@@ -273,17 +289,16 @@ def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
     for stage in listed:
         record = stage.record
         rate = ["-", "-"]
-        if stage.counts is not None:
-            count = tokens(stage.counts, tokenizer, stage.generates)
+        if stage.responses is not None:
+            count = tokens(stage.responses, tokenizer, with_prompts=not stage.sampled)
             rate = [f"{count:,}", f"{count / record['seconds']:,.0f}"]
         gpu_gb = f"{record['gpu_gb']:.1f}" if record["gpu_gb"] else "-"
         cells = [stage.name, f"{record['seconds'] / 60:.1f}", *rate, gpu_gb, f"{record['host_gb']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "Tokens are those of the responses, once: without prompts where they are sampled, with them where they are "
-        "trained on or scored, before anything is left out. Time is that of the whole command, its start included; GPU "
-        "memory is that of the whole card, from nvidia-smi.",
+        "Tokens: of all responses, each counted once, before any is dropped; with their prompts in training and "
+        "scoring. Time: of the whole command, including its start. GPU memory: of the whole GPU, from nvidia-smi.",
     ]
     for loss in LOSSES:
         lines += ["", *results(loss, options.out / loss)]
@@ -294,18 +309,19 @@ def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
 
 
 def results(loss: str, folder: Path) -> list[str]:
-    """Accuracy of every way to choose, at the largest N, with intervals and the difference to the majority vote."""
+    """The section of a loss: accuracies at the largest N with intervals, and differences from the majority vote."""
     metrics = json.loads((folder / "eval" / "metrics.json").read_text(encoding="utf-8"))
     trained = json.loads((folder / "train_metrics.json").read_text(encoding="utf-8"))
     largest = str(metrics["sizes"][-1])
+    # There is none if training was interrupted after its last step and then resumed.
+    training_loss = f"Training loss {trained['train_loss']:.4f}. " if "train_loss" in trained else ""
     lines = [
         f"## {loss}: best of {largest} on {metrics['problems']} problems",
         "",
-        f"Training loss {trained['train_loss']:.4f}; of {metrics['responses']} candidates "
-        f"{metrics['cut_off_responses']} were cut off, {metrics['unanswered_responses']} have no answer. Intervals are "
-        "95 %, bootstrap over problems.",
+        f"{training_loss}Of {metrics['responses']} candidates, {metrics['cut_off_responses']} were cut off and "
+        f"{metrics['unanswered_responses']} have no answer. Intervals: 95 %, bootstrap over problems.",
         "",
-        "| chosen by | accuracy, % | minus majority vote |",
+        "| selected by | accuracy, % | minus majority vote |",
         "|---|---|---|",
     ]
     for name, row in metrics["accuracy"].items():
@@ -316,11 +332,11 @@ def results(loss: str, folder: Path) -> list[str]:
 
 
 def bench_results(metrics: dict[str, Any]) -> list[str]:
-    """F1 and its two sides on each subset of ProcessBench."""
+    """The table of ProcessBench: both accuracies and F1 per subset."""
     keys = ("accuracy_erroneous", "accuracy_correct", "f1")
     lines = [
         "",
-        "| ProcessBench, cross-fitted | finds the first error, % | passes a right one, % | F1 |",
+        "| ProcessBench, cross-fitted | accuracy on erroneous, % | accuracy on correct, % | F1 |",
         "|---|---|---|---|",
     ]
     for name, row in metrics["subsets"].items():
@@ -331,10 +347,12 @@ def bench_results(metrics: dict[str, Any]) -> list[str]:
 
 
 def interval(found: dict[str, float], sign: str = "") -> str:
+    """A value with its interval, in per cent."""
     return f"{found['value'] * 100:{sign}.1f} [{found['low'] * 100:.1f}, {found['high'] * 100:.1f}]"
 
 
 def slug(name: str) -> str:
+    """The name in a form that suits a file name."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 

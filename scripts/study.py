@@ -1,14 +1,14 @@
-"""The paper's study as one command: baselines, every claim, with intervals, in a report of Markdown and one of HTML.
+"""Run the paper's study: train all models and baselines, test every claim, and write the report.
 
     python scripts/study.py                                   # the sandbox, 5 training seeds, 90 minutes at most
     python scripts/study.py --quick                           # one seed, fewer problems: 15 minutes at most
     python scripts/study.py --model Qwen/Qwen2.5-0.5B-Instruct --out outputs/study-qwen
 
-The first writes docs/study.md; the others study.md in --out.
+The first command writes docs/study.md; the others write study.md in --out. All write report.html in --out.
 
-All models are compared on the same responses, labels, reference log-probabilities and candidates (`studylib/cells.py`
-has the grid). What is done is kept in --out: after an interruption, or with more seeds, the same command goes on. What
-follows `--` is an override for everything that is trained:
+All models are compared on the same responses, labels, reference log-probabilities and candidates; `studylib/cells.py`
+defines them. Finished tasks are kept in --out: after an interruption, or with more seeds, the same command resumes.
+Arguments after `--` are overrides for all training runs:
 
     python scripts/study.py --quick -- trainer.num_train_epochs=1
 """
@@ -33,7 +33,7 @@ from studylib.tasks import run
 
 from implicit_prm import ImplicitPRMError
 
-# What a reader of the sandbox's figures must know.
+# What the sandbox's figures do and do not show.
 NOTES = (
     "A sandbox proves nothing about large models, least of all how far one method is ahead of another. Its policy "
     "errs on single facts, for which it knows two values. An implicit PRM has both as probabilities of the same "
@@ -51,16 +51,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="sandbox", help="sandbox, a hub id, or a local folder")
     parser.add_argument("--quick", action="store_true", help="one seed and fewer problems")
     parser.add_argument("--seeds", type=int, default=5, help="training seeds (default: 5)")
-    parser.add_argument("--problems", type=int, default=World.problems, help="to train on (default: %(default)s)")
+    parser.add_argument("--problems", type=int, default=World.problems, help="training problems (default: %(default)s)")
     parser.add_argument("--test-problems", type=int, default=World.test_problems, help="(default: %(default)s)")
-    parser.add_argument("--test-responses", type=int, default=World.test_responses, help="(default: %(default)s)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="CELL", help="some of the cells (default: all)")
-    parser.add_argument("--completions", type=int, default=World.completions, help="of a prefix, for Math-Shepherd")
-    parser.add_argument("--jobs", type=int, help="processes (default: one for each core, one with a GPU)")
-    parser.add_argument("--out", type=Path, help="(default: outputs/study, with --quick outputs/study-quick)")
-    parser.add_argument("--report", type=Path, help="of Markdown (default: as above)")
-    parser.add_argument("--images", type=Path, help="folder for the figures (default: images, beside the report)")
-    parser.add_argument("overrides", nargs="*", help="for everything that is trained")
+    parser.add_argument(
+        "--test-responses", type=int, default=World.test_responses, help="to each test problem (default: %(default)s)"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="CELL", help="these cells and those they need")
+    parser.add_argument(
+        "--completions",
+        type=int,
+        default=World.completions,
+        help="per prefix of Math-Shepherd (default: %(default)s)",
+    )
+    parser.add_argument("--jobs", type=int, help="processes (default: one per core; one with a GPU)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the study (default: outputs/study, with --quick outputs/study-quick)"
+    )
+    parser.add_argument("--report", type=Path, help="Markdown page (default: as above)")
+    parser.add_argument("--images", type=Path, help="folder of the figures (default: images, next to the report)")
+    parser.add_argument("overrides", nargs="*", help="overrides for all training runs")
     chosen = parser.parse_args()
     if chosen.quick:
         parser.set_defaults(**QUICK)
@@ -71,8 +80,8 @@ def parse() -> argparse.Namespace:
     if chosen.test_responses < 4:
         parser.error("--test-responses must be at least 4, the smallest N of best-of-N")
     chosen.out = chosen.out or Path("outputs/study-quick" if chosen.quick else "outputs/study")
-    whole = chosen.model == "sandbox" and not chosen.quick and not chosen.only
-    chosen.report = chosen.report or (Path("docs") if whole else chosen.out) / "study.md"
+    full = chosen.model == "sandbox" and not chosen.quick and not chosen.only
+    chosen.report = chosen.report or (Path("docs") if full else chosen.out) / "study.md"
     chosen.images = chosen.images or chosen.report.parent / "images"
     chosen.jobs = chosen.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     return chosen

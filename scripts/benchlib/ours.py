@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from benchlib.official import Models
 from benchlib.rivals import UnavailableError
 from benchlib.work import TEXT, Work
-from implicit_prm import ImplicitPRM, LogRatioTrainer
+from implicit_prm import ImplicitPRM
 from implicit_prm.config import LossConfig
 from implicit_prm.models import shared_prompt
 from implicit_prm.models.checkpoint import CheckpointMetadata
@@ -23,7 +23,7 @@ from implicit_prm.models.reference import fill
 from implicit_prm.models.reference_cache import ReferenceCache
 from implicit_prm.models.shared_prompt import SharedPrompt, pieces
 from implicit_prm.rewards.chunked_logprobs import CHUNK_BYTES
-from implicit_prm.training import GroupDataset
+from implicit_prm.training import GroupDataset, LogRatioTrainer
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def score(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work, how: A
     """Scoring through `ImplicitPRM.score`: the log-ratio of each response in nats, in dataset order."""
     if not how.sorted:
         raise UnavailableError("scoring always sorts by length")
-    prm = ImplicitPRM(models.policy, tokenizer, models.reference, _settings(models))
+    prm = ImplicitPRM(models.policy, tokenizer, models.reference, _metadata(models))
     prm.reference_cache = fill_cache(models, work)[0] if how.cached else None
 
     def run() -> list[float]:
@@ -76,7 +76,7 @@ def train(
     dataset = GroupDataset(work.encoded)
     dataset.cache = fill_cache(models, work)[0] if how.cached else None
     trainer = LogRatioTrainer(
-        models.policy, arguments, loss, _settings(models), train_dataset=dataset, processing_class=tokenizer
+        models.policy, arguments, loss, _metadata(models), train_dataset=dataset, processing_class=tokenizer
     )
 
     def run() -> float:
@@ -108,8 +108,8 @@ def recomputed_tokens(models: Models, work: Work, loss: LossConfig) -> int:
 
 
 def repeated(models: Models, work: Work, loss: LossConfig) -> list[tuple[int, list[int]]]:
-    """Prompt and response tokens of the pieces that run forward twice: all but a group's first, if the loss needs whole
-    groups."""
+    """Prompt and response tokens of the pieces that run forward twice: all but the first of each group, and none with a
+    loss that is a sum over responses."""
     if loss.by_response:
         return []
     cut = zip(work.lengths, _cut(models, work, loss), strict=True)
@@ -151,5 +151,5 @@ def _ablated(how: Ablation) -> Iterator[None]:
         yield
 
 
-def _settings(models: Models) -> CheckpointMetadata:
+def _metadata(models: Models) -> CheckpointMetadata:
     return CheckpointMetadata(models.beta, reference="in memory", text=TEXT)

@@ -84,9 +84,36 @@ def trl_dpo(
     """A step of TRL's DPOTrainer over all pairs. Returns the loss; the gradient is left in the policy.
 
     Args:
+        models: policy and reference.
+        tokenizer: of both models.
+        rows: prompt and response ids.
+        pairs: (correct row, incorrect row).
+        folder: output folder of the trainer.
         precomputed: use `precompute_ref_log_probs`; its forward passes run here, before any step.
         batch_size: pairs per micro-batch; must divide their number, since TRL weights all micro-batches equally.
     """
+    trainer = _dpo_trainer(models, tokenizer, rows, pairs, folder, precomputed, batch_size)
+    dataset = [trainer.train_dataset[place] for place in range(len(pairs))]
+    batches = [dataset[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
+    trainer.current_gradient_accumulation_steps = len(batches)  # set by `train`, which we do not call
+
+    def step() -> float:
+        losses = [trainer.training_step(trainer.model, trainer.data_collator(batch)) for batch in batches]
+        return torch.stack(losses).sum().item()
+
+    return step
+
+
+def _dpo_trainer(
+    models: Models,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    pairs: Sequence[tuple[int, int]],
+    folder: str,
+    precomputed: bool,
+    batch_size: int,
+) -> Any:
+    """TRL's DPOTrainer on tokenized pairs."""
     _require("trl")
     from datasets import Dataset, disable_progress_bars
     from trl import DPOConfig, DPOTrainer
@@ -117,22 +144,13 @@ def trl_dpo(
         {"prompt_ids": rows[right][0], "chosen_ids": rows[right][1], "rejected_ids": rows[wrong][1]}
         for right, wrong in pairs
     ]
-    trainer = TokenizedDPOTrainer(
+    return TokenizedDPOTrainer(
         models.policy,
         models.reference,
         arguments,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
     )
-    dataset = [trainer.train_dataset[place] for place in range(len(pairs))]
-    batches = [dataset[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
-    trainer.current_gradient_accumulation_steps = len(batches)  # set by `train`, which we do not call
-
-    def step() -> float:
-        losses = [trainer.training_step(trainer.model, trainer.data_collator(batch)) for batch in batches]
-        return torch.stack(losses).sum().item()
-
-    return step
 
 
 def liger_dpo(

@@ -1,1 +1,1 @@
-"""What `scripts/study.py` is made of: the grid of cells, the tasks that fill it, and what is read off it."""
+"""The parts of `scripts/study.py`: the grid of models, the tasks that train and evaluate them, the report."""

@@ -1,8 +1,8 @@
-"""The grid: what is trained, on what, and how it is scored; and the tasks that this takes.
+"""The grid of models to train and ways to score with them, and the tasks that this takes.
 
-A cell is a model and a way to score with it. All of them share the rollouts, the step labels (but AutoPSV's, which come
-from a verifier of the same seed), the reference's log-probabilities and the candidates; a seed decides the order of the
-data, which responses are taken where not all are, and how value heads start.
+A cell is a model and a way to score with it. All cells share the rollouts, the step labels (except AutoPSV's, which
+come from a verifier of the same seed), the reference log-probabilities and the candidates. A seed decides the order of
+the data, which responses are used where not all are, and how value heads are initialised.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ RESPONSES, SHARES = (1, 2, 4), (25, 50, 75)
 
 @dataclass(frozen=True)
 class World:
-    """Which problems and policy, and how many of them.
+    """The policy, and the problems and responses of the study.
 
-    `name` is `sandbox`, or a model by hub id or path: then the problems are MATH's and MATH-500's.
+    Args:
+        name: `sandbox`, or the hub id or path of a model, which is then studied on MATH and MATH-500.
+        problems: number of training problems.
+        responses: to each of them.
+        test_problems: number of test problems.
+        test_responses: to each of them.
+        completions: of every prefix, for Math-Shepherd.
+        overrides: options for all training runs.
     """
 
     name: str = "sandbox"
@@ -31,25 +38,26 @@ class World:
     responses: int = 8
     test_problems: int = 200
     test_responses: int = 32
-    completions: int = 8  # of every prefix, for Math-Shepherd
-    overrides: tuple[str, ...] = ()  # for everything that is trained
+    completions: int = 8
+    overrides: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
-        """Is the truth about every step known?"""
+        """Whether every step's true label is known."""
         return self.name == "sandbox"
 
     @property
     def sizes(self) -> list[int]:
-        """N of best-of-N."""
+        """The values of N of best-of-N."""
         return [n for n in SIZES if n <= self.test_responses]
 
     @property
     def policy(self) -> tuple[str, ...]:
+        """Overrides that select the policy to sample from."""
         return ("policy=sandbox",) if self.exact else ("policy=hub", f"policy.name={self.name}")
 
     def sampled(self, split: Literal["train", "test"]) -> tuple[str, ...]:
-        """Overrides of `ipr-rollout`."""
+        """Overrides of `ipr-rollout` for a split."""
         problems = self.problems if split == "train" else self.test_problems
         number = self.responses if split == "train" else self.test_responses
         where = {"train": "problems=math", "test": "problems=math500"}[split]
@@ -58,17 +66,19 @@ class World:
 
     @property
     def model(self) -> tuple[str, ...]:
+        """Overrides of the training commands."""
         if self.exact:
             return ("model=sandbox", "data=sandbox", "trainer=sandbox")
         return ("model=hub", f"model.name={self.name}", "data=rollouts", "trainer=default")
 
     @property
     def official_vote(self) -> str:
-        """sigmoid(0.001 * sum of log-ratios), with cross-entropy's beta."""
+        """The override for the official vote weights, sigmoid(0.001 * sum of log-ratios), at cross-entropy's beta."""
         return f"vote_scale={0.001 / (2 if self.exact else 0.05):g}"
 
     @property
     def steps(self) -> str:
+        """The step rule."""
         return "newline" if self.exact else "blank_line"
 
 
@@ -77,10 +87,14 @@ class Cell:
     """A model and a way to score with it.
 
     Args:
-        command: `train` (implicit), `baseline` (explicit), or none: `checkpoint` is scored as it is, once.
-        data: the task whose rows it learns from.
-        start: the cell whose model it goes on from.
-        of: the cell whose model it scores in its own way, training nothing.
+        name: of its folder.
+        title: in the report.
+        command: `train` (implicit) or `baseline` (explicit); empty if nothing is trained: the model of the cell `of` is
+            scored, or else the initial policy.
+        overrides: of the training command.
+        data: the task whose rows are the training data.
+        start: the cell whose model is the initial model; for AutoPSV, the verifier.
+        of: the cell whose model is scored.
         scoring: overrides of `ipr-eval`.
     """
 
@@ -109,19 +123,20 @@ class Grid:
         return any(cell.name == name for cell in self.cells)
 
     def measured(self, cell: Cell) -> list[str]:
-        """The tasks that measure it, one for each seed; one for a model that nothing is trained for."""
+        """The tasks that evaluate a cell: one per seed, or a single one if no training is involved."""
         return [f"{cell.name}/{seed}/eval" for seed in self.seeds] if cell.command or cell.of else [f"{cell.name}/eval"]
 
     def tasks(self) -> list[Task]:
-        """Everything to do, first what is needed first."""
-        world, own = self.world, f"reference={self.world.name}"
+        """All tasks, each after those that it needs."""
+        world = self.world
+        policy = (f"reference={world.name}", "beta=1")
         tasks = [
             Task("rollouts", "rollout", world.sampled("train")),
             Task("sampled", "rollout", world.sampled("test")),
-            # The reference is asked about everything once, before cells ask it in whatever order they come.
-            Task("reference/rollouts", "score", (*self._scoring(world.name, "rollouts"), own, "beta=1"), ("rollouts",)),
-            Task("reference/sampled", "score", (*self._scoring(world.name, "sampled"), own, "beta=1"), ("sampled",)),
-            Task("graded", "candidates", (*self._scoring(world.name, "sampled"), own, "beta=1"), ("sampled",)),
+            # Fill the reference cache before any cell uses it, so that no two compute the same log-probabilities.
+            Task("reference/rollouts", "score", (*self._scoring(world.name, "rollouts"), *policy), ("rollouts",)),
+            Task("reference/sampled", "score", (*self._scoring(world.name, "sampled"), *policy), ("sampled",)),
+            Task("graded", "candidates", (*self._scoring(world.name, "sampled"), *policy), ("sampled",)),
         ]
         labels = {cell.data for cell in self.cells} - {"rollouts", "autopsv"}
         tasks += [Task(name, "label", self._labelling(name), ("rollouts",)) for name in sorted(labels, reverse=True)]
@@ -142,10 +157,8 @@ class Grid:
 
     def _training(self, cell: Cell, seed: int) -> Task:
         data = f"autopsv/{seed}/labels" if cell.data == "autopsv" else cell.data
-        needs, overrides = (
-            [data],
-            [*self.world.model, f"data.train={{{data}}}/rows.jsonl", "data.hold_out_prompts=0"],
-        )
+        needs = [data]
+        overrides = [*self.world.model, f"data.train={{{data}}}/rows.jsonl", "data.hold_out_prompts=0"]
         overrides += ["trainer.eval_strategy=no", "trainer.save_strategy=no", "overwrite=true", f"trainer.seed={seed}"]
         if cell.command == "train":
             overrides.append("reference_cache={study}/cache")
@@ -181,17 +194,22 @@ class Grid:
 
 
 def grid(world: World, seeds: tuple[int, ...], only: Sequence[str] = ()) -> Grid:
-    """The cells, all or `only` some with those they go on from; exact step labels only where they are known.
+    """The grid of a study. Exact step labels are part of it only on the sandbox.
+
+    Args:
+        world: the policy and problems.
+        seeds: of training.
+        only: names of cells; those whose models they need are added. All cells if empty.
 
     Raises:
-        ImplicitPRMError: a name that no cell has.
+        ImplicitPRMError: an unknown cell.
     """
     cells = {cell.name: cell for cell in _all(world)}
     unknown = sorted(set(only) - cells.keys())
     if unknown:
-        raise ImplicitPRMError(f"no cell is called {unknown[0]}; there are {', '.join(cells)}")
+        raise ImplicitPRMError(f"unknown cell {unknown[0]}; choose from {', '.join(cells)}")
     wanted = set(only or cells)
-    for _ in range(2):  # a stage before the stage before
+    for _ in range(2):  # a needed cell may itself need another
         wanted |= {name for cell in cells.values() if cell.name in wanted for name in (cell.start, cell.of) if name}
     return Grid(world, tuple(cell for cell in cells.values() if cell.name in wanted), seeds)
 

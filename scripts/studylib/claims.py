@@ -1,8 +1,8 @@
-"""What the paper claims, each as cells to put side by side and differences that must have a sign, or none.
+"""The paper's claims: for each, the cells to show and the differences between cells that decide it.
 
-A verdict comes from the 95 % intervals alone. A claim of more holds if the interval lies above zero, and does not hold
-if it lies below. One of no less, or of no more, has a margin, since nothing can be shown to be exactly equal: what the
-paper calls no difference is 0.3 points of best-of-N.
+A verdict depends on the 95 % intervals alone. A claim of a gain holds if the interval lies above zero, and does not
+hold if it lies below zero. A claim of no loss, or of no gain, has a margin, since no experiment shows exact equality:
+the paper's "no difference" is 0.3 points of best-of-N.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from studylib.measures import BEST, VOTE, Measure
 
 MARGIN = 0.02
 Verdict = Literal["holds", "does not hold", "undecided"]
-Read = Callable[[str], Mapping[str, Measure] | None]  # a cell's figures; None where the study has no such cell
+Read = Callable[[str], Mapping[str, Measure] | None]  # the measures of a cell; None if the study lacks it
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Is cell `a` better than cell `b` by their measures (`more`), no worse (`not_less`), or not better (`not_more`)?
+    """A claim about the difference of two cells.
 
-    The last two have a margin.
+    Args:
+        a: the first cell.
+        b: the second cell.
+        expected: `a` is better than `b` (`more`), not worse (`not_less`), or not better (`not_more`); the last two by
+            a margin.
+        of_a: the measure of `a`.
+        of_b: the measure of `b`.
     """
 
     a: str
@@ -35,13 +41,14 @@ class Comparison:
     of_b: str = BEST
 
     def difference(self, read: Read) -> Interval | None:
-        """None where one of the two is not in the study."""
+        """The difference with its 95 % interval; None if one of the cells is not in the study."""
         first, second = read(self.a), read(self.b)
         if first is None or second is None or self.of_a not in first or self.of_b not in second:
             return None
         return (first[self.of_a] - second[self.of_b]).interval()
 
     def verdict(self, difference: Interval) -> Verdict:
+        """Whether the interval of the difference supports the claim."""
         low, high = difference.low, difference.high
         if self.expected == "not_more":
             low, high = -high, -low
@@ -52,7 +59,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A section of the report: what the paper says and prints, the cells of its table, and what decides."""
+    """A claim of the paper and its section of the report.
+
+    Args:
+        title: heading of the section.
+        says: the claim in a sentence.
+        paper: the paper's own figures.
+        rows: the cells of the table.
+        tests: the differences that decide.
+        figure: which figure of `figures.py` to draw.
+    """
 
     title: str
     says: str
@@ -63,7 +79,7 @@ class Claim:
 
 
 def overall(verdicts: list[Verdict]) -> Verdict | Literal["holds in part"]:
-    """Of a claim with several tests."""
+    """The verdict of a claim with several tests."""
     kinds = set(verdicts)
     if len(kinds) == 1:
         return verdicts[0]
@@ -77,7 +93,7 @@ def _against(*rivals: str) -> tuple[Comparison, ...]:
 
 
 def _steps(names: tuple[str, ...]) -> tuple[Comparison, ...]:
-    """The last against the first, and each against the one before it."""
+    """Compare the last cell with the first, and each with the one before it."""
     return (Comparison(names[-1], names[0]), *(Comparison(b, a) for a, b in pairwise(names)))
 
 
@@ -151,7 +167,7 @@ CLAIMS = (
     ),
 )
 
-# Beyond the paper: against the plain way, without a claim to hold.
+# Options beyond the paper, compared with the default; no claim is tested.
 VARIANTS = (
     Comparison("ce_group_mean", "ce"),
     Comparison("ce_accuracy", "ce"),

@@ -1,4 +1,4 @@
-"""What each way to a reward model cost, from the tokens of the runs of the first seed."""
+"""FLOPs of each kind of reward model, from the tokens of the first seed's runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from studylib.cells import Cell, Grid
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of sampling the responses, of labelling steps (a verifier's training with it), of training, and of scoring
-    one candidate. `epochs` of the (last) training."""
+    """FLOPs of a reward model.
+
+    Args:
+        rollouts: sampling the responses.
+        labels: labelling the steps; for AutoPSV, with the verifier's training.
+        training: training, of all stages.
+        scoring: scoring one candidate.
+        epochs: number of epochs of the last stage.
+    """
 
     rollouts: float
     labels: float
@@ -23,17 +30,17 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """Of what is there before anything is scored, the responses too."""
+        """FLOPs of everything before scoring, with the responses."""
         return self.rollouts + self.collected
 
     @property
     def collected(self) -> float:
-        """What comes on top of the responses, as the paper counts."""
+        """FLOPs without sampling the responses, as the paper counts."""
         return self.labels + self.training
 
 
 def costs(grid: Grid, names: Sequence[str], folder: Path) -> dict[str, Cost]:
-    """Of the trained cells among these; all of them learn from all rollouts."""
+    """The costs of the trained cells among `names`, all of which must use all rollouts."""
     rollouts = Ledger()
     rollouts.rollouts(folder / "rollouts" / "rows.jsonl", tokenizer=None if grid.world.exact else grid.world.name)
     return {
@@ -45,7 +52,7 @@ def _cost(grid: Grid, cell: Cell, folder: Path, rollouts: float) -> Cost:
     seed, ledger, labels = grid.seeds[0], Ledger(), 0.0
     ledger.training(folder / cell.name / str(seed))
     training, epochs = ledger.total(), ledger.items[0].passes
-    if cell.start is not None:  # a verifier serves to label; a first stage is training
+    if cell.start is not None:  # the first stage, or AutoPSV's verifier
         before = Ledger()
         before.training(folder / cell.start / str(seed))
         if cell.data == "autopsv":

@@ -1,4 +1,4 @@
-"""The study's figures: matplotlib figures, readable at the width of a README column and without colours."""
+"""The study's figures, made with matplotlib. They are legible at the width of a page and without colour."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from studylib.cells import RESPONSES, SHARES, Grid
 from studylib.claims import Claim, Read
 from studylib.measures import BEST, VOTE, Measure
 
-# Okabe and Ito's palette; lines differ in marker and style too.
+# Okabe and Ito's palette for colour-blind readers; lines also differ in marker and style.
 _STYLES = {"ce": ("#0072B2", "o-"), "dpo": ("#D55E00", "s--"), "nca": ("#009E73", "^-."), "kto": ("#CC79A7", "D:")}
 _GREY, _EXPLICIT = "#777777", "#E69F00"
 
 
 def draw(claim: Claim, grid: Grid, read: Read) -> Figure | None:
-    """The figure of a claim that has one."""
+    """The figure of a claim, or None if it has none."""
     if claim.figure == "scorers":
         return scorers(claim.rows, grid, read)
     if claim.figure == "responses":
@@ -29,7 +29,7 @@ def draw(claim: Claim, grid: Grid, read: Read) -> Figure | None:
 
 
 def scorers(names: Sequence[str], grid: Grid, read: Read) -> Figure:
-    """Best-of-N of every scorer, the best on top, with its interval; what needs no training as lines."""
+    """Best-of-N of every scorer with its interval, the best on top; random pick, majority vote and oracle as lines."""
     shown = [(name, figures[BEST]) for name in names if (figures := read(name)) is not None]
     shown.sort(key=lambda one: one[1].values.mean())
     figure = Figure(figsize=(7.2, 0.34 * len(shown) + 1.5), layout="constrained")
@@ -52,7 +52,15 @@ def scorers(names: Sequence[str], grid: Grid, read: Read) -> Figure:
 
 
 def growth(points: Sequence[tuple[int, str]], last: int, label: str, grid: Grid, read: Read) -> Figure:
-    """Best-of-N of CE and DPO as something grows; the last value is the plain cell."""
+    """Best-of-N of CE and DPO against the amount of data.
+
+    Args:
+        points: amounts, with the suffix of their cells' names.
+        last: the amount of the cells `ce` and `dpo`, which use all data.
+        label: of the horizontal axis.
+        grid: the study's cells.
+        read: returns the measures of a cell.
+    """
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
     for loss in ("ce", "dpo"):
@@ -75,7 +83,7 @@ def growth(points: Sequence[tuple[int, str]], last: int, label: str, grid: Grid,
 
 
 def votes(names: Sequence[str], grid: Grid, read: Read) -> Figure:
-    """Best-of-N beside the weighted vote, a row for each loss, and the plain vote as a line."""
+    """Best-of-N and weighted vote, a row per loss, with the plain majority vote as a vertical line."""
     names = [name for name in names if name in grid]
     figure = Figure(figsize=(7.2, 0.5 * len(names) + 1.4), layout="constrained")
     axes = figure.subplots()
@@ -94,7 +102,7 @@ def votes(names: Sequence[str], grid: Grid, read: Read) -> Figure:
 
 
 def shared(grid: Grid, read: Read) -> Mapping[str, Measure]:
-    """Figures that are the candidates' own, the same in all cells: majority vote, random pick, oracle."""
+    """Measures that do not depend on the cell: majority vote, random pick, oracle."""
     return next(figures for cell in grid.cells if (figures := read(cell.name)) is not None)
 
 

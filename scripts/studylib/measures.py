@@ -1,7 +1,8 @@
-"""Figures of a cell: of every seed, with the same resamples of problems for all, so that differences are paired.
+"""The measures of a cell: one value per seed, and its values on resamples of the problems.
 
-Two things vary: the problems and the training seeds. An interval resamples both, independently (a crossed bootstrap):
-a figure is the mean over the drawn seeds of the figure on the drawn problems. With one seed it is over problems alone.
+The resamples are the same for all cells, so that differences are paired. An interval resamples both problems and
+training seeds, independently (a crossed bootstrap): each draw is the mean over the drawn seeds of the measure on the
+drawn problems. With one seed, only problems are resampled.
 """
 
 from __future__ import annotations
@@ -25,37 +26,42 @@ from implicit_prm.utils.io import atomic_write
 SIZES = (4, 16, 32)
 RESAMPLES = 2_000
 FILE, CANDIDATES = "measures.npz", "candidates.npz"
-# What the report calls them; `best` and `vote` are means over the sizes, as the paper's last column is.
+# Names of measures. `best` and `vote` are means over N, like the last column of the paper's tables.
 BEST, VOTE, AUROC, FIRST_ERROR = "best", "vote", "auroc", "first_error"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of S seeds: [S] values, and [S, B] those of B resamples of the problems."""
+    """A measure of a cell.
+
+    Args:
+        values: [seeds].
+        resampled: [seeds, resamples], the values on resamples of the problems.
+    """
 
     values: NDArray[np.float64]
     resampled: NDArray[np.float64]
 
     def __sub__(self, other: Measure) -> Measure:
-        """The paired difference: of the same seed (one seed goes with all), on the same resamples."""
+        """The difference, paired by seed and resample. A measure of one seed is subtracted from all seeds."""
         return Measure(self.values - other.values, self.resampled - other.resampled)
 
     def interval(self, seed: int = 0) -> Interval:
-        """Mean over seeds, and the 95 % percentile interval over drawn seeds and problems."""
+        """The mean over seeds with its 95 % percentile interval over seeds and problems."""
         seeds, resamples = self.resampled.shape
         drawn = np.concatenate(list(resampled_counts(seeds, resamples, seed + 1, resamples))) / seeds
         return percentile_interval(float(self.values.mean()), [(drawn * self.resampled.T).sum(1)])
 
 
 def mean(measures: Sequence[Measure]) -> Measure:
-    """Of several figures of the same cell."""
+    """The mean of several measures of a cell."""
     return Measure(
         np.mean([one.values for one in measures], axis=0), np.mean([one.resampled for one in measures], axis=0)
     )
 
 
 def measure_candidates(config: BestOfNConfig) -> None:
-    """What every cell shares, kept beside the candidates: which are right, and which answers are equal."""
+    """Grade the candidates once for all cells: which are correct and whose answers are equal, in `candidates.npz`."""
     groups, _ = prepare(config, print)
     _, found = grade(groups, config)
     stacked = {name: np.stack([getattr(one, name) for one in found]) for name in ("correct", "classes", "valid")}
@@ -64,15 +70,15 @@ def measure_candidates(config: BestOfNConfig) -> None:
 
 
 def score(config: BestOfNConfig) -> None:
-    """Score, and nothing else: the reference's log-probabilities are then in the cache."""
+    """Score only, to fill the cache of reference log-probabilities."""
     groups, scorer = prepare(config, print)
     scorer.score_all(groups, Path(config.folder))
 
 
 def measure(config: BestOfNConfig) -> None:
-    """Score the candidates as `ipr-eval` does, and keep each figure with its resamples in `measures.npz`.
+    """Score the candidates as `ipr-eval` does, and write every measure with its resamples to `measures.npz`.
 
-    `measure_candidates` has left its file beside the candidates.
+    Needs the file that `measure_candidates` writes.
     """
     config = replace(config, vote_draws=200)
     folder = Path(config.folder)
@@ -99,7 +105,7 @@ def measure(config: BestOfNConfig) -> None:
 
 
 def read(folders: Sequence[Path]) -> Mapping[str, Measure]:
-    """The figures of a cell, a folder for each seed: `best/16`, `vote/16`, `auroc`, ..., and means over N as `best`."""
+    """The measures of a cell, from a folder per seed: `best/16`, `vote/16`, `auroc`, ..., and `best`, a mean over N."""
     by_seed = []
     for folder in folders:
         with np.load(folder / FILE) as kept:
@@ -114,7 +120,7 @@ def read(folders: Sequence[Path]) -> Mapping[str, Measure]:
 
 
 def _short(name: str) -> str:
-    """The names of `accuracy_curves`, in a word."""
+    """Shorten a name of `accuracy_curves`."""
     curve, _, size = name.partition("/")
     known = {
         "PRM, sum (as an ORM)": "sum",

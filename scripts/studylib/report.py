@@ -1,4 +1,4 @@
-"""The study as a page of Markdown and as one of HTML that stands alone: a section for each claim."""
+"""The study's report, with a section per claim: a Markdown page, and an HTML page without external files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from studylib.costs import Cost
 from studylib.figures import draw, shared
 from studylib.measures import AUROC, BEST, FIRST_ERROR, RESAMPLES, VOTE
 
-PAPER_RATIO = 38.8
+# Operations of a cell relative to implicit CE, without the sampling of responses, in the paper.
+PAPER_RATIOS = {"ms_hard": 38.8, "autopsv": 4.3}
 _NAMES = {BEST: "best-of-N", VOTE: "weighted vote", "majority": "majority vote", "random": "random pick"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Texts; the first column names the row."""
+    """A table of texts. The first column names the row."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -34,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, tables, and a figure with the name of its file."""
+    """A section of the report. The figure's file is `study-{figure_name}.png`."""
 
     title: str
     paragraphs: list[str]
@@ -45,7 +46,7 @@ class Section:
 
 
 def sections(grid: Grid, read: Read, costs: Mapping[str, Cost]) -> list[Section]:
-    """Everything that the study says, in order."""
+    """The sections of the report, in order."""
     return [
         _scorers(grid, read, costs),
         *(made for claim in CLAIMS if (made := _claim(claim, grid, read)) is not None),
@@ -55,12 +56,12 @@ def sections(grid: Grid, read: Read, costs: Mapping[str, Cost]) -> list[Section]
 
 
 def summary(made: Sequence[Section]) -> Table:
-    """A row for each claim."""
+    """A table of the claims and their verdicts."""
     return Table(["claim", "here"], [[one.title, one.verdict] for one in made if one.verdict])
 
 
 def write_markdown(path: Path, images: Path, introduction: Sequence[str], made: Sequence[Section]) -> None:
-    """`path`, with the figures as PNG files in `images`."""
+    """Write the page to `path`, and its figures as PNG files to `images`."""
     lines = [introduction[0], "", *_spaced(introduction[1:]), *_markdown(summary(made)), ""]
     for section in made:
         lines += [f"## {section.title}", ""]
@@ -81,7 +82,7 @@ def write_markdown(path: Path, images: Path, introduction: Sequence[str], made: 
 
 
 def write_html(path: Path, introduction: Sequence[str], made: Sequence[Section]) -> None:
-    """One file that fetches nothing."""
+    """Write the page as one HTML file with embedded figures."""
     title = introduction[0].lstrip("# ")
     write_page(
         path,
@@ -109,9 +110,9 @@ def _scorers(grid: Grid, read: Read, costs: Mapping[str, Cost]) -> Section:
         row.append(_decimal(figures[AUROC].interval()) if AUROC in figures else "-")
         row.append(_with_band(figures[FIRST_ERROR].interval()) if FIRST_ERROR in figures else "-")
         rows.append([*row, f"{costs[name].total / scale:.3g}" if name in costs else "0"])
-    everyone = shared(grid, read)
+    baselines = shared(grid, read)
     for name, title in (("majority", "majority vote"), ("random", "random pick"), ("oracle", "oracle (pass@N)")):
-        found = [everyone[f"{name}/{n}"].interval() for n in sizes]
+        found = [baselines[f"{name}/{n}"].interval() for n in sizes]
         rows.append([title, *(_percent(one) for one in found), _band(found[-1]), "-", "-", "-", "0"])
     world = grid.world
     text = (
@@ -124,13 +125,13 @@ def _scorers(grid: Grid, read: Read, costs: Mapping[str, Cost]) -> Section:
 
 
 def _claim(claim: Claim, grid: Grid, read: Read) -> Section | None:
-    """None where the cells that would decide it are not in the study."""
+    """The section of a claim; None if the study lacks the cells that decide it."""
     found = [(test, difference) for test in claim.tests if (difference := test.difference(read)) is not None]
     if not found:
         return None
     verdicts = [test.verdict(difference) for test, difference in found]
     rows = [
-        [_what(test, grid), _signed(difference), _expected(test), verdict]
+        [_label(test, grid), _signed(difference), _expected(test), verdict]
         for (test, difference), verdict in zip(found, verdicts, strict=True)
     ]
     shown = Table(["", "best-of-N", "weighted vote", "step AUROC"], [])
@@ -143,9 +144,9 @@ def _claim(claim: Claim, grid: Grid, read: Read) -> Section | None:
     tests = Table(["difference, points of accuracy", "95 %", "claim", ""], rows)
     verdict = overall(verdicts)
     holding = f"{verdicts.count('holds')} of {len(verdicts)} differences"
-    told = f"{verdict[0].upper()}{verdict[1:]} on {_where(grid)}: {holding} as claimed."
+    sentence = f"{verdict[0].upper()}{verdict[1:]} on {_setting(grid)}: {holding} as claimed."
     paragraphs = [claim.says, f"The paper: {claim.paper}"]
-    return Section(claim.title, paragraphs, [shown, tests], draw(claim, grid, read), claim.figure or "", told)
+    return Section(claim.title, paragraphs, [shown, tests], draw(claim, grid, read), claim.figure or "", sentence)
 
 
 def _cost_section(grid: Grid, costs: Mapping[str, Cost]) -> Section:
@@ -165,13 +166,12 @@ def _cost_section(grid: Grid, costs: Mapping[str, Cost]) -> Section:
         "documents what is counted."
     )
     paragraphs = [text]
-    for name in ("ms_hard", "autopsv"):
+    for name, paper in PAPER_RATIOS.items():
         if name in costs and "ce" in costs:
-            with_, without = costs[name].total / costs["ce"].total, costs[name].collected / costs["ce"].collected
-            printed = f" (the paper: {PAPER_RATIO})" if name == "ms_hard" else " (the paper: 4.3)"
+            total, collected = costs[name].total / costs["ce"].total, costs[name].collected / costs["ce"].collected
             paragraphs.append(
-                f"{grid[name].title} / implicit CE: {without:.1f} times the operations without the sampling of "
-                f"responses{printed}, {with_:.1f} times with it."
+                f"{grid[name].title} / implicit CE: {collected:.1f} times the operations without the sampling of "
+                f"responses (the paper: {paper}), {total:.1f} times with it."
             )
     paragraphs.append(
         f"A response here has few steps and tokens, so there is less to complete: {grid.world.completions} "
@@ -188,7 +188,7 @@ def _variants(grid: Grid, read: Read) -> Section:
             first, auroc = read(test.a) or {}, "-"
             if AUROC in first and test.of_a == BEST:
                 auroc = _signed(Comparison(test.a, test.b, of_a=AUROC, of_b=AUROC).difference(read), 1)
-            rows.append([_what(test, grid), _with_band(first[test.of_a].interval()), _signed(difference), auroc])
+            rows.append([_label(test, grid), _with_band(first[test.of_a].interval()), _signed(difference), auroc])
     table = Table(["", "accuracy", "difference, points", "difference in step AUROC"], rows)
     text = (
         "Options that the paper does not have, each compared with cross-entropy and with the hyperparameters that were "
@@ -198,18 +198,18 @@ def _variants(grid: Grid, read: Read) -> Section:
 
 
 def seeds(grid: Grid) -> str:
-    """How many, in words."""
+    """The number of seeds in words."""
     return f"{len(grid.seeds)} training seeds" if len(grid.seeds) > 1 else "one training seed"
 
 
 def _unit(costs: Mapping[str, Cost]) -> tuple[str, float]:
-    """What operations are counted in: teraFLOPs on the sandbox, more for models that are no toys."""
+    """The unit of FLOPs and its size: TFLOPs on the sandbox, PFLOPs for larger models."""
     most = max((one.total for one in costs.values()), default=0.0)
     return ("TFLOPs", 1e12) if most < 1e15 else ("PFLOPs", 1e15)
 
 
 def method(grid: Grid) -> str:
-    """How the intervals come about, in a sentence."""
+    """A paragraph on the measures, the intervals and the verdicts."""
     what = "seeds and problems, each drawn with replacement" if len(grid.seeds) > 1 else "problems (one seed)"
     return (
         f"Best-of-N is the mean of N = {', '.join(str(n) for n in grid.world.sizes)}, each an expectation over "
@@ -220,7 +220,7 @@ def method(grid: Grid) -> str:
     )
 
 
-def _what(test: Comparison, grid: Grid) -> str:
+def _label(test: Comparison, grid: Grid) -> str:
     first = grid[test.a].title if test.of_a == BEST else f"{grid[test.a].title}, {_NAMES[test.of_a]}"
     if test.a == test.b:
         return f"{first} - {_NAMES[test.of_b]}"
@@ -234,7 +234,7 @@ def _expected(test: Comparison) -> str:
     ]
 
 
-def _where(grid: Grid) -> str:
+def _setting(grid: Grid) -> str:
     return "the sandbox" if grid.world.exact else grid.world.name
 
 
@@ -276,5 +276,5 @@ def _relative(file: Path, folder: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of Markdown; of a link, its text."""
+    """The text without Markdown: no emphasis, code marks or link targets."""
     return re.sub(r"\[([^]]+)]\([^)]+\)", r"\1", text.replace("**", "").replace("`", ""))

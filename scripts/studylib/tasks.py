@@ -1,7 +1,7 @@
-"""Tasks with what they need before them, run by a few processes at once. What is done is not done again.
+"""Run tasks that depend on each other in several processes, and skip those that are done.
 
-A task is one command of this package with its overrides, in a folder of its own, where `task.json` names it by a hash
-of the command and of all that it needs. What another one has left there is removed; one that was interrupted goes on.
+A task is one command of this package with its overrides. It has its own folder, where `task.json` records a hash of the
+command and of all tasks it needs. A folder with another hash is emptied; an interrupted task resumes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from implicit_prm import ImplicitPRMError
 from implicit_prm.utils.io import write_json
+from implicit_prm.utils.progress import progress
 from studylib import work
 
 RECORD = "task.json"
@@ -31,9 +30,9 @@ RECORD = "task.json"
 
 @dataclass(frozen=True)
 class Task:
-    """A command of `work.COMMANDS`; `needs` are names of tasks.
+    """A command of `work.COMMANDS`, and the names of the tasks that it needs.
 
-    In an override, `{NAME}` is the folder of a task that is needed, and `{study}` that of the study.
+    In an override, `{NAME}` stands for the folder of a needed task, and `{study}` for that of the study.
     """
 
     name: str
@@ -43,20 +42,23 @@ class Task:
 
 
 def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
-    """Do what is not done, `jobs` at a time.
+    """Run the tasks that are not done.
+
+    Args:
+        tasks: each after those that it needs.
+        folder: of the study; a task's folder in it has the task's name.
+        jobs: number of processes.
 
     Returns:
-        Seconds that each task took, now or before.
+        Seconds that each task took, in this run or an earlier one.
 
     Raises:
-        ImplicitPRMError: a task failed. Those that were running have ended, and the same call goes on from there.
+        ImplicitPRMError: a task failed. The other running tasks were finished, and the same call resumes.
     """
-    identities = _identities(tasks)
-    seconds = {task.name: _seconds(folder / task.name, identities[task.name]) for task in tasks}
+    hashes = _hashes(tasks)
+    seconds = {task.name: _seconds(folder / task.name, hashes[task.name]) for task in tasks}
     waiting = [task for task in tasks if seconds[task.name] is None]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress, _pool(jobs) as pool:
-        bar = progress.add_task("study", total=len(tasks), completed=len(tasks) - len(waiting))
+    with progress("tasks", len(waiting)) as advance, _pool(jobs) as pool:
         running: dict[Future[None], tuple[Task, float]] = {}
         try:
             while waiting or running:
@@ -64,19 +66,16 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
                     if len(running) == jobs:
                         break
                     waiting.remove(task)
-                    _begin(
-                        folder / task.name, {"identity": identities[task.name], "command": command_line(task, folder)}
-                    )
+                    _prepare(folder / task.name, {"identity": hashes[task.name], "command": command_line(task, folder)})
                     future = pool.submit(work.do, task.command, _overrides(task, folder), folder / task.name)
                     running[future] = task, time.perf_counter()
-                progress.update(bar, description=", ".join(task.name for task, _ in running.values()))
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task, started = running.pop(future)
                     _check(future, task, folder)
                     seconds[task.name] = time.perf_counter() - started
                     record = _record(folder / task.name) | {"seconds": seconds[task.name]}
                     write_json(folder / task.name / RECORD, record)
-                    progress.advance(bar)
+                    advance(1)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -84,49 +83,50 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
 
 
 def command_line(task: Task, folder: Path) -> str:
-    """What to type to do the same by hand; measuring has no command, so it is that of the evaluation it reads."""
+    """The shell command of a task. Measuring has none, so it is the `ipr-eval` command on the same candidates."""
     return shlex.join([work.COMMANDS[task.command].program, *_overrides(task, folder)])
 
 
 def _overrides(task: Task, folder: Path) -> list[str]:
-    """With the folders of other tasks filled in, and the task's own as the place for what it writes."""
-    command, places = work.COMMANDS[task.command], {name: folder / name for name in task.needs} | {"study": folder}
-    found = []
+    """The overrides with the folders of tasks filled in, and with the task's own folder as the output."""
+    command = work.COMMANDS[task.command]
+    folders = {name: folder / name for name in task.needs} | {"study": folder}
+    overrides = []
     for override in task.overrides:
         key, _, value = override.partition("=")
         filled = value
-        for name, place in places.items():
-            filled = filled.replace(f"{{{name}}}", str(place))
-        found.append(override if filled == value else f"{key}={_quoted(filled)}")
-    return [*found, f"{command.output}={_quoted(f'{folder / task.name}{command.file}')}"]
+        for name, path in folders.items():
+            filled = filled.replace(f"{{{name}}}", str(path))
+        overrides.append(override if filled == value else f"{key}={_quoted(filled)}")
+    return [*overrides, f"{command.output}={_quoted(f'{folder / task.name}{command.file}')}"]
 
 
 def _quoted(path: str) -> str:
-    """A path as Hydra reads it whatever is in it."""
+    """The path quoted for Hydra if it needs to be."""
     if re.fullmatch(r"[\w./-]+", path):
         return path
     return "'" + path.replace("'", "\\'") + "'"
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    # Spawned: a fork of a process that has used torch's threads may hang. The cores are shared out, as two small models
-    # side by side are faster than one after the other on both.
+    # Spawned, since a fork of a process that has used torch's threads may hang. The cores are divided among the
+    # processes: two small models, each on one core, are faster than one after the other on both.
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(jobs, context, initializer=work.start, initargs=(threads,))
 
 
-def _identities(tasks: Sequence[Task]) -> dict[str, str]:
-    """Of every task in order; a change of what a task needs changes its own."""
-    found: dict[str, str] = {}
+def _hashes(tasks: Sequence[Task]) -> dict[str, str]:
+    """The hash of every task: of its command, its overrides, and the hashes of the tasks that it needs."""
+    hashes: dict[str, str] = {}
     for task in tasks:
-        told = json.dumps([task.command, task.overrides, [found[name] for name in task.needs]])
-        found[task.name] = hashlib.sha256(told.encode()).hexdigest()[:16]
-    return found
+        content = json.dumps([task.command, task.overrides, [hashes[name] for name in task.needs]])
+        hashes[task.name] = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return hashes
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What is known of the task in a folder; nothing if none has begun there."""
+    """The record in a folder; empty if no task has started there."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -134,20 +134,20 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _seconds(folder: Path, identity: str) -> float | None:
-    """How long the task took; None if it is to be done."""
+    """Seconds that the task took; None if it is not done."""
     record = _record(folder)
     return record.get("seconds") if record.get("identity") == identity else None
 
 
-def _begin(folder: Path, record: dict[str, Any]) -> None:
-    """Name the task in its folder, without what another has left there. Tasks in folders below have their own say."""
+def _prepare(folder: Path, record: dict[str, Any]) -> None:
+    """Write the task's record, after removing the files of any other task. Folders of tasks inside it stay."""
     folder.mkdir(parents=True, exist_ok=True)
     if _record(folder).get("identity") != record["identity"]:
-        for left in folder.iterdir():
-            if not left.is_dir():
-                left.unlink()
-            elif not (left / RECORD).exists():
-                shutil.rmtree(left)
+        for path in folder.iterdir():
+            if not path.is_dir():
+                path.unlink()
+            elif not (path / RECORD).exists():
+                shutil.rmtree(path)
     write_json(folder / RECORD, record)
 
 
@@ -155,9 +155,9 @@ def _check(future: Future[None], task: Task, folder: Path) -> None:
     error = future.exception()
     if error is None:
         return
-    if not isinstance(error, Exception):  # an interruption
+    if not isinstance(error, Exception):  # Ctrl-C
         raise error
     log = folder / task.name / work.LOG
     raise ImplicitPRMError(
-        f"{task.name} failed: {error}\n  its output: {log}\n  to repeat it alone: {command_line(task, folder)}"
+        f"{task.name} failed: {error}\n  output: {log}\n  to run it alone: {command_line(task, folder)}"
     ) from error

@@ -1,6 +1,6 @@
-"""What a worker process does with a task: compose the command's options as its users would, and call its function.
+"""What a worker process does: compose the config of a command from its overrides, and call the command's function.
 
-The commands themselves would spend more time on starting than on the sandbox's models, so their functions are called.
+A command line per task would spend more time on starting Python than on the sandbox's models.
 """
 
 from __future__ import annotations
@@ -35,7 +35,17 @@ LOG = "output.log"
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the package: its program, its YAML file, where its result goes, and the function behind it."""
+    """A command of the package.
+
+    Args:
+        program: its name on the command line.
+        config: its YAML file.
+        options: its dataclass; None if the Hydra group `method` decides.
+        function: what it calls.
+        output: the option for its output.
+        file: the name of the output inside the task's folder; empty for the folder itself.
+        trains: the function takes the command line too, which the model card quotes.
+    """
 
     program: str
     config: str
@@ -58,7 +68,7 @@ COMMANDS = {
 
 
 def start(threads: int) -> None:
-    """Of a worker: so many threads; and it ends when the study has been killed, which it would not notice by itself."""
+    """Set up a worker: its number of threads, and a thread that ends it if the study's process is killed."""
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -66,7 +76,7 @@ def start(threads: int) -> None:
 
 
 def do(name: str, overrides: Sequence[str], folder: Path) -> None:
-    """Run a command; all that it says goes to `output.log` in its folder."""
+    """Run a command, with its output in `output.log` in the task's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     command = COMMANDS[name]
     with _output_to(folder / LOG):
@@ -80,11 +90,11 @@ def do(name: str, overrides: Sequence[str], folder: Path) -> None:
             traceback.print_exc()
             if isinstance(error, ImplicitPRMError):
                 raise
-            raise ImplicitPRMError(f"{type(error).__name__}: {error}") from None  # not every exception can be sent on
+            raise ImplicitPRMError(f"{type(error).__name__}: {error}") from None  # not every exception can be pickled
 
 
 def options(command: Command, overrides: Sequence[str]) -> Any:
-    """The dataclass that the command would make of these overrides."""
+    """The command's dataclass for these overrides."""
     with initialize_config_dir(configs(), version_base="1.3"):
         tree = compose(command.config, overrides=list(overrides))
     values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
@@ -93,7 +103,7 @@ def options(command: Command, overrides: Sequence[str]) -> Any:
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Both streams of this process to a file, below Python too."""
+    """Redirect stdout and stderr to a file, also those of libraries outside Python."""
     kept = os.dup(1), os.dup(2)
     with path.open("w", encoding="utf-8") as stream:
         try:

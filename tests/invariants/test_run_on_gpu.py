@@ -1,18 +1,23 @@
-"""scripts/run_on_gpu.py on the sandbox: the whole road, a stage that fails, and what is not repeated."""
+"""scripts/run_on_gpu.py: valid commands, and a run on the sandbox that fails, resumes and skips finished stages."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import run_on_gpu
+from studylib import work
+
+from implicit_prm.config import ProcessBenchConfig
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_on_gpu.py"
 TINY = ["--model", "sandbox", "--device", "cpu", "--problems", "8", "--responses", "4", "--test-problems", "4"]
 
 
-def road(folder, *options, minutes="5"):
+def run(folder, *options, minutes="5"):
     command = [sys.executable, str(SCRIPT), *TINY, "--test-responses", "2", "--report", "results", "--minutes", minutes]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -20,31 +25,60 @@ def road(folder, *options, minutes="5"):
     )
 
 
-def test_wrong_options_are_refused_before_anything_runs(tmp_path):
-    for options, sentence in (
-        (["--device", "gpu"], "give cpu or cuda:K"),
-        (["--device", "cuda:97"], "nvidia-smi knows no such GPU"),
-        (["--rollouts", "missing.jsonl"], "missing.jsonl: no such file"),
+def test_invalid_options_are_refused(tmp_path):
+    for options, message in (
+        (["--device", "gpu"], "--device gpu"),
+        (["--device", "cuda:97"], "--device cuda:97"),
+        (["--rollouts", "missing.jsonl"], "missing.jsonl"),
     ):
-        result = road(tmp_path, *options)
+        result = run(tmp_path, *options)
         assert result.returncode == 2
-        assert sentence in result.stderr
-    result = road(tmp_path, "--model", "m", "--data", str(tmp_path))
-    assert "holds no math_train.jsonl" in result.stderr
+        assert message in result.stderr
+    result = run(tmp_path, "--model", "m", "--data", str(tmp_path))
+    assert "math_train.jsonl" in result.stderr
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+@pytest.mark.parametrize("model", ["sandbox", "org/model"])
+def test_options_of_every_stage_are_valid(model, device, monkeypatch):
+    monkeypatch.setattr(run_on_gpu, "gpu", lambda device: "a GPU")
+    monkeypatch.setattr(sys, "argv", ["run_on_gpu.py", "--model", model, "--device", device])
+    listed = run_on_gpu.stages(run_on_gpu.parse())
+    assert len(listed) == (6 if model == "sandbox" else 8)
+    commands = {name: work.COMMANDS[name] for name in ("rollout", "train")} | {"eval": work.COMMANDS["measure"]}
+    for stage in listed:
+        command = commands[stage.module]
+        if "task=processbench" in stage.overrides:
+            command = replace(command, options=ProcessBenchConfig)
+        work.options(command, stage.overrides)
+
+
+def test_results_without_a_training_loss(tmp_path):
+    """Training that was interrupted after its last step and resumed has no loss."""
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = {"sizes": [2], "problems": 4, "responses": 8, "cut_off_responses": 1, "unanswered_responses": 0}
+    metrics |= {"accuracy": {"majority vote": {"2": interval}}, "difference": {}}
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "metrics.json").write_text(json.dumps(metrics))
+    for trained, expected in (({"train_loss": 0.25}, True), ({}, False)):
+        (tmp_path / "train_metrics.json").write_text(json.dumps(trained))
+        page = "\n".join(run_on_gpu.results("ce", tmp_path))
+        assert ("Training loss 0.2500" in page) is expected
+        assert "| majority vote | 50.0 [40.0, 60.0] |" in page
+
+
 @pytest.mark.slow
-def test_the_whole_road_fails_goes_on_and_does_not_repeat(tmp_path):
+def test_failed_stage_is_resumed_and_finished_ones_are_skipped(tmp_path):
     steps = "trainer.max_steps=2"
-    # A stage that fails is named with its command; what was done before it stays done.
-    failed = road(tmp_path, "--", steps, "trainer.learning_rate=fast")
+    # A failed stage is named with its command; finished stages are kept.
+    failed = run(tmp_path, "--", steps, "trainer.learning_rate=fast")
     assert failed.returncode != 0
-    assert "stage train ce failed with status 1. To repeat it alone:" in failed.stderr
+    assert "stage train ce failed with status 1" in failed.stderr
     assert "implicit_prm.cli.train" in failed.stderr
     sampled = (tmp_path / "outputs/gpu/train.jsonl").read_bytes()
 
-    result = road(tmp_path, "--", steps)
+    result = run(tmp_path, "--", steps)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "== sample: done" in result.stdout
     assert (tmp_path / "outputs/gpu/train.jsonl").read_bytes() == sampled
@@ -56,15 +90,15 @@ def test_the_whole_road_fails_goes_on_and_does_not_repeat(tmp_path):
     tokens = int(page.split("| sample | ")[1].split(" | ")[1].replace(",", ""))
     assert 8 * 4 * 5 < tokens < 8 * 4 * 48
 
-    again = road(tmp_path, "--", steps)
+    again = run(tmp_path, "--", steps)
     assert again.returncode == 0
     assert again.stdout.count(": done") == 6
-    other = road(tmp_path, "--", "trainer.max_steps=3")
-    assert "stage train ce is done in outputs/gpu by another command" in other.stderr
+    other = run(tmp_path, "--", "trainer.max_steps=3")
+    assert "outputs/gpu has results of another command for stage train ce" in other.stderr
 
-    # Cut off by its limit, a stage says so and the record keeps the time.
-    cut = road(tmp_path, "--out", "cut", minutes="0.01")
-    assert "stage sample reached its limit of 0.01 minutes" in cut.stderr
+    # A stage that reaches its limit is reported, and its time recorded.
+    cut = run(tmp_path, "--out", "cut", minutes="0.01")
+    assert "stage sample reached the limit of 0.01 minutes" in cut.stderr
     record = json.loads((tmp_path / "cut/stages/sample.json").read_text())
     assert record["done"] is False
     assert record["seconds"] > 0

@@ -80,7 +80,7 @@ def test_heads_agree_in_values_and_gradients(console):
         rows = {row.name: row for row in made.rows}
         assert rows["ours"].agreement["value error"] < 1e-5
         assert rows["ours"].agreement["gradient error"] < 1e-5
-        assert made.left_out.keys() | rows.keys() == bench_head.WAYS.keys()
+        assert made.left_out.keys() | rows.keys() == bench_head.HEADS.keys()
     assert frozen.title != trained.title
 
 
