@@ -1,4 +1,4 @@
-"""The sandbox: its problems, its judge of steps, and the policy that is shipped with the package."""
+"""The sandbox: its problems, the step checker, and the policy in the package."""
 
 import random
 import subprocess
@@ -29,16 +29,16 @@ def policy():
     return transformers.AutoModelForCausalLM.from_pretrained(POLICY_PATH, dtype="float32").eval()
 
 
-def test_problems_are_the_same_everywhere():
+def test_problems_are_deterministic():
     assert problems("train", 5) == problems("train", 5)
     assert problems("train", 5) == problems("train", 9)[:5]
     assert problems("train", 5, seed=1) != problems("train", 5)
-    # Pinned, so that another Python version that drew other problems would be noticed.
+    # Pinned, to detect a Python version that draws other problems.
     fingerprints = {split: zlib.crc32("\n".join(p.text for p in problems(split)).encode()) for split in SIZES}
     assert fingerprints == {"train": 3630938218, "dev": 147586303, "test": 1094332519}
 
 
-def test_splits_have_their_sizes_and_share_no_text():
+def test_splits_are_disjoint_and_have_the_documented_sizes():
     texts = {split: {problem.text for problem in problems(split)} for split in SIZES}
     assert {split: len(found) for split, found in texts.items()} == {"train": 4000, "dev": 500, "test": 1000}
     assert not texts["train"] & texts["dev"]
@@ -46,35 +46,35 @@ def test_splits_have_their_sizes_and_share_no_text():
     assert not texts["dev"] & texts["test"]
 
 
-def test_a_text_belongs_to_one_split_whatever_the_seed():
+def test_split_of_a_text_does_not_depend_on_the_seed():
     for split in SIZES:
         assert {split_of(problem.text) for problem in problems(split, 200, seed=7)} == {split}
 
 
-def test_ids_are_numbered_by_split():
+def test_ids_contain_split_and_number():
     assert problems("train", 18)[17].id == "sandbox-train-00017"
     assert problems("dev", 1)[0].id == "sandbox-dev-00000"
 
 
-def test_more_problems_than_usual_can_be_had():
+def test_limit_may_exceed_the_size_of_a_split():
     assert len({problem.text for problem in problems("dev", 600)}) == 600
 
 
-def test_no_problems_is_an_empty_list():
+def test_limit_of_zero_is_an_empty_list():
     assert problems("dev", 0) == []
 
 
-def test_an_unknown_split_names_the_known_ones():
+def test_unknown_split_is_refused():
     with pytest.raises(ImplicitPRMError, match=r"'validation'.*train, dev, test"):
         problems("validation")
 
 
-def test_a_negative_limit_is_refused():
+def test_negative_limit_is_refused():
     with pytest.raises(ImplicitPRMError, match="-1"):
         problems("train", -1)
 
 
-def test_answers_are_what_python_computes():
+def test_answers_equal_pythons_arithmetic():
     for problem in problems("test", 100):
         start, *rest = problem.text.removeprefix("Modulo 50, left to right: ").split()
         value = int(start)
@@ -83,28 +83,28 @@ def test_answers_are_what_python_computes():
         assert problem.answer == str(value)
 
 
-def test_there_are_800_facts_and_chains_of_3_to_6_of_them():
+def test_number_of_facts_and_chain_lengths():
     assert len(set(FACTS)) == 800
     assert {problem.text.count("+") + problem.text.count("*") for problem in problems("train")} == {3, 4, 5, 6}
 
 
-def test_true_solution_reads_as_expected():
+def test_true_solution():
     assert true_solution(Problem("p", TEXT, "11")) == RIGHT
 
 
-def test_true_solutions_are_right_in_every_step_and_end_in_the_answer():
+def test_true_solutions_have_only_right_steps_and_end_with_the_answer():
     for problem in problems("dev", 100):
         response = true_solution(problem)
         assert check_steps(problem.text, response) == [True] * len(response.split("\n"))
         assert response.endswith(f"\n\\boxed{{{problem.answer}}}")
 
 
-def test_a_solution_needs_a_problem_of_the_sandbox():
+def test_solution_of_another_problem_is_refused():
     with pytest.raises(ImplicitPRMError, match="not a sandbox problem"):
         true_solution(Problem("p", "What is 1 + 1?", "2"))
 
 
-def test_misconceptions_are_wrong_uncertain_and_fixed():
+def test_misconceptions_are_wrong_and_fixed_with_probabilities_in_range():
     beliefs = misconceptions()
     assert beliefs == misconceptions()
     assert beliefs != misconceptions(seed=1)
@@ -113,7 +113,7 @@ def test_misconceptions_are_wrong_uncertain_and_fixed():
     assert all(0.25 <= belief.probability <= 0.75 for belief in beliefs.values())
 
 
-def test_a_misconception_is_used_as_often_as_it_is_believed():
+def test_misconceptions_are_used_with_their_probability():
     fact, belief = next(iter(misconceptions().items()))
     problem = Problem("p", f"Modulo 50, left to right: {fact.residue} {fact.symbol} {fact.operand}", "")
     rng = random.Random(0)
@@ -122,7 +122,7 @@ def test_a_misconception_is_used_as_often_as_it_is_believed():
     assert answers.count(f"\\boxed{{{belief.value}}}") / 2000 == pytest.approx(belief.probability, abs=0.05)
 
 
-def test_believed_solutions_follow_their_seed():
+def test_believed_solutions_are_deterministic_given_the_seed():
     problem, beliefs = problems("dev", 1)[0], misconceptions()
     drawn = [[believed_solution(problem, beliefs, random.Random(seed)) for seed in range(20)] for _ in range(2)]
     assert drawn[0] == drawn[1]
@@ -134,18 +134,18 @@ def test_believed_solutions_follow_their_seed():
     [
         (RIGHT, [True, True, True, True]),
         (RIGHT + "\n", [True, True, True, True]),
-        # An error counts once: what follows correctly from it is right, the box included.
+        # An error counts once: steps that follow correctly from it are right, and so is the box.
         ("12 + 7 = 20\n20 * 3 = 10\n10 + 4 = 14\n\\boxed{14}", [False, True, True, True]),
         ("12 + 7 = 19\n19 * 3 = 8\n8 + 4 = 13\n\\boxed{12}", [True, False, False, False]),
         # Blank lines belong to the step before them.
         ("\n12 + 7 = 19\n\n19 * 3 = 7\n \n7 + 4 = 11\n\\boxed{11}\n\n", [True, True, True, True]),
-        # The value before it must be carried over.
+        # A step must start with the previous value.
         ("12 + 7 = 19\n18 * 3 = 4\n4 + 4 = 8\n\\boxed{8}", [True, False, True, True]),
         ("13 + 7 = 20\n20 * 3 = 10\n10 + 4 = 14\n\\boxed{14}", [False, True, True, True]),
-        # Another operation than the next one leaves the next one to be done.
+        # A wrong operation does not replace the expected one, which is still to be done.
         ("12 + 7 = 19\n19 + 4 = 23\n23 * 3 = 19\n\\boxed{19}", [True, False, True, False]),
         ("12 + 7 = 19\n19 + 3 = 22\n22 + 4 = 26\n\\boxed{26}", [True, False, False, False]),
-        # Answering early, twice, or going on after the answer.
+        # An early answer, two answers, steps after the answer.
         ("12 + 7 = 19\n\\boxed{19}", [True, False]),
         ("\\boxed{11}", [False]),
         (RIGHT + "\n\\boxed{11}", [True, True, True, True, False]),
@@ -153,7 +153,7 @@ def test_believed_solutions_follow_their_seed():
         ("12 + 7 = 19\n\\boxed{19}\n19 * 3 = 7\n7 + 4 = 11\n\\boxed{11}", [True, False, False, False, False]),
         # One operation too many.
         (RIGHT.replace("\\boxed{11}", "11 + 4 = 15\n\\boxed{15}"), [True, True, True, False, True]),
-        # Lines that say something else, or say it otherwise.
+        # Lines in another format.
         ("12 + 7 = 19\nso\n19 * 3 = 7\n7 + 4 = 11\n\\boxed{11}", [True, False, True, True, True]),
         ("12 + 7 = 69", [False]),
         ("12 + 7 = 019", [False]),
@@ -164,16 +164,16 @@ def test_believed_solutions_follow_their_seed():
         ("12 + 7 = " + "9" * 5000, [False]),
         ("The answer is 11.", [False]),
         ("12 + 7 = 19\u202819 * 3 = 7", [False]),
-        # Blank text is one step, as it is when a response is split; no text is none.
+        # Blank text is one step, as in step splitting; empty text has none.
         ("\n\n", [False]),
         ("", []),
     ],
 )
-def test_checker_on_hand_made_responses(response, verdicts):
+def test_check_steps(response, verdicts):
     assert check_steps(TEXT, response) == verdicts
 
 
-def test_nothing_is_right_about_a_problem_that_is_not_one():
+def test_check_steps_of_another_problem_are_all_wrong():
     assert check_steps("What is 1 + 1?", RIGHT) == [False] * 4
     assert check_steps("Modulo 50, left to right: 77 + 7", "77 + 7 = 34\n\\boxed{34}") == [False] * 2
 
@@ -186,7 +186,7 @@ LINES = st.one_of(
 
 
 @given(st.one_of(st.text(), st.lists(LINES).map("\n".join)), st.one_of(st.just(TEXT), st.text()))
-def test_checker_gives_one_verdict_a_line_for_any_text(response, problem_text):
+def test_check_steps_gives_one_verdict_per_line_of_any_text(response, problem_text):
     verdicts = check_steps(problem_text, response)
     lines = sum(bool(line.strip()) for line in response.split("\n"))
     assert len(verdicts) == (lines or bool(response))
@@ -194,7 +194,7 @@ def test_checker_gives_one_verdict_a_line_for_any_text(response, problem_text):
 
 
 @given(st.integers(0, 2), st.integers(0, 49))
-def test_the_first_wrong_step_is_the_one_with_the_wrong_value(position, wrong):
+def test_first_wrong_step_is_the_one_with_the_wrong_value(position, wrong):
     values = [19, 7, 11]
     if wrong == values[position]:
         wrong = (wrong + 1) % 50
@@ -208,12 +208,12 @@ def test_the_first_wrong_step_is_the_one_with_the_wrong_value(position, wrong):
     assert verdicts.count(False) == 1
 
 
-def test_importing_the_sandbox_pulls_in_no_torch():
+def test_import_does_not_import_torch():
     code = "import implicit_prm.sandbox, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_tokenizer_gives_back_every_problem_and_response(tokenizer):
+def test_tokenizer_round_trip(tokenizer):
     rng, beliefs = random.Random(0), misconceptions()
     for problem in problems("dev", 50):
         for text in (problem.text, believed_solution(problem, beliefs, rng)):
@@ -222,7 +222,7 @@ def test_tokenizer_gives_back_every_problem_and_response(tokenizer):
             assert tokenizer.unk_token_id not in ids
 
 
-def test_each_number_sign_and_fixed_phrase_is_one_token(tokenizer):
+def test_numbers_signs_and_fixed_phrases_are_one_token(tokenizer):
     assert tokenizer.tokenize("12 + 7 = 19\n\\boxed{19}") == [
         "12",
         " + ",
@@ -238,7 +238,7 @@ def test_each_number_sign_and_fixed_phrase_is_one_token(tokenizer):
 
 
 @given(text=st.text())
-def test_unknown_text_becomes_unk_with_the_offsets_it_has(tokenizer, text):
+def test_unknown_text_becomes_unk_with_correct_offsets(tokenizer, text):
     text = text.replace("<", "(")  # special tokens have their own rules
     encoded = tokenizer(text, return_offsets_mapping=True)
     assert "".join(text[start:end] for start, end in encoded.offset_mapping) == text
@@ -264,7 +264,7 @@ def test_chat_template(tokenizer):
     assert tokenizer.decode(tokenizer(prompt).input_ids) == prompt
 
 
-def test_special_tokens_are_distinct_and_known(tokenizer, policy):
+def test_special_tokens_agree_with_the_model(tokenizer, policy):
     assert len({tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 3
     assert policy.config.vocab_size == len(tokenizer)
     assert policy.config.eos_token_id == policy.generation_config.eos_token_id == tokenizer.eos_token_id
@@ -278,18 +278,18 @@ def test_policy_is_small_on_disk_and_float32_in_memory(policy):
 
 
 def test_greedy_responses_are_well_formed_and_mostly_right(tokenizer, policy):
-    asked = problems("test", 40)
-    chats = [[{"role": "user", "content": problem.text}] for problem in asked]
+    tests = problems("test", 40)
+    chats = [[{"role": "user", "content": problem.text}] for problem in tests]
     texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     inputs = tokenizer(texts, return_tensors="pt", padding=True)
     tokens = policy.generate(**inputs, do_sample=False)[:, inputs.input_ids.shape[1] :]
     assert (tokens == tokenizer.eos_token_id).any(dim=1).all()
     verdicts = []
-    for problem, response in zip(asked, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+    for problem, response in zip(tests, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
         steps = check_steps(problem.text, response)
-        # One line for each operation and one for the answer, which repeats the last value.
+        # One step per operation, and one for the answer, which repeats the last value.
         assert len(steps) == problem.text.count("+") + problem.text.count("*") + 1
         assert steps[-1]
         verdicts += steps[:-1]
-    # Misconceptions believed more often than not are a fifth of the facts: neither a perfect policy nor a random one.
+    # A fifth of the facts have a misconception of probability above one half, which greedy decoding uses.
     assert 0.6 < sum(verdicts) / len(verdicts) < 0.95

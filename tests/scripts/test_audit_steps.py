@@ -1,4 +1,4 @@
-"""The audit of steps: it finds a first word in the wrong step, and none in real responses."""
+"""scripts/audit_steps.py: it counts first words in the wrong step, and finds none in real responses."""
 
 import os
 from dataclasses import replace
@@ -16,7 +16,7 @@ from implicit_prm.data.tokenization import Encoder
 FILES = ("math500_bon32", "math_train_rollouts16", "gsm8k_multimodel_rollouts", "math_l5_multimodel_rollouts")
 
 
-def test_a_first_word_in_the_previous_step_is_counted():
+def test_first_words_in_the_previous_step_are_counted():
     encoder = Encoder(AutoTokenizer.from_pretrained(sandbox.POLICY_PATH), TextConfig(steps="newline"))
     text = "12 + 7 = 19\n19 * 3 = 57\n\\boxed{57}"
     encoded = encoder.response(text)
@@ -28,11 +28,11 @@ def test_a_first_word_in_the_previous_step_is_counted():
 @pytest.mark.shared
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", FILES)
-def test_every_step_of_real_responses_owns_its_first_word(name, rule, shared_data):
-    """IPR_SMOLLM2 names the model's folder. The first prompts of each file; the script reads all of them."""
+def test_steps_of_real_responses_have_their_first_word(name, rule, shared_data):
+    """The first prompts of each file. Needs SmolLM2-135M-Instruct in the folder IPR_SMOLLM2."""
     folder = os.environ.get("IPR_SMOLLM2")
     if not folder:
-        pytest.skip("IPR_SMOLLM2 names no folder of SmolLM2-135M-Instruct")
+        pytest.skip("IPR_SMOLLM2 is not set")
     encoder = Encoder(AutoTokenizer.from_pretrained(folder), TextConfig(steps=rule))
     for group in load_groups(str(shared_data / f"{name}.jsonl.gz"), graded=False, limit=5):
         for text in group.completions:

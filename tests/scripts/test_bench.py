@@ -144,7 +144,7 @@ def test_errors_against_float64_are_reported(console):
     assert all(0 < error < 1e-4 for error in errors.values())
 
 
-def test_growth_is_drawn_and_redrawn(tmp_path, monkeypatch, console):
+def test_growth_figure_is_drawn_and_redrawn(tmp_path, monkeypatch, console):
     axes = {"responses": (1, 3)}
     figure, data = tmp_path / "growth.png", tmp_path / "growth.json"
     points = bench_growth.run(axes, 1, figure, data, Console(file=console))
@@ -156,7 +156,7 @@ def test_growth_is_drawn_and_redrawn(tmp_path, monkeypatch, console):
     assert again.read_bytes() == figure.read_bytes()
 
 
-def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path):
+def test_interrupted_rounds_are_kept_and_the_page_is_unchanged(tmp_path):
     calls, said = {"official": 0}, []
 
     def official():
@@ -179,18 +179,18 @@ def test_interrupted_rounds_are_kept_and_the_page_is_not_touched(tmp_path):
     assert not (tmp_path / "a.md").exists()
 
 
-def test_a_section_is_replaced_and_its_neighbours_stay():
+def test_section_is_replaced_and_others_stay():
     page = report.with_section("# Performance\n\nBy hand.\n", "One", "first\n")
     page = report.with_section(page, "One (more)", "other\n")
     page = report.with_section(page, "One", "second \\1\n")
     assert page == "# Performance\n\nBy hand.\n\n## One\n\nsecond \\1\n\n## One (more)\n\nother\n"
 
 
-def test_the_matrix_product_is_measured():
+def test_matmul_flops():
     assert 1e8 < measure.matmul_flops("cpu", torch.float32, least_seconds=0.0) < 1e15
 
 
-def test_peak_memory_is_what_a_call_takes_at_most():
+def test_peak_memory_of_a_call():
     freed = measure.measured(lambda: torch.ones(2**25), "cpu").peak_bytes  # 128 MiB
     if freed is None:
         pytest.skip("memory is not measured on this system")
@@ -210,7 +210,7 @@ def test_costs_count_weights_padding_and_the_shared_prompt():
     assert forward(shared(5, [1, 3, 2])) == Cost(2 * 10 * 11 + 2 * 3 * 6, 11)
     assert forward(after_prompt(5, [1, 3, 2])) == Cost(2 * 13 * 6, 6)
     assert forward(shared(5, [3])).with_backward().flops == 3 * forward(unpadded([(5, 3)])).flops
-    # With one response to a prompt, sharing does not change the attention.
+    # Sharing the prompt of a single response does not change the attention.
     assert shared(5, [3]).pairs == unpadded([(5, 3)]).pairs
 
 

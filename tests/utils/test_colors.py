@@ -1,4 +1,4 @@
-"""The colour scale and the notebook's strip."""
+"""The colour scale and the notebook display of steps."""
 
 import pytest
 
@@ -9,7 +9,7 @@ def _rgb(colour):
     return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
 
 
-def test_the_scale_is_symmetric_around_zero():
+def test_scale_is_symmetric_around_zero():
     scale = Scale.of("log_ratio", [0.5, -4.0])
     assert scale.ends == (-4.0, 0.0, 4.0)
     assert scale.colour(0.0) == "#ffffff"
@@ -20,7 +20,7 @@ def test_the_scale_is_symmetric_around_zero():
         assert scale.strength(value) == -scale.strength(-value) == value / 4
         for colour, end in ((scale.colour(value), blue), (scale.colour(-value), orange)):
             shares = [(255 - part) / (255 - full) for part, full in zip(_rgb(colour), end, strict=True) if full < 200]
-            assert shares == pytest.approx([value / 4] * len(shares), abs=0.02)  # as far on the way from white
+            assert shares == pytest.approx([value / 4] * len(shares), abs=0.02)  # proportional to the value
     assert scale.colour(99.0) == scale.colour(4.0)
     assert scale.colour(-99.0) == scale.colour(-4.0)
 
@@ -33,7 +33,7 @@ def test_probabilities_are_neutral_at_a_half():
     assert scale.number(0.25) == "0.250"
 
 
-def test_dark_text_is_legible_on_every_colour():
+def test_text_is_legible_on_every_colour():
     """Contrast of at least 7 to 1 (WCAG's AAA) with the text's #1b1f24."""
 
     def luminance(rgb):
@@ -49,16 +49,16 @@ def test_dark_text_is_legible_on_every_colour():
     ("reach", "value", "written"),
     [(7.25, 2.134, "+2.13"), (0.05, -0.0031, "-0.0031"), (120.0, 3.7, "+4"), (1.0, -0.001, "+0.00")],
 )
-def test_numbers_have_three_digits_of_the_scale(reach, value, written):
+def test_numbers_have_three_significant_digits_of_the_largest(reach, value, written):
     assert Scale(0.0, reach).number(value) == written
 
 
-def test_nothing_but_zeros_has_a_scale():
+def test_scale_of_zeros_and_of_nothing():
     assert Scale.of("log_ratio", [0.0, 0.0]).colour(0.0) == "#ffffff"
     assert Scale.of("log_ratio", []).reach == 1.0
 
 
-def test_the_strip_escapes_and_says_every_number():
+def test_strip_escapes_text_and_shows_every_number():
     strip = HeatStrip("response <0>", ["<script>alert(1)</script>", "b & c"], [1.0, -2.0], Scale(0.0, 2.0))
     html = strip._repr_html_()
     assert "<script" not in html

@@ -1,4 +1,4 @@
-"""Files are whole or as they were before, whatever happens while they are written."""
+"""Writing files: after an error or interruption, a file is either complete or unchanged."""
 
 import errno
 import json
@@ -23,8 +23,8 @@ ODD_TEXTS = [
 ]
 
 
-def _full_disk(monkeypatch):
-    """Data reaches the file, but syncing it fails: what a full disk looks like behind a buffer."""
+def _fill_disk(monkeypatch):
+    """Make fsync fail, as on a full disk after buffered writes."""
 
     def refuse(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -32,7 +32,7 @@ def _full_disk(monkeypatch):
     monkeypatch.setattr(io.os, "fsync", refuse)
 
 
-def test_atomic_write_makes_the_folders_and_the_file(tmp_path):
+def test_atomic_write_creates_folders_and_file(tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
     with atomic_write(path) as stream:
         stream.write(b"new")
@@ -41,7 +41,7 @@ def test_atomic_write_makes_the_folders_and_the_file(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
 
 
-def test_atomic_write_leaves_the_old_file_when_the_body_raises(tmp_path):
+def test_atomic_write_keeps_the_old_file_on_an_error(tmp_path):
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
 
@@ -53,20 +53,20 @@ def test_atomic_write_leaves_the_old_file_when_the_body_raises(tmp_path):
     with pytest.raises(KeyError):
         fails()
     assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"], "no temporary file is left behind"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"], "a temporary file is left"
 
 
-def test_atomic_write_leaves_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
+def test_atomic_write_keeps_the_old_file_on_a_full_disk(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_json(path, {"old": 1})
-    _full_disk(monkeypatch)
+    _fill_disk(monkeypatch)
     with pytest.raises(ImplicitPRMError, match=r"file\.json: the disk is full"):
         write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+def test_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ImplicitPRMError, match=r"out\.json"):
         write_json(tmp_path / "file" / "out.json", {})
@@ -80,7 +80,7 @@ def test_write_json_keeps_unicode(tmp_path):
     assert "😀" in (tmp_path / "x.json").read_text(encoding="utf-8")
 
 
-def test_rows_come_back_in_order_across_openings(tmp_path):
+def test_rows_are_appended_in_order_after_reopening(tmp_path):
     path = tmp_path / "folder" / "rows.jsonl"
     assert JsonLines(path).rows() == []
     JsonLines(path).append({"n": 1})
@@ -89,7 +89,7 @@ def test_rows_come_back_in_order_across_openings(tmp_path):
     assert log.rows() == JsonLines(path).rows() == [{"n": 1}, {"n": 2}]
 
 
-def test_line_separators_inside_texts_are_not_line_ends(tmp_path):
+def test_unicode_line_separators_do_not_end_a_row(tmp_path):
     log = JsonLines(tmp_path / "rows.jsonl")
     rows = [{"text": text} for text in ODD_TEXTS]
     for row in rows:
@@ -99,7 +99,7 @@ def test_line_separators_inside_texts_are_not_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize("tail", [b'{"n": 2', b"{", '{"t": "é'.encode()[:-1]])
-def test_a_half_written_last_line_is_cut_off(tmp_path, tail):
+def test_incomplete_last_line_is_removed(tmp_path, tail):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"n": 1}\n' + tail)
     log = JsonLines(path)
@@ -108,18 +108,18 @@ def test_a_half_written_last_line_is_cut_off(tmp_path, tail):
     assert log.rows() == [{"n": 1}, {"n": 3}]
 
 
-def test_a_first_line_that_was_never_finished_leaves_an_empty_file(tmp_path):
+def test_incomplete_first_line_leaves_an_empty_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"n": 1')
     assert JsonLines(path).rows() == []
     assert path.read_bytes() == b""
 
 
-def test_a_full_disk_leaves_the_rows_as_they_were(tmp_path, monkeypatch):
+def test_append_keeps_the_rows_on_a_full_disk(tmp_path, monkeypatch):
     log = JsonLines(tmp_path / "rows.jsonl")
     log.append({"n": 1})
     with monkeypatch.context() as patch:
-        _full_disk(patch)
+        _fill_disk(patch)
         with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl: the disk is full"):
             log.append({"n": 2})
     assert log.path.read_bytes() == b'{"n": 1}\n'
@@ -127,8 +127,8 @@ def test_a_full_disk_leaves_the_rows_as_they_were(tmp_path, monkeypatch):
     assert log.rows() == [{"n": 1}, {"n": 2}]
 
 
-def test_a_row_of_which_only_a_part_fits_is_taken_back(tmp_path):
-    """A file size limit stops the writing half way, as a disk does; what did not fit must not come after all."""
+def test_append_removes_a_partly_written_row(tmp_path):
+    """A file size limit stops a write in the middle, like a full disk."""
     resource = pytest.importorskip("resource")
     log = JsonLines(tmp_path / "rows.jsonl")
     log.append({"n": 1})
@@ -142,22 +142,22 @@ def test_a_row_of_which_only_a_part_fits_is_taken_back(tmp_path):
     assert log.path.read_bytes() == b'{"n": 1}\n'
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_device_that_is_full_is_a_sentence(monkeypatch):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_append_to_a_full_device_is_an_error(monkeypatch):
     monkeypatch.setattr(JsonLines, "__init__", lambda self, path: setattr(self, "path", path))
     monkeypatch.setattr(io.os, "truncate", lambda *_: None)
     with pytest.raises(ImplicitPRMError, match="/dev/full: the disk is full"):
         JsonLines(Path("/dev/full")).append({"n": 1})
 
 
-def test_a_line_that_is_not_json_is_named(tmp_path):
+def test_invalid_line_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"n": 1}\n{"n": 2\n{"n": 3}\n')
     with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl, line 2"):
         JsonLines(path).rows()
 
 
-def test_a_whole_last_row_without_a_newline_is_kept(tmp_path):
+def test_complete_last_row_without_newline_is_kept(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}')
     log = JsonLines(path)
@@ -166,7 +166,7 @@ def test_a_whole_last_row_without_a_newline_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"PAR1\x00\x01", b"[1, 2]\n", b"a,b\n1,2\n"])
-def test_another_kind_of_file_is_left_alone(content, tmp_path):
+def test_files_that_are_not_json_lines_are_refused(content, tmp_path):
     path = tmp_path / "table"
     path.write_bytes(content)
     with pytest.raises(ImplicitPRMError, match="JSON lines"):
@@ -174,12 +174,12 @@ def test_another_kind_of_file_is_left_alone(content, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_a_folder_is_whole_or_not_there(tmp_path):
+def test_atomic_folder_is_complete_or_absent(tmp_path):
     def fill(text, fails=False, **options):
         with atomic_folder(tmp_path / "out", **options) as unfinished:
             (unfinished / "file").write_text(text)
             if fails:
-                raise RuntimeError("the disk came off")
+                raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError):
         fill("one", fails=True)
@@ -195,7 +195,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_replaced_rows_are_all_there_is_and_can_be_appended_to(tmp_path):
+def test_rows_can_be_appended_after_replace(tmp_path):
     log = JsonLines(tmp_path / "rows.jsonl")
     for number in (3, 1, 2):
         log.append({"n": number})
@@ -204,7 +204,7 @@ def test_replaced_rows_are_all_there_is_and_can_be_appended_to(tmp_path):
     assert [row["n"] for row in log.rows()] == [1, 2, 3, "ü"]
 
 
-def test_rows_that_cannot_be_written_leave_the_file_as_it_was(tmp_path):
+def test_replace_keeps_the_file_on_an_error(tmp_path):
     log = JsonLines(tmp_path / "rows.jsonl")
     log.append({"n": 1})
     with pytest.raises(TypeError):
@@ -213,7 +213,7 @@ def test_rows_that_cannot_be_written_leave_the_file_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [log.path]
 
 
-def test_numbers_that_are_not_finite_become_null(tmp_path):
+def test_non_finite_numbers_become_null(tmp_path):
     row = {"a": math.nan, "b": [1.5, -math.inf], "c": {"d": (math.inf, "NaN")}, "e": True}
     expected = {"a": None, "b": [1.5, None], "c": {"d": [None, "NaN"]}, "e": True}
     write_json(tmp_path / "x.json", row)

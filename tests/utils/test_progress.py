@@ -1,4 +1,4 @@
-"""Progress: a tqdm bar in a terminal, lines in a log, nothing if not shown."""
+"""Progress is a tqdm bar in a terminal, and lines in a log."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from implicit_prm.utils.progress import progress, tracked
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time, in a list of one."""
+    """The current time, as a list of one number."""
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
@@ -24,7 +24,7 @@ def terminal(request, monkeypatch):
     return request.param
 
 
-def test_log_gets_a_line_every_half_minute_and_one_at_the_end(clock, capsys):
+def test_log_has_a_line_every_half_minute_and_at_the_end(clock, capsys):
     with progress("scoring", 2000) as advance:
         for seconds in (10, 15, 15, 10):
             clock[0] += seconds
@@ -43,7 +43,7 @@ def test_no_estimate_before_the_first_item(clock, capsys):
     assert capsys.readouterr().out.splitlines() == ["scoring: 4 of 8, 0:00:40, 0:00:40 left"]
 
 
-def test_items_come_in_order_and_count_once_each(clock, capsys):
+def test_tracked_items_keep_their_order_and_are_counted(clock, capsys):
     assert list(tracked(["a", "b", "c"], "grading")) == ["a", "b", "c"]
     assert capsys.readouterr().out == "grading: 3 of 3, 0:00:00\n"
 
@@ -54,7 +54,7 @@ def test_nothing_is_printed_if_not_shown_or_empty(total, shown, terminal, capsys
     assert capsys.readouterr() == ("", "")
 
 
-def test_terminal_gets_a_tqdm_bar(monkeypatch, capsys):
+def test_terminal_shows_a_tqdm_bar(monkeypatch, capsys):
     monkeypatch.setattr(module, "shows_bars", lambda: True)
     with progress("sampling", 2) as advance:
         advance(2)
@@ -66,7 +66,7 @@ def test_errors_pass_through(terminal):
         raise KeyboardInterrupt
 
 
-def test_bars_of_other_libraries_are_off_in_a_log():
+def test_bars_of_other_libraries_are_disabled_in_a_log():
     code = """
 from implicit_prm.utils.progress import disable_bars_in_logs
 disable_bars_in_logs()
