@@ -1,7 +1,7 @@
 """Sampling from an OpenAI-compatible server (vLLM, SGLang, llama.cpp) with concurrent requests.
 
 The `openai` client retries failed connections, timeouts, 408, 409, 429 and 5xx, with exponential backoff or after the
-server's Retry-After. This module handles the rest: servers without `n`, answers without a usable response, and whether
+server's Retry-After. This module handles the rest: servers without `n`, replies without a usable response, and whether
 a failure concerns one problem or all of them.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from implicit_prm.config import SamplingConfig, ServerConfig, TextConfig
 from implicit_prm.data.chat_template import as_chat
 from implicit_prm.data.tokenization import build_prompt
-from implicit_prm.rollouts.server_answers import Responses, choices_of, error_message
+from implicit_prm.rollouts.server_replies import Responses, choices_of, error_message
 from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Samples
 from implicit_prm.utils.distributed import Processes
 
@@ -117,8 +117,8 @@ class ServerSampler:
         try:
             while (missing := wanted - responses.received) > 0:
                 seed = self._seed(problem, responses.received)
-                answer = self._request(prompt, missing if supports_n else 1, seed)
-                responses.add(answer, missing, self._sampling.max_new_tokens)
+                reply = self._request(prompt, missing if supports_n else 1, seed)
+                responses.add(reply, missing, self._sampling.max_new_tokens)
         except self._openai.APIStatusError as error:
             if error.status_code in (400, 413, 422):
                 reason = f"the server answers {error.status_code}: {error_message(error)}"
@@ -154,8 +154,8 @@ class ServerSampler:
         prompt, seed = build_prompt(_PROBE, self._text), None if self._sampling.seed is None else 0
         if self._sampling.n > 1:
             try:
-                answer = self._request(prompt, 2, seed, max_tokens=1, retries=min(2, self._policy.retries))
-                if len(choices_of(answer)) > 1:
+                reply = self._request(prompt, 2, seed, max_tokens=1, retries=min(2, self._policy.retries))
+                if len(choices_of(reply)) > 1:
                     return True
             except (self._openai.OpenAIError, ValueError):
                 pass  # the plain request below shows whether the server works
@@ -222,7 +222,7 @@ class ServerSampler:
             )
         if isinstance(error, self._openai.APIConnectionError):
             return ImplicitPRMError(
-                f"{where}: no answer ({error.__cause__ or error}; attempts: {self._policy.retries + 1}); is the server "
+                f"{where}: no reply ({error.__cause__ or error}; attempts: {self._policy.retries + 1}); is the server "
                 f"running? {_KEPT}"
             )
-        return ImplicitPRMError(f"{where}: not an answer of an OpenAI-compatible server ({error}). {_KEPT}")
+        return ImplicitPRMError(f"{where}: not a reply of an OpenAI-compatible server ({error}). {_KEPT}")

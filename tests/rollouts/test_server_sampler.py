@@ -13,7 +13,7 @@ from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import loading
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts import run as rollouts
-from implicit_prm.rollouts.server_answers import FINISHED
+from implicit_prm.rollouts.server_replies import FINISHED
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.distributed import Processes
 from tests.rollouts.fake_server import FakeServer, ok
@@ -223,7 +223,7 @@ def test_retry_after_is_honoured(serve, run):
     ("trouble", "words"),
     [
         ((200, {"Content-Type": "text/html"}, "<html>nginx</html>"), ["without choices", "nginx"]),
-        ((200, {}, "{not json"), ["not an answer"]),
+        ((200, {}, "{not json"), ["not a reply"]),
         ((200, {}, "{}"), ["without choices"]),
         (ok(), ["without choices"]),
         ((200, {}, '{"choices": [{}]}'), ["a choice without text"]),
@@ -235,7 +235,7 @@ def test_retry_after_is_honoured(serve, run):
         ((500, QUICK, '{"error": {"message": "CUDA out of memory"}}'), ["500: CUDA out of memory", "attempts: 3"]),
         ((404, {}, '{"error": {"message": "no model x"}}'), ["404: no model x", "policy.name"]),
         ((401, {}, '{"error": {"message": "who are you"}}'), ["401: who are you", "policy.api_key_env"]),
-        ("close", ["no answer", "attempts: 3"]),
+        ("close", ["no reply", "attempts: 3"]),
     ],
 )
 def test_lasting_failure_names_the_problem_and_the_run_resumes(trouble, words, serve, run):
@@ -314,11 +314,11 @@ def test_long_outage_stops_the_run_which_then_resumes(serve, run):
             return "close"
 
     server.misbehave = misbehave
-    with pytest.raises(ImplicitPRMError, match=r"no answer \(.*; attempts: 2\)"):
+    with pytest.raises(ImplicitPRMError, match=r"no reply \(.*; attempts: 2\)"):
         run(server, retries=1)
     done = {row["id"]: row for row in run.rows()}
     assert 1 <= len(done) < 6
-    with pytest.raises(ImplicitPRMError, match=r"list of models: no answer .* attempts: 1"):
+    with pytest.raises(ImplicitPRMError, match=r"list of models: no reply .* attempts: 1"):
         run(server, retries=0)
     server.start()
     rows = run(server)

@@ -1,4 +1,4 @@
-"""Reading the answers of OpenAI-compatible servers, which differ in finish reasons and in what an answer may lack."""
+"""Reading the replies of OpenAI-compatible servers, which differ in finish reasons and in what a reply may lack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNUSABLE = {"content_filter", "refusal", "abort", "error", "cancelled"}
 
 @dataclass
 class Responses:
-    """The usable responses of one or several answers.
+    """The usable responses of one or several replies.
 
     Args:
         texts: of the responses.
@@ -38,19 +38,19 @@ class Responses:
         """All responses, usable or not."""
         return len(self.texts) + sum(self.unusable.values())
 
-    def add(self, answer: Any, wanted: int, max_tokens: int) -> None:
-        """Read an answer.
+    def add(self, reply: Any, wanted: int, max_tokens: int) -> None:
+        """Read a reply.
 
         Args:
-            answer: a chat completion or completion of the `openai` client.
+            reply: a chat completion or completion of the `openai` client.
             wanted: number of responses to take from it at most.
             max_tokens: the limit that the request set.
 
         Raises:
-            ImplicitPRMError: the answer holds no responses, or a response without its reasoning.
+            ImplicitPRMError: the reply holds no responses, or a response without its reasoning.
         """
-        choices = choices_of(answer)[:wanted]
-        counted = getattr(getattr(answer, "usage", None), "completion_tokens", None)
+        choices = choices_of(reply)[:wanted]
+        counted = getattr(getattr(reply, "usage", None), "completion_tokens", None)
         tokens = counted if isinstance(counted, int) else 0
         self.tokens += tokens
         # The tokens of a lone response say whether it reached the limit, whatever its finish reason.
@@ -70,11 +70,11 @@ class Responses:
                 self.finished.append(kind not in CUT_OFF and (kind in FINISHED or not at_limit))
 
 
-def choices_of(answer: Any) -> list[Any]:
-    """The choices of an answer; raises ImplicitPRMError if there are none."""
-    choices = getattr(answer, "choices", None)
+def choices_of(reply: Any) -> list[Any]:
+    """The choices of a reply; raises ImplicitPRMError if there are none."""
+    choices = getattr(reply, "choices", None)
     if not isinstance(choices, list) or not choices:
-        raise ImplicitPRMError(f"an answer without choices: {str(answer)[:200]!r}")
+        raise ImplicitPRMError(f"a reply without choices: {str(reply)[:200]!r}")
     return choices
 
 
