@@ -71,11 +71,7 @@ def hub_files(
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    pinned = f" --revision {revision}" if revision else ""
-    copy = (
-        f"`hf download {dataset} --repo-type dataset{pinned} --local-dir FOLDER` makes a local copy on a machine with "
-        f"network access; then {f'set {option}=FOLDER' if option else 'give FOLDER instead of the id'}"
-    )
+    copy = _how_to_copy(dataset, revision, option)
     try:
         info = HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_SECONDS)
         if info.gated:
@@ -110,6 +106,15 @@ def hub_files(
     except Exception as error:
         raise ImplicitPRMError(_not_a_dataset(dataset, error)) from error
     return _split_files(builder, dataset, split, f"hf://datasets/{dataset}@{info.sha}")
+
+
+def _how_to_copy(dataset: str, revision: str | None, option: str | None) -> str:
+    """How to make a local copy, for messages."""
+    pinned = f" --revision {revision}" if revision else ""
+    return (
+        f"`hf download {dataset} --repo-type dataset{pinned} --local-dir FOLDER` makes a local copy on a machine with "
+        f"network access; then {f'set {option}=FOLDER' if option else 'give FOLDER instead of the id'}"
+    )
 
 
 def _split_files(builder: Any, name: str, split: str, root: str) -> list[DataFile]:

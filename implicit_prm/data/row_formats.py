@@ -82,13 +82,7 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
         "steps": steps,
         "step_labels": value(STEP_LABELS),
     }
-    for name, values in aligned.items():
-        if values is None:
-            continue
-        if not isinstance(values, list):
-            raise ImplicitPRMError(f"{where}: {name} is {shown(values)}; it must be a list with one entry per response")
-        if len(values) != len(completions):
-            raise ImplicitPRMError(f"{where}: {len(completions)} responses but {len(values)} entries in {name}")
+    _check_aligned(aligned, len(completions), where)
     correctness, ends, *_ = aligned.values()
     if not all(isinstance(end, bool) for end in ends):
         raise ImplicitPRMError(f"{where}: finished must be a list of true (ended by itself) and false (was cut off)")
@@ -114,6 +108,17 @@ def grouped_row(row: dict[str, Any], columns: list[str], where: str, graded: boo
             step_label_source=source,
             extra={name: row[name] for name in columns if name not in KNOWN},
         )
+
+
+def _check_aligned(columns: dict[str, Any], responses: int, where: str) -> None:
+    """Check that each column is None or a list with one entry per response."""
+    for name, values in columns.items():
+        if values is None:
+            continue
+        if not isinstance(values, list):
+            raise ImplicitPRMError(f"{where}: {name} is {shown(values)}; it must be a list with one entry per response")
+        if len(values) != responses:
+            raise ImplicitPRMError(f"{where}: {responses} responses but {len(values)} entries in {name}")
 
 
 def plain_chat(chat: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -156,7 +156,7 @@ def _data(metadata: CheckpointMetadata, run: Run) -> list[str]:
     held_out = f"{options.get('hold_out_prompts')} prompts held out of the same"
     sources = {
         "train": _named(options.get("train"), options.get("revision")),
-        "dev": _named(options["dev"], options.get("revision")) if options.get("dev") else held_out,
+        "dev": _named(options["dev"], options.get("dev_revision")) if options.get("dev") else held_out,
     }
     lines = [f"{part}: {line}" for part, report in run.data.items() for line in (sources[part], *report)]
     return [*lines, f"fingerprint of the training responses: `{metadata.data_fingerprint}`"]

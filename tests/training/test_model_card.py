@@ -94,3 +94,11 @@ def test_damaged_run_file_is_named(tmp_path):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(ImplicitPRMError, match=r"run\.json"):
             model_card.Run.read(tmp_path)
+
+
+def test_training_and_dev_set_have_their_own_revisions():
+    data = {"train": "org/train", "revision": "abc", "dev": "org/dev", "dev_revision": "def"}
+    run = model_card.Run(None, {"data": data}, {"train": ["1 prompts"], "dev": ["2 prompts"]})
+    card = model_card.render(CheckpointMetadata(1.0, "none"), run, "x")
+    assert "train: `org/train` at `abc`" in card
+    assert "dev: `org/dev` at `def`" in card
