@@ -148,12 +148,8 @@ class RewardModel:
         Raises:
             ImplicitPRMError: a response over the model's context or `max_length`, or scores that are not finite.
         """
-        finished = finished if finished is not None else [True] * len(responses)
         prompt_ids = self.encoder.prompt_ids(problem)
-        laid_out = [
-            self.layout.response(text, done, given_steps[place] if given_steps is not None else None)
-            for place, (text, done) in enumerate(zip(responses, finished, strict=True))
-        ]
+        laid_out = self.layout.responses(responses, finished, given_steps)
         for place, one in enumerate(laid_out):
             self.check_length(len(prompt_ids) + len(one.ids), place)
         rows = [(prompt_ids, one.ids, read_positions(one.step_of_token, len(one.spans))) for one in laid_out]

@@ -205,12 +205,8 @@ class ImplicitPRM:
             ImplicitPRMError: a response over the model's context or `max_length`, or log-probabilities that are not
                 finite.
         """
-        finished = finished if finished is not None else [True] * len(responses)
         prompt_ids = self.encoder.prompt_ids(problem)
-        encoded = [
-            self.encoder.response(text, done, given_steps[place] if given_steps is not None else None)
-            for place, (text, done) in enumerate(zip(responses, finished, strict=True))
-        ]
+        encoded = self.encoder.responses(responses, finished, given_steps)
         for place, one in enumerate(encoded):
             self.check_length(len(prompt_ids) + len(one.ids), place)
         policy, reference = self._logprobs(prompt_ids, [one.ids for one in encoded], max_tokens)
