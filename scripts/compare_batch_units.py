@@ -1,6 +1,6 @@
 """What an optimiser step draws: KTO and cross-entropy on whole prompts and on single responses, over several seeds.
 
-    python scripts/compare_batch_units.py                     # the sandbox, five seeds, 50 minutes on one thread
+    python scripts/compare_batch_units.py                     # the sandbox, five seeds, 40 minutes on one thread
 
 All runs share the rollouts and the candidates; the seed decides the order of training. A run that has finished is not
 repeated, so the same command resumes. Prints the table of docs/guides/variants.md.
