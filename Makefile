@@ -37,7 +37,7 @@ test: setup
 	$(PYTEST) -m 'not slow'
 
 test-all: setup
-	$(PYTEST)
+	$(PYTEST) --hypothesis-profile=new-examples
 
 lint: setup
 	$(BIN)/ruff check .

@@ -236,6 +236,6 @@ def test_any_text_is_read_without_a_mistake(text):
 @settings(max_examples=200, deadline=1000)
 @given(st.one_of(ANY_TEXT, TEX, PIECES).filter(lambda text: not text.lstrip().startswith(("{", "`"))), CONTENTS)
 def test_the_last_box_is_the_answer_whatever_stands_before_it(text, content):
-    # A backslash at the end would escape that of the box, an open brace or half a box would take it in.
-    before = text.rstrip("\\") + "\n"
+    # A backslash at the end would escape that of the box; a comma after an earlier box would make a list of the two.
+    before = text.rstrip("\\") + " hence\n"
     assert find_answer(before + rf"\boxed{{{content}}}") == (content, "box")
