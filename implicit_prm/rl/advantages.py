@@ -1,0 +1,224 @@
+"""Token-level advantages from outcomes and process rewards: pure functions on tensors.
+
+Shapes: N responses, T tokens. `groups` [N] int64 says which responses share a prompt. Every statistic of a prompt is
+taken over the responses with its id, wherever they stand, so results do not depend on the order of the responses, on
+padding or on the number of processes. Pass the responses of all processes: a baseline over a part of a group is another
+baseline.
+
+An outcome that is NaN (not graded), or a response without tokens, enters no baseline and has advantage 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from implicit_prm.rewards.implicit_reward import step_sums
+from implicit_prm.types import ImplicitPRMError
+
+Baseline = Literal["leave_one_out", "group_mean"]
+Credit = Literal["sum", "min"]
+Scale = Literal["none", "group_std", "batch_std", "batch_max"]
+
+_EPSILON = 1e-4  # added to standard deviations, as in TRL's GRPOTrainer
+
+
+def outcome_advantages(
+    outcomes: Tensor, groups: Tensor, baseline: Baseline = "leave_one_out", divide_by_std: bool = False
+) -> Tensor:
+    """Outcome of each response minus a baseline of its prompt.
+
+    Args:
+        outcomes: [N] float, for example 1 for a correct answer and 0 for a wrong one; NaN if not graded.
+        groups: [N] int64, the prompt of each response.
+        baseline: `leave_one_out`, the mean of the prompt's other responses (RLOO, arXiv 2402.14740), or `group_mean`,
+            the mean of all of them (GRPO, arXiv 2402.03300).
+        divide_by_std: divide by the standard deviation of the prompt's outcomes, as GRPO does.
+
+    Returns:
+        [N] float32. 0 for a response that is alone with its prompt.
+    """
+    advantages = outcomes.double() - _baseline(outcomes.double(), groups, baseline)
+    if divide_by_std:
+        deviations = outcomes.double() - _baseline(outcomes.double(), groups, "group_mean")
+        _, number, count = _index(deviations, groups)
+        squares = _group_sums(deviations.square().nan_to_num(), number)
+        advantages = advantages / ((squares / (count - 1).clamp(min=1)).sqrt() + _EPSILON)
+    return advantages.nan_to_num().float()
+
+
+def process_advantages(
+    token_rewards: Tensor,
+    completion_mask: Tensor,
+    groups: Tensor,
+    step_of_token: Tensor | None = None,
+    baseline: Baseline = "leave_one_out",
+    credit: Credit = "sum",
+    gamma: float = 1.0,
+    shuffle: torch.Generator | None = None,
+) -> Tensor:
+    """Return of each token from the process rewards that follow, its own included, minus a baseline of its prompt.
+
+    A unit is a token, or a step, whose reward is the sum of its tokens' rewards; all tokens of a step share its return.
+
+    `credit="sum"`: sum_s gamma^(s - t) * (r_s - b) over the units s >= t of the response, where b is a mean over the
+    prompt's other responses of their mean reward per unit (PRIME, arXiv 2502.01456, Equation 5).
+
+    `credit="min"`: min_s r_s over the units s >= t, minus the mean of that over the units of the others. A sum lets
+    many good steps pay for a wrong one (PURE, arXiv 2504.15275).
+
+    Args:
+        token_rewards: [N, T] process reward of each token.
+        completion_mask: [N, T] bool, true at tokens of the response.
+        groups: [N] int64, the prompt of each response.
+        step_of_token: [N, T] int64, the step that each token belongs to; None if tokens are the units.
+        baseline: `leave_one_out`, or `group_mean`, which includes the response itself.
+        credit: `sum` or `min`.
+        gamma: discount per unit; 1 with `credit="min"`.
+        shuffle: permute the rewards of the units of each response first. A control: what these advantages teach comes
+            from their number and size, not from where they are.
+
+    Returns:
+        [N, T] float32, zero outside the response. 0 for a response that is alone with its prompt.
+
+    Raises:
+        ImplicitPRMError: unknown `credit`, or `credit="min"` with a discount.
+    """
+    if credit not in get_args(Credit):
+        raise ImplicitPRMError(f"credit={credit!r}: choose one of {', '.join(get_args(Credit))}")
+    if credit == "min" and gamma != 1:
+        raise ImplicitPRMError(f"gamma={gamma} has no meaning with credit='min'; leave it at 1")
+    units = step_of_token
+    if units is None:
+        units = torch.arange(token_rewards.shape[1], device=token_rewards.device).expand_as(token_rewards)
+    width = int(units.max()) + 1
+    rewards = step_sums(token_rewards.double().masked_fill(~completion_mask, 0.0), units, width)
+    present = step_sums(completion_mask.double(), units, width) > 0
+    if shuffle is not None:
+        rewards = _permuted(rewards, present, shuffle)
+    returns = _returns(rewards, present, groups, baseline, credit, gamma).nan_to_num()
+    return returns.gather(1, units).masked_fill(~completion_mask, 0.0).float()
+
+
+def scaled(advantages: Tensor, completion_mask: Tensor, groups: Tensor, how: Scale = "none") -> Tensor:
+    """Divide process advantages by their size. Signs are kept.
+
+    Args:
+        advantages: [N, T].
+        completion_mask: [N, T] bool, true at tokens of the response.
+        groups: [N] int64, the prompt of each response.
+        how: `none`; `group_std`, the standard deviation over the prompt's tokens (as arXiv 2604.13197); `batch_std`,
+            that over all tokens; or `batch_max`, the largest absolute value (PRIME's code, but over all processes).
+            All but `none` make the scale of the rewards, and so beta, irrelevant: noise of a model that was trained
+            little counts as much as a signal.
+
+    Returns:
+        [N, T] float32.
+
+    Raises:
+        ImplicitPRMError: unknown `how`.
+    """
+    if how not in get_args(Scale):
+        raise ImplicitPRMError(f"scale={how!r}: choose one of {', '.join(get_args(Scale))}")
+    values = advantages.double()
+    if how == "batch_max":
+        values = values / values.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    elif how != "none":
+        number = groups.unique(return_inverse=True)[1] if how == "group_std" else torch.zeros_like(groups)
+        sizes = _group_sums(completion_mask.sum(-1).double(), number)
+        means = _group_sums(values.sum(-1), number) / sizes.clamp(min=1)
+        squares = (values - means[:, None]).square().masked_fill(~completion_mask, 0.0).sum(-1)
+        deviation = (_group_sums(squares, number) / (sizes - 1).clamp(min=1)).sqrt()
+        values = values / (deviation[:, None] + _EPSILON)
+    return values.float()
+
+
+def combined(
+    process: Tensor, outcome: Tensor, completion_mask: Tensor, coef: float = 1.0, whiten: bool = False
+) -> Tensor:
+    """outcome + coef * process at every token.
+
+    Args:
+        process: [N, T] process advantages.
+        outcome: [N] outcome advantages, which every token of a response gets undiscounted.
+        completion_mask: [N, T] bool, true at tokens of the response.
+        coef: weight of the process advantages.
+        whiten: then subtract the mean over all tokens of the batch and divide by their standard deviation, as PRIME's
+            code does.
+
+    Returns:
+        [N, T] float32, zero outside the response.
+    """
+    values = (outcome[:, None].double() + coef * process.double()).masked_fill(~completion_mask, 0.0)
+    if whiten:
+        size = completion_mask.sum().clamp(min=1)
+        values = (values - values.sum() / size).masked_fill(~completion_mask, 0.0)
+        values = values / ((values.square().sum() / (size - 1).clamp(min=1)).sqrt() + _EPSILON)
+    return values.float()
+
+
+def in_accuracy_range(outcomes: Tensor, groups: Tensor, low: float, high: float) -> Tensor:
+    """[N] bool, whether the mean outcome of the response's prompt is in [low, high] (PRIME's prompt filter).
+
+    Args:
+        outcomes: [N] float; NaN if not graded.
+        groups: [N] int64, the prompt of each response.
+        low: lowest mean outcome.
+        high: highest mean outcome.
+    """
+    _, number, count = _index(outcomes.double(), groups)
+    means = _group_sums(outcomes.double().nan_to_num(), number) / count
+    return (means >= low) & (means <= high)
+
+
+def _returns(
+    rewards: Tensor, present: Tensor, groups: Tensor, baseline: Baseline, credit: Credit, gamma: float
+) -> Tensor:
+    """[N, U] centred returns of the units."""
+    size = present.sum(-1)
+    if credit == "min":
+        lowest = rewards.masked_fill(~present, torch.inf).flip(1).cummin(1).values.flip(1).masked_fill(~present, 0.0)
+        return lowest - _baseline(lowest.sum(-1) / size, groups, baseline)[:, None]
+    centred = rewards - _baseline(rewards.sum(-1) / size, groups, baseline)[:, None]
+    centred = centred.masked_fill(~present, 0.0)
+    returns = torch.zeros_like(centred)
+    following = torch.zeros_like(centred[:, 0])
+    for unit in reversed(range(centred.shape[1])):
+        following = centred[:, unit] + gamma * following
+        returns[:, unit] = following
+    return returns
+
+
+def _baseline(values: Tensor, groups: Tensor, how: Baseline) -> Tensor:
+    """[N] mean value of the prompt, with or without the response itself; NaN for a response without others."""
+    if how not in get_args(Baseline):
+        raise ImplicitPRMError(f"baseline={how!r}: choose one of {', '.join(get_args(Baseline))}")
+    known, number, count = _index(values, groups)
+    sums = _group_sums(values.nan_to_num(), number)
+    others = count - known.double()
+    mean = sums / count if how == "group_mean" else (sums - values.nan_to_num()) / others
+    return mean.masked_fill(others < 1, torch.nan)
+
+
+def _index(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N] whether a value is known, [N] the number of its group from 0, and [N] how many of the group are known."""
+    known, number = ~values.isnan(), groups.unique(return_inverse=True)[1]
+    return known, number, _group_sums(known.double(), number)
+
+
+def _group_sums(values: Tensor, number: Tensor) -> Tensor:
+    """[N] the sum of `values` over the group of each response."""
+    sums = values.new_zeros(len(values)).index_add(0, number, values)
+    return sums[number]
+
+
+def _permuted(rewards: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
+    """[N, U] the rewards of each response in a random order of its units."""
+    permuted = rewards.clone()
+    for row, here in enumerate(present):
+        places = here.nonzero()[:, 0]
+        order = torch.randperm(len(places), generator=generator).to(places.device)
+        permuted[row, places] = rewards[row, places[order]]
+    return permuted
