@@ -158,7 +158,7 @@ class Encoder:
         self.end_of_turn = self._end_of_turn(name)
         if self.template is not None:
             self.template.render(as_chat(self.build_prompt("problem")))  # refuses a system message here, if at all
-        self._ends = {self.end_of_turn, tokenizer.eos_token_id} - {None}
+        self.ends = {self.end_of_turn, tokenizer.eos_token_id} - {None}
         self._warned: set[str] = set()
 
     def _end_of_turn(self, name: str) -> int:
@@ -272,10 +272,10 @@ class Encoder:
     def _ended(self, ids: list[int], offsets: list[Offset], text: str) -> tuple[list[int], list[Offset]]:
         """Tokens of a response that ended by itself: up to its own end-of-turn token, or with one appended."""
         end = len(ids)
-        while end and (ids[end - 1] in self._ends or not text[slice(*offsets[end - 1])].strip()):
+        while end and (ids[end - 1] in self.ends or not text[slice(*offsets[end - 1])].strip()):
             end -= 1
         for place in range(end, len(ids)):
-            if ids[place] in self._ends:
+            if ids[place] in self.ends:
                 self._warn_once(
                     f"responses end in {self.tokenizer.convert_ids_to_tokens(ids[place])} already; it is not added "
                     "again"
