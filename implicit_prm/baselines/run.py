@@ -26,6 +26,7 @@ from implicit_prm.training.prepare import EncodedSets, GradedSets, Say
 from implicit_prm.training.run import Prepared, run_training
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.io import write_json
+from implicit_prm.utils.lock import locked
 
 # Every group is of use, as it is for the loss that needs no pairs.
 _ALL_GROUPS = CEConfig()
@@ -46,10 +47,11 @@ def fit(config: BaselineConfig, say: Say = print, command: str | None = None) ->
             `step_label_source`.
     """
     config = from_mapping(BaselineConfig, asdict(config))  # validate a config made in Python like one from YAML
-    run = run_training(config, _ALL_GROUPS, _prepare, BaselineMetadata.read, say)
-    if run.trainer.is_world_process_zero():
-        write_json(Path(config.output_dir) / RUN_FILE, asdict(Run(command, asdict(config), {}, run.metrics)))
-    return run.metrics
+    with locked(config.output_dir, inside=True):
+        run = run_training(config, _ALL_GROUPS, _prepare, BaselineMetadata.read, say)
+        if run.trainer.is_world_process_zero():
+            write_json(Path(config.output_dir) / RUN_FILE, asdict(Run(command, asdict(config), {}, run.metrics)))
+        return run.metrics
 
 
 def _prepare(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +47,10 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
                 if _WITH_TRACEBACK:
                     raise
                 sys.exit(f"ipr-{root}: error: {error}")
+            except OSError as error:  # no permission, a name that is too long, a full disk
+                if _WITH_TRACEBACK or error.strerror is None:
+                    raise
+                sys.exit(f"ipr-{root}: error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
 
         hydra_main = hydra.main(version_base="1.3", config_path=configs(), config_name=root)(checked)
 
@@ -73,7 +79,7 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
 def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any], resume: str = "") -> None:
     """Build `cls` from Hydra's tree and call `function`.
 
-    An interruption ends the process with status 130. Finished work is kept.
+    Ctrl-C ends the process with status 130, SIGTERM with status 143. Finished work is kept.
 
     Args:
         name: The command.
@@ -93,11 +99,35 @@ def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any],
         key = f" ({error.full_key})" if error.full_key else ""
         raise ImplicitPRMError(str(error).split("\n")[0] + key) from error
     try:
-        function(from_mapping(cls, values))  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        how = f"add {resume} to the command" if resume else "run the same command"
-        print(f"\n{name}: interrupted; finished work is kept. To resume, {how}.", file=sys.stderr)
-        sys.exit(130)
+        with _sigterm_raises():
+            function(from_mapping(cls, values))  # type: ignore[arg-type]
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, _Terminated)
+        if int(os.environ.get("RANK", 0)) == 0:
+            how = f"add {resume} to the command" if resume else "run the same command"
+            what = "terminated" if terminated else "interrupted"
+            print(f"\n{name}: {what}; finished work is kept. To resume, {how}.", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send before they kill a job, ends a command in the same way as Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    process = os.getpid()
+
+    def terminate(number: int, _: Any) -> None:
+        if os.getpid() != process:  # a forked worker: the first process cleans up
+            os._exit(128 + number)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _sentence(error: Exception) -> str:

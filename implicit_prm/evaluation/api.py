@@ -16,6 +16,7 @@ from implicit_prm.evaluation.process_bench.run import evaluate_subsets, load_sub
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer, wrap_scorer
 from implicit_prm.types import Group, ImplicitPRMError, Scorer
 from implicit_prm.utils.distributed import spoken_once
+from implicit_prm.utils.lock import locked
 
 C = TypeVar("C", bound=ScorerConfig)
 
@@ -63,7 +64,8 @@ def evaluate(
     groups = select(groups, config, say)
     opened = _opened(scorer, config, config.steps, skip_too_long=config.too_long == "lowest")
     opened.check(groups, lengths=config.too_long == "error")
-    return evaluate_best_of_n(config, groups, opened, None if output_dir is None else Path(output_dir))
+    with locked(output_dir, inside=True):
+        return evaluate_best_of_n(config, groups, opened, None if output_dir is None else Path(output_dir))
 
 
 def evaluate_process_bench(
@@ -93,7 +95,8 @@ def evaluate_process_bench(
     columns = set.intersection(*(_columns(some) for some in groups.values()))
     config = _config(ProcessBenchConfig, scorer, columns, options)
     opened = _opened(scorer, config, "given", skip_too_long=config.too_long == "wrong")
-    return evaluate_subsets(config, groups, opened, None if output_dir is None else Path(output_dir), say)
+    with locked(output_dir, inside=True):
+        return evaluate_subsets(config, groups, opened, None if output_dir is None else Path(output_dir), say)
 
 
 def _only_options(options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,7 +23,8 @@ def main() -> None:
     """Answer requests until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # whatever a library prints goes to stderr and cannot pass for a reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a notebook is for the parent
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, though a terminal or scheduler sends it to both
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGPROF"):
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
     logging.disable(logging.CRITICAL)

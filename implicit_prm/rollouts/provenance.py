@@ -44,6 +44,20 @@ class Provenance:
                     f"{self.path} is not a record of rollouts or labels; restore it, or choose another output"
                 ) from None
 
+    def check_ours(self) -> None:
+        """Refuse a file that was not made by this package, before it is changed.
+
+        Raises:
+            ImplicitPRMError: the output is not empty and there is no record of how it was made.
+        """
+        if self._known is None and self._output.exists() and self._output.stat().st_size:
+            raise self._without_record()
+
+    def _without_record(self) -> ImplicitPRMError:
+        return ImplicitPRMError(
+            f"{self._output} exists without {self.path.name}, the record of how it was made; choose another output"
+        )
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Check that the file was made with these options. Recorded options that are not given are not compared.
 
@@ -51,9 +65,7 @@ class Provenance:
             ImplicitPRMError: an option differs, or there is no record.
         """
         if self._known is None:
-            raise ImplicitPRMError(
-                f"{self._output} exists without {self.path.name}, the record of how it was made; choose another output"
-            )
+            raise self._without_record()
         before = _flat({name: self._known["settings"].get(name) for name in options})
         now = _flat(options)
         for name in [*before, *now]:

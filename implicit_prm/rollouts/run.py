@@ -20,6 +20,7 @@ from implicit_prm.rollouts.transformers_sampler import TransformersSampler
 from implicit_prm.types import ImplicitPRMError, Problem, Samples
 from implicit_prm.utils.distributed import Processes, processes, spoken_once
 from implicit_prm.utils.io import JsonLines
+from implicit_prm.utils.lock import locked
 from implicit_prm.utils.progress import progress
 
 Say = Callable[[str], None]
@@ -62,7 +63,7 @@ def rollout(config: RolloutConfig, say: Say = print) -> Path:
             a full disk, or problems without any response; the file then has all others.
     """
     config = from_mapping(RolloutConfig, asdict(config))  # a config made in Python is checked like one from YAML
-    with processes() as team:
+    with locked(config.output), processes() as team:
         return _rollout(config, team, spoken_once(say))
 
 
@@ -106,6 +107,7 @@ def _existing_rows(
     rows: list[dict[str, Any]] = []
     fresh = False
     if team.first:
+        record.check_ours()
         fresh = not rollout_rows.parts(path) and not JsonLines(path).rows()
         if not fresh:
             record.check(options)

@@ -27,6 +27,7 @@ _REFUSED = {
     "dataloader_drop_last": "every prompt is trained on; the loss of a short last batch is its own mean",
     "include_num_input_tokens_seen": "a batch holds groups, whose tokens transformers cannot count",
     "torch_empty_cache_steps": "max_tokens_per_batch bounds memory",
+    "enable_jit_checkpoint": "a run that it stops early would be saved as finished; SIGTERM keeps all checkpoints",
     "batch_eval_metrics": "the dev metrics need all prompts at once",
     "ddp_find_unused_parameters": "the output head is used outside its forward, so every parameter looks unused",
 }

@@ -10,8 +10,18 @@ from huggingface_hub import HfApi, get_token
 
 from implicit_prm.types import ImplicitPRMError
 
-# Optimiser states, pickles, files of trackers and of Hydra, and the candidates of ipr-eval.
-LEFT_OUT = ["checkpoint-*", "damaged-*", "training_args.bin", "runs/*", "wandb/*", ".hydra/*", "eval/*", "*.log"]
+# Optimiser states, pickles, files of trackers and of Hydra, the candidates of ipr-eval, and the lock of the run.
+LEFT_OUT = [
+    "checkpoint-*",
+    "damaged-*",
+    "training_args.bin",
+    "runs/*",
+    "wandb/*",
+    ".hydra/*",
+    "eval/*",
+    "*.log",
+    ".lock*",
+]
 
 
 def check_token(repository: str) -> None:

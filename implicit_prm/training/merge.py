@@ -15,6 +15,7 @@ from implicit_prm.models.source import ModelSource
 from implicit_prm.training import model_card
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.io import atomic_folder
+from implicit_prm.utils.lock import locked
 
 
 def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
@@ -40,7 +41,7 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
         raise ImplicitPRMError(f"{source.name} has no {METADATA_FILE}; only checkpoints of ipr-train can be merged")
     if source.adapter is None:
         raise ImplicitPRMError(f"{source.name} is not a LoRA adapter but a full model; there is nothing to merge")
-    with atomic_folder(output) as unfinished:
+    with locked(output), atomic_folder(output) as unfinished:
         if metadata.quantization is not None:
             say(
                 f"quantization: the adapter was trained on a base in {metadata.quantization}; it is merged into the "

@@ -27,6 +27,7 @@ from implicit_prm.training.reference_pass import add_reference_logprobs
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.io import atomic_folder
+from implicit_prm.utils.lock import locked
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -143,7 +144,8 @@ class ImplicitPRMTrainer(LogRatioTrainer):
             checkpoint = get_last_checkpoint(str(self.args.output_dir))
         if checkpoint:
             self.metadata.check_same_run(str(checkpoint), str(self.args.output_dir))
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with locked(self.args.output_dir, inside=True):
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
 
 def _initial_model(

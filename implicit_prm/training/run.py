@@ -43,6 +43,7 @@ from implicit_prm.training.reference_pass import add_reference_logprobs
 from implicit_prm.types import Group
 from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.io import write_json
+from implicit_prm.utils.lock import locked
 
 Config = TypeVar("Config", TrainConfig, BaselineConfig)
 
@@ -94,6 +95,11 @@ def fit(config: TrainConfig, say: Say = print, command: str | None = None) -> di
     config = from_mapping(TrainConfig, asdict(config))  # validate a config made in Python like one from YAML
     if config.push_to_hub:
         hub.check_token(config.push_to_hub)
+    with locked(config.output_dir, inside=True):
+        return _fit(config, say, command)
+
+
+def _fit(config: TrainConfig, say: Say, command: str | None) -> dict[str, float]:
     run = run_training(config, config.loss, _prepare, CheckpointMetadata.read, say)
     trainer = run.trainer
     if trainer.is_world_process_zero():

@@ -6,9 +6,10 @@ import contextlib
 import errno
 import json
 import math
+import mmap
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,16 +23,20 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        unfinished = _unfinished(path)
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with unfinished.open("xb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            unfinished.replace(path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    """A new name beside `path`. Not of `tempfile`, whose files only their owner can read, whatever the umask."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -68,10 +73,10 @@ def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]
         if path.exists() and not replace_old:
             raise ImplicitPRMError(f"{path} exists already; choose another folder or delete it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        unfinished = _unfinished(path)
+        unfinished.mkdir()
         try:
             yield unfinished
-            unfinished.chmod(0o755)
             shutil.rmtree(path, ignore_errors=True)
             unfinished.replace(path)
         finally:
@@ -81,49 +86,45 @@ def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]
 class JsonLines:
     """A JSON-lines file that rows are appended to, and that stays valid if the process is killed at any time.
 
-    Opening the file removes an incomplete last line, which a killed process has left.
-
-    Raises:
-        ImplicitPRMError: the file exists and does not hold JSON lines. It is not changed.
+    An incomplete last line, which a killed process has left, is not read, and the first `append` removes it. Until then
+    the file is not changed.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with clear_os_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
-                self._mend()
-
-    def _mend(self) -> None:
-        whole = self.path.read_bytes()
-        if whole and not whole.startswith(b"{"):
-            raise ImplicitPRMError(f"{self.path} is not a file of JSON lines; choose another path")
-        end = whole.rfind(b"\n") + 1
-        try:
-            json.loads(whole[end:] or b"{}")
-        except ValueError:
-            os.truncate(self.path, end)
-            return
-        if whole[end:]:  # a complete row without its newline, as some editors leave it
-            with self.path.open("ab") as stream:
-                stream.write(b"\n")
+        self._mended = False
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row written so far."""
+        """Every row written so far.
+
+        Raises:
+            ImplicitPRMError: the file cannot be read or does not hold JSON lines.
+        """
         if not self.path.exists():
             return []
-        rows = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").split("\n")[:-1], 1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ImplicitPRMError(
-                    f"{self.path}, line {number}: not JSON ({error}); repair or delete the line"
-                ) from None
+        with clear_os_errors(self.path):
+            *lines, last = self.path.read_bytes().split(b"\n")
+        rows = [self._row(line, f"line {number}") for number, line in enumerate(lines, 1)]
+        if last and not _is_incomplete(last):  # as some editors leave it
+            rows.append(self._row(last, f"line {len(lines) + 1}"))
         return rows
+
+    def _row(self, line: bytes, where: str) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # not JSON, or not UTF-8
+            raise ImplicitPRMError(
+                f"{self.path}, {where}: not JSON ({error}); repair or delete the line, or choose another path"
+            ) from None
+        if not isinstance(row, dict):
+            raise ImplicitPRMError(
+                f"{self.path}, {where}: expected a JSON object, got {type(row).__name__}; choose another path"
+            )
+        return row
 
     def append(self, row: dict[str, Any]) -> None:
         """Append a row and sync it to disk. On failure (a full disk) the file is left unchanged."""
+        self._mend()
         rest = memoryview((to_json(row) + "\n").encode())
         # Unbuffered: on a full disk, closing a buffer would write the rest into the space that truncation frees.
         with clear_os_errors(self.path), self.path.open("ab", buffering=0) as stream:
@@ -136,11 +137,42 @@ class JsonLines:
                 os.truncate(self.path, before)
                 raise
 
+    def _mend(self) -> None:
+        """Make the file end with a whole row: once, before the first append."""
+        if self._mended:
+            return
+        with clear_os_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as stream:
+                last = _last_line(stream)
+                if _is_incomplete(last):
+                    stream.truncate(stream.tell() - len(last))
+                elif last:
+                    stream.write(b"\n")
+        self._mended = True
+
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace the content of the file by these rows, atomically."""
         with atomic_write(self.path) as stream:
             for row in rows:
                 stream.write((to_json(row) + "\n").encode())
+
+
+def _last_line(stream: BinaryIO) -> bytes:
+    """What follows the last newline. Leaves the position at the end."""
+    if not stream.seek(0, os.SEEK_END):
+        return b""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content[content.rfind(b"\n") + 1 :]
+
+
+def _is_incomplete(line: bytes) -> bool:
+    """Is it the start of a row that a killed process could not finish?"""
+    try:
+        json.loads(line)
+    except ValueError:
+        return line.startswith(b"{")
+    return False
 
 
 @contextlib.contextmanager

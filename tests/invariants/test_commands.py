@@ -259,8 +259,9 @@ def bad_input(tmp_path_factory, tiny_folder):
     return folder
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_an_interrupted_rollout_says_so_and_goes_on(tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_an_interrupted_rollout_says_so_and_goes_on(number, word, tmp_path):
     options = ["problems.limit=60", "sampling.n=2", "sampling.batch_size=1", "output=r.jsonl"]
     command = [sys.executable, "-m", "implicit_prm.cli.rollout", *options]
     # A shell's background job ignores Ctrl-C, and so would what it starts.
@@ -270,13 +271,14 @@ def test_an_interrupted_rollout_says_so_and_goes_on(tmp_path):
     deadline = time.monotonic() + 120
     while not (output.exists() and output.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in errors
+    assert process.returncode == 128 + number
+    assert word in errors
     assert "Traceback" not in errors
     before = output.read_text().splitlines()
     assert 3 <= len(before) < 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.jsonl", "r.jsonl.meta.json"]
     run(tmp_path, "rollout", *options)
     after = output.read_text().splitlines()
     assert after[: len(before)] == before

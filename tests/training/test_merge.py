@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
 from implicit_prm.config import MergeConfig
 from implicit_prm.training.merge import merge
+from implicit_prm.utils.lock import locked
 from tests.conftest import graded_rows, write_rows
 from tests.runs import adapter, config, quiet, scores
 
@@ -53,6 +54,11 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["ipr-merge", f"checkpoint={checkpoint}", *options])
         with pytest.raises(SystemExit, match=f"ipr-merge: error: .*{message}"):
             main()
+
+
+def test_a_folder_that_another_run_writes_is_refused(checkpoint, tmp_path):
+    with locked(tmp_path / "merged"), pytest.raises(ImplicitPRMError, match="merged is being written by"):
+        merge(MergeConfig(str(checkpoint), str(tmp_path / "merged")), quiet)
 
 
 def test_half_precision_where_it_is_asked_for(checkpoint, tmp_path):

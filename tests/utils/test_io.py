@@ -66,12 +66,26 @@ def test_atomic_write_keeps_the_old_file_on_a_full_disk(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_what_is_written_has_the_permissions_of_the_umask(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        write_json(tmp_path / "file.json", {})
+        with atomic_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.json").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
 def test_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ImplicitPRMError, match=r"out\.json"):
         write_json(tmp_path / "file" / "out.json", {})
     with pytest.raises(ImplicitPRMError, match=r"rows\.jsonl"):
-        JsonLines(tmp_path / "file" / "rows.jsonl")
+        JsonLines(tmp_path / "file" / "rows.jsonl").append({})
 
 
 def test_write_json_keeps_unicode(tmp_path):
@@ -108,11 +122,15 @@ def test_incomplete_last_line_is_removed(tmp_path, tail):
     assert log.rows() == [{"n": 1}, {"n": 3}]
 
 
-def test_incomplete_first_line_leaves_an_empty_file(tmp_path):
+@pytest.mark.parametrize("content", [b'{"n": 1', b'{"n": 1}\n{"n', b'{"n": 1}'])
+def test_reading_does_not_change_the_file(content, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"n": 1')
-    assert JsonLines(path).rows() == []
-    assert path.read_bytes() == b""
+    path.write_bytes(content)
+    log = JsonLines(path)
+    assert log.rows() == ([{"n": 1}] if b"}" in content else [])
+    assert path.read_bytes() == content
+    log.append({"n": 2})
+    assert log.rows()[-1] == {"n": 2}
 
 
 def test_append_keeps_the_rows_on_a_full_disk(tmp_path, monkeypatch):
@@ -144,7 +162,7 @@ def test_append_removes_a_partly_written_row(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_append_to_a_full_device_is_an_error(monkeypatch):
-    monkeypatch.setattr(JsonLines, "__init__", lambda self, path: setattr(self, "path", path))
+    monkeypatch.setattr(JsonLines, "_mend", lambda self: None)
     monkeypatch.setattr(io.os, "truncate", lambda *_: None)
     with pytest.raises(ImplicitPRMError, match="/dev/full: the disk is full"):
         JsonLines(Path("/dev/full")).append({"n": 1})
@@ -165,12 +183,12 @@ def test_complete_last_row_without_newline_is_kept(tmp_path):
     assert [row["a"] for row in log.rows()] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("content", [b"PAR1\x00\x01", b"[1, 2]\n", b"a,b\n1,2\n"])
+@pytest.mark.parametrize("content", [b"PAR1\x00\x01", b"[1, 2]\n", b"a,b\n1,2\n", b'{"n": 1}\n\xff\n', b"{}\n[1]"])
 def test_files_that_are_not_json_lines_are_refused(content, tmp_path):
     path = tmp_path / "table"
     path.write_bytes(content)
-    with pytest.raises(ImplicitPRMError, match="JSON lines"):
-        JsonLines(path)
+    with pytest.raises(ImplicitPRMError, match=r"table, line \d"):
+        JsonLines(path).rows()
     assert path.read_bytes() == content
 
 

@@ -18,6 +18,7 @@ from implicit_prm.data.groups import fingerprint, load_groups
 from implicit_prm.rollouts.provenance import Provenance, now
 from implicit_prm.types import Group, ImplicitPRMError, TokenCounts
 from implicit_prm.utils.io import JsonLines
+from implicit_prm.utils.lock import locked
 from implicit_prm.utils.progress import progress
 
 Say = Callable[[str], None]
@@ -46,11 +47,18 @@ def label(config: LabelConfig, say: Say = print) -> Path:
     config = from_mapping(type(config), asdict(config))  # a config made in Python is checked like one from YAML
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ImplicitPRMError("ipr-label runs in one process; to use several, give each a part of the data")
+    with locked(config.output):
+        return _label(config, say)
+
+
+def _label(config: LabelConfig, say: Say) -> Path:
     groups = load_groups(config.input, config.split, config.revision, limit=config.max_prompts, option="input")
     if len({group.id for group in groups}) < len(groups):
         raise ImplicitPRMError(f"{config.input}: several rows have the same prompt; give each row an id")
     output = JsonLines(config.output)
-    rows, record = output.rows(), Provenance(output.path)
+    record = Provenance(output.path)
+    record.check_ours()
+    rows = output.rows()
     settings = _settings(config, groups)
     if rows:
         record.check(settings)

@@ -33,6 +33,7 @@ from implicit_prm.rewards.implicit_reward import AGGREGATES
 from implicit_prm.rollouts.run import rollout
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.distributed import is_first, spoken_once
+from implicit_prm.utils.lock import locked
 
 
 def run_best_of_n(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def run_best_of_n(config: BestOfNConfig, say: Callable[[str], None] = print) -> 
     """
     config = validated(config)
     groups, scorer = prepare(config, spoken_once(say))
-    return evaluate_best_of_n(config, groups, scorer, Path(config.folder))
+    with locked(config.folder, inside=True):
+        return evaluate_best_of_n(config, groups, scorer, Path(config.folder))
 
 
 def prepare(config: BestOfNConfig, say: Callable[[str], None]) -> tuple[list[Group], OpenScorer]:

@@ -28,6 +28,7 @@ from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import resampled_counts
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.distributed import is_first, spoken_once
+from implicit_prm.utils.lock import locked
 
 FOLDS = 10
 
@@ -44,7 +45,8 @@ def run_process_bench(config: ProcessBenchConfig, say: Callable[[str], None] = p
     config, say = validated(config), spoken_once(say)
     groups = {name: load_subset(config, source) for name, source in config.sources.items()}
     scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
-    return evaluate_subsets(config, groups, scorer, Path(config.folder), say)
+    with locked(config.folder, inside=True):
+        return evaluate_subsets(config, groups, scorer, Path(config.folder), say)
 
 
 def evaluate_subsets(
