@@ -168,6 +168,25 @@ class Group:
 
 
 @dataclass(frozen=True)
+class TokenSums:
+    """Sums over the tokens of one response, by class of token (`rewards.attribution`) and by tenth of the response.
+
+    Args:
+        class_tokens: [C] number of tokens of each class.
+        class_rewards: [C] sum of their rewards, in beta x nats.
+        class_magnitudes: [C] sum of their absolute rewards.
+        tenth_tokens: [10] number of tokens in each tenth.
+        tenth_magnitudes: [10] sum of their absolute rewards.
+    """
+
+    class_tokens: list[int]
+    class_rewards: list[float]
+    class_magnitudes: list[float]
+    tenth_tokens: list[int]
+    tenth_magnitudes: list[float]
+
+
+@dataclass(frozen=True)
 class StepScores:
     """The scores of one response of S steps and T tokens.
 
@@ -183,6 +202,7 @@ class StepScores:
         token_spans: [T] the characters of each token.
         reference_logprob: log pi_ref of the whole response, in nats.
         step_tokens: [S] the number of tokens that each step owns.
+        token_sums: sums of the token rewards by class and by position.
     """
 
     response: str
@@ -195,6 +215,7 @@ class StepScores:
     token_spans: list[StepSpan] | None = None
     reference_logprob: float | None = None
     step_tokens: list[int] | None = None
+    token_sums: TokenSums | None = None
 
     @property
     def steps(self) -> list[str]:

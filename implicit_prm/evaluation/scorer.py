@@ -9,7 +9,7 @@ from typing import Any
 
 from implicit_prm.baselines.reward_model import RewardModel
 from implicit_prm.config import ScorerConfig, StepRule
-from implicit_prm.models.checkpoint import BaselineMetadata
+from implicit_prm.models.checkpoint import NONE, BaselineMetadata
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.source import ModelSource
 from implicit_prm.scoring.scorers import ScoreGroup, check_lengths, column_scorer, group_scorer
@@ -37,6 +37,13 @@ class OpenScorer:
     column: str | None = None
     identity: dict[str, Any] | None = None
     by_step: bool = True
+
+    @property
+    def beta(self) -> float | None:
+        """Beta of an implicit PRM with a reference; None for other scorers, whose values are no log-ratios in nats."""
+        if isinstance(self.model, ImplicitPRM) and self.model.metadata.reference != NONE:
+            return self.model.metadata.beta
+        return None
 
     def check(self, groups: Sequence[Group], lengths: bool) -> None:
         """Refuse a column that cannot be read and, with `lengths`, a response that is too long."""

@@ -73,9 +73,26 @@ def clustered_ratio(numerators: ArrayLike, denominators: ArrayLike, resamples: i
     above, below = _vector(numerators, "numerators"), _vector(denominators, "denominators")
     if len(above) != len(below) or (below < 0).any():
         raise ImplicitPRMError("expected as many denominators as numerators, none of them negative")
-    counts = resampled_counts(len(above), resamples, seed, len(above))
-    ratio = float(_ratio(above.sum(), below.sum()))
-    return percentile_interval(ratio, [_ratio(count @ above, count @ below) for count in counts])
+    return clustered_ratios(above[:, None], below[:, None], resamples, seed)[0]
+
+
+def clustered_ratios(
+    numerators: NDArray[np.float64], denominators: NDArray[np.float64], resamples: int = 10_000, seed: int = 0
+) -> list[Interval]:
+    """`clustered_ratio` of each of M columns, all from the same resamples.
+
+    Args:
+        numerators: [P, M] finite floats.
+        denominators: [P, M] finite floats >= 0.
+        resamples: as there.
+        seed: as there.
+    """
+    problems, columns = numerators.shape
+    counts = resampled_counts(problems, resamples, seed, problems)
+    drawn = [_ratio(count @ numerators, count @ denominators) for count in counts]
+    resampled = np.concatenate([*drawn, np.empty((0, columns))])
+    values = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
+    return [percentile_interval(float(values[column]), [resampled[:, column]]) for column in range(columns)]
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> float:

@@ -17,7 +17,8 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
-from implicit_prm.types import Group, ImplicitPRMError, Prompt, Scorer, StepScores
+from implicit_prm.rewards.attribution import token_sums
+from implicit_prm.types import Group, ImplicitPRMError, Prompt, Scorer, StepScores, TokenSums
 from implicit_prm.utils.progress import tracked
 
 ScoreGroup = Callable[[Group], list[StepScores]]
@@ -118,7 +119,7 @@ def _places_that_fit(group: Group, scorer: MeasuresLength) -> list[int]:
 
 
 def _checked(one: Any, where: str) -> StepScores:
-    """The score if it holds finite numbers that fit together; prefix values are added where they are missing."""
+    """The score if it holds finite numbers that fit together, with prefix values and sums over its tokens."""
     if not isinstance(one, StepScores):
         raise ImplicitPRMError(f"{where}: expected a StepScores, got {type(one).__name__}")
     rewards = _numbers(one.step_rewards, one.kind, f"{where}: step_rewards")
@@ -131,7 +132,18 @@ def _checked(one: Any, where: str) -> StepScores:
         prefixes = _running_sums(rewards)
     elif prefixes is not None:
         prefixes = _numbers(prefixes, "log_ratio", f"{where}: prefix_values")
-    return replace(one, step_rewards=rewards, prefix_values=prefixes)
+    return replace(one, step_rewards=rewards, prefix_values=prefixes, token_sums=_token_sums(one, where))
+
+
+def _token_sums(one: StepScores, where: str) -> TokenSums | None:
+    """Sums over the tokens of scores that have them; None for others."""
+    if one.token_rewards is None or one.token_spans is None:
+        return None
+    if len(one.token_rewards) != len(one.token_spans):
+        raise ImplicitPRMError(
+            f"{where}: {len(one.token_rewards)} token_rewards but {len(one.token_spans)} token_spans"
+        )
+    return token_sums(one.response, one.token_spans, one.token_rewards)
 
 
 def _numbers(values: Any, kind: str, where: str) -> list[float]:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit_prm.models.source import ModelSource
 from implicit_prm.scoring.scorers import ScoreGroup
-from implicit_prm.types import Group, StepScores, StepSpan
+from implicit_prm.types import Group, StepScores, StepSpan, TokenSums
 from implicit_prm.utils.distributed import Processes, processes
 from implicit_prm.utils.io import atomic_write
 from implicit_prm.utils.progress import progress
@@ -100,6 +101,8 @@ def checkpoint_identity(source: ModelSource) -> Any:
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
+    counts, rewards = pa.list_(pa.int32()), pa.list_(pa.float64())
+    sums = [(one.name, counts if one.name.endswith("_tokens") else rewards) for one in fields(TokenSums)]
     return pa.schema(
         [
             ("problem_id", pa.string()),
@@ -113,6 +116,7 @@ def _schema() -> pa.Schema:
             ("step_ends", pa.list_(pa.int32())),
             ("reference_logprob", pa.float64()),
             ("step_tokens", pa.list_(pa.int32())),
+            ("token_sums", pa.struct(sums)),
         ]
     )
 
@@ -147,6 +151,7 @@ def _to_table(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]) -
             "step_ends": [span.end for span in one.spans],
             "reference_logprob": one.reference_logprob,
             "step_tokens": one.step_tokens,
+            "token_sums": None if one.token_sums is None else asdict(one.token_sums),
         }
         for group, scored in zip(groups, scores, strict=True)
         for place, one in enumerate(scored)
@@ -169,6 +174,7 @@ def _from_row(row: dict[str, Any], place: int, text: str) -> StepScores:
         index=place,
         reference_logprob=row["reference_logprob"],
         step_tokens=row["step_tokens"],
+        token_sums=None if row["token_sums"] is None else TokenSums(**row["token_sums"]),
     )
 
 

@@ -67,6 +67,7 @@ def test_contents_of_the_table(tmp_path):
         "step_ends": [4],
         "reference_logprob": -1.0,
         "step_tokens": None,
+        "token_sums": None,
     }
 
 
@@ -87,13 +88,16 @@ def test_scores_in_the_columns_of_an_older_version_are_computed_again(part, tmp_
     assert again.seen == (["p0"] if part else ["p0", "p1"])
 
 
-def test_token_counts_of_steps_are_kept(tmp_path, tiny_folder):
+def test_token_counts_and_sums_are_kept(tmp_path, tiny_folder):
     prm = ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, steps="newline", device="cpu")
     group = Group("p", "Modulo 50, left to right: 1 + 2", ["1 + 2 = 3\n\\boxed{3}", ""], [True] * 2, [True] * 2)
     first, empty = store.score_all([group], group_scorer(prm), tmp_path, "key")[0]
     assert sum(first.step_tokens) == len(prm.encoder.response(group.completions[0]).ids)
     assert len(first.step_tokens) == 2
+    assert sum(first.token_sums.class_tokens) == sum(first.token_sums.tenth_tokens) == sum(first.step_tokens)
+    assert sum(first.token_sums.class_rewards) == pytest.approx(first.outcome_reward)
     assert empty.step_tokens == []
+    assert (first.token_sums, empty.token_sums) == tuple(one.token_sums for one in group_scorer(prm)(group))
 
 
 def test_the_key_changes_with_scorer_and_candidates():

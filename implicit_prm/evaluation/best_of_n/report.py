@@ -29,7 +29,7 @@ def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> No
 
 
 def notes(metrics: dict[str, Any]) -> list[str]:
-    """Responses without a vote, paired differences at the largest N, other aggregates, and AUROCs."""
+    """Responses without a vote, paired differences at the largest N, other aggregates, AUROCs and diagnostics."""
     largest = str(metrics["sizes"][-1])
     lines = [unanswered(metrics)] if metrics["unanswered_responses"] else []
     for name, row in metrics["difference"].items():
@@ -38,10 +38,40 @@ def notes(metrics: dict[str, Any]) -> list[str]:
     lines.append(f"best-of-{largest} by aggregate: {others}")
     for name, auroc in metrics["within_problem_auroc"].items():
         lines.append(f"within-problem AUROC, {name}: {decimals(auroc)}, {auroc['problems']} problems")
+    lines += [*length_lines(metrics), *token_lines(metrics)]
     if metrics["steps"]:
         found = metrics["steps"]["first_error_found"]
         lines.append(f"step AUROC, first wrong against right: {decimals(metrics['steps']['auroc'])}")
         lines.append(f"wrong responses whose lowest step is the first wrong one: {percent(found)} % {band(found)}")
+    return lines
+
+
+def length_lines(metrics: dict[str, Any]) -> list[str]:
+    """The correlation of the score with length, and best-of-N without it."""
+    length = metrics["length"]
+    name, first = next(iter(length["scores"].items()))
+    pooled, within = decimals(first["pooled"]), decimals(first["within_problems"])
+    adjusted, difference = length["adjusted"], length["adjusted_difference"]
+    return [
+        f"rank correlation of {name} with length in {length['unit']}: {pooled}, within problems {within}",
+        f"best-of-{metrics['sizes'][-1]} without the linear effect of length: {percent(adjusted)} {band(adjusted)}, "
+        f"difference {percent(difference, '+')} {band(difference)}",
+    ]
+
+
+def token_lines(metrics: dict[str, Any]) -> list[str]:
+    """The classes of tokens that carry the reward, and whether the candidates can be the reference's samples."""
+    lines = []
+    if metrics["token_rewards"]:
+        classes = metrics["token_rewards"]["classes"].items()
+        shares = [f"{name} {percent(row['magnitude'])} ({percent(row['tokens'])})" for name, row in classes]
+        lines.append(f"share of |reward| in % (of tokens): {', '.join(shares)}")
+    if metrics["reference_test"]:
+        end = metrics["reference_test"][-1]
+        lines.append(
+            f"log E[exp(q/beta)] of whole responses, 0 for samples of the reference: {decimals(end['log_mean'])}, "
+            f"{end['effective_responses']:.0f} of {end['responses']} responses effective"
+        )
     return lines
 
 

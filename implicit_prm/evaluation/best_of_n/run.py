@@ -22,6 +22,7 @@ from implicit_prm.evaluation.best_of_n.curves import (
     rankings,
     weight_rule,
 )
+from implicit_prm.evaluation.best_of_n.diagnostics import diagnostics
 from implicit_prm.evaluation.best_of_n.lowest_step import lowest_step_positions
 from implicit_prm.evaluation.best_of_n.reliability import reliability
 from implicit_prm.evaluation.best_of_n.within_problem import within_problem_auroc
@@ -145,6 +146,7 @@ def best_of_n_metrics(
         "within_problem_auroc": within_problem_auroc(candidates, rankings(config, scores), *resampling),
         "reliability": reliability(candidates, chosen, *resampling),
         "lowest_step": lowest_step_positions(candidates, scores, *resampling) if by_step else {},
+        **diagnostics(config, candidates, scores, scorer.beta, sizes[-1]),
         "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": asdict(config),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from implicit_prm.evaluation.selection import Candidates
-from implicit_prm.evaluation.statistics import Interval, auroc, bootstrap_mean, finite
+from implicit_prm.evaluation.statistics import auroc, clustered_ratios, finite
+
+K = TypeVar("K", bound=Hashable)
+Rankings = Mapping[str, Sequence[np.ndarray]]  # name -> of every problem, [K] scores
 
 
 def within_problem_auroc(
-    candidates: Sequence[Candidates], rankings: Mapping[str, Sequence[np.ndarray]], resamples: int, seed: int
+    candidates: Sequence[Candidates], rankings: Rankings, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Mean AUROC of each ranking against correctness within a problem; 0.5 is chance.
 
@@ -28,16 +31,42 @@ def within_problem_auroc(
 
     Returns:
         name -> value, low and high (None without any problem of both kinds), and `problems`, the number averaged over.
+        The ranking that comes first is compared with the others: `difference`, on the problems that both have.
     """
-    found = {}
-    for name, values in rankings.items():
-        by_problem = []
-        for c, scores in zip(candidates, values, strict=True):
-            usable = c.valid & np.isfinite(scores)
-            one = auroc(scores[usable & c.correct], scores[usable & ~c.correct])
-            if not np.isnan(one):
-                by_problem.append(one)
-        nothing = Interval(float("nan"), float("nan"), float("nan"))
-        mean = bootstrap_mean(by_problem, resamples, seed) if by_problem else nothing
-        found[name] = {**finite(mean), "problems": len(by_problem)}
-    return found
+    by_problem = {name: problem_aurocs(candidates, values) for name, values in rankings.items()}
+    (first, best), *others = by_problem.items()
+    found = problem_means(by_problem, resamples, seed)
+    differences = problem_means({name: best - values for name, values in others}, resamples, seed)
+    return {first: found.pop(first)} | {name: {**found[name], "difference": differences[name]} for name in found}
+
+
+def problem_aurocs(candidates: Sequence[Candidates], values: Sequence[np.ndarray]) -> np.ndarray:
+    """[P] AUROC of right against wrong responses to each problem; NaN for a problem without one of the two."""
+    usable = [c.valid & np.isfinite(v) for c, v in zip(candidates, values, strict=True)]
+    return np.array(
+        [auroc(v[use & c.correct], v[use & ~c.correct]) for c, v, use in zip(candidates, values, usable, strict=True)]
+    )
+
+
+def problem_means(
+    columns: Mapping[K, Sequence[float] | np.ndarray], resamples: int, seed: int
+) -> dict[K, dict[str, Any]]:
+    """Means over problems with their intervals.
+
+    Args:
+        columns: name -> [P] a value for each problem, NaN for a problem that has none.
+        resamples: number of bootstrap samples.
+        seed: seed of the resampling.
+
+    Returns:
+        name -> value, low and high (None without any value), and `problems`, the number averaged over.
+    """
+    if not columns:
+        return {}
+    values = np.array([np.asarray(column, dtype=np.float64) for column in columns.values()]).T
+    known = ~np.isnan(values)
+    means = clustered_ratios(np.where(known, values, 0.0), known.astype(np.float64), resamples, seed)
+    return {
+        name: {**finite(mean), "problems": int(problems)}
+        for name, mean, problems in zip(columns, means, known.sum(axis=0), strict=True)
+    }

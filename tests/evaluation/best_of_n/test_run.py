@@ -9,7 +9,7 @@ import pytest
 from implicit_prm.config import BestOfNConfig, PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation.best_of_n import figures, report
-from implicit_prm.evaluation.best_of_n.curves import aggregated, best_of, vote_weights
+from implicit_prm.evaluation.best_of_n.curves import LIKELIHOOD, aggregated, best_of, vote_weights
 from implicit_prm.evaluation.best_of_n.run import run_best_of_n
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.scoring.scorers import column_scorer
@@ -171,6 +171,31 @@ def test_ranking_within_problems_is_reported(tmp_path, capsys):
     report.print_metrics(metrics)
     assert "within-problem AUROC, PRM, min of steps: 0.750" in capsys.readouterr().out
     assert "Within-problem AUROC" in (tmp_path / "out/report.html").read_text()
+
+
+def test_diagnostics_are_reported(tmp_path, capsys, tiny_folder, other_folder):
+    options = {"checkpoint": str(tiny_folder), "reference": str(other_folder), "beta": 0.5, "scores_column": None}
+    metrics = _evaluate(tmp_path, graded_rows(4, 3), steps="newline", **options)
+    assert metrics["length"]["unit"] == "tokens"
+    assert set(metrics["length"]["scores"]) == {"PRM, min of steps", "PRM, sum (as an ORM)", LIKELIHOOD}
+    shares = [row["magnitude"]["value"] for row in metrics["token_rewards"]["classes"].values()]
+    assert sum(shares) == pytest.approx(1.0)
+    assert metrics["token_rewards"]["classes"]["end of turn"]["tokens"]["value"] > 0
+    assert [row["step"] for row in metrics["reference_test"]][-1] == "end"
+    report.print_metrics(metrics)
+    for text in (capsys.readouterr().out, (tmp_path / "out/report.html").read_text()):
+        assert "end of turn" in text
+        assert "effective" in text
+    # Scores that are read from the store have what fresh ones had.
+    again = _evaluate(tmp_path, graded_rows(4, 3), steps="newline", **options)
+    for name in ("length", "token_rewards", "reference_test"):
+        assert again[name] == metrics[name]
+
+
+def test_probabilities_have_no_token_rewards(tmp_path):
+    metrics = _evaluate(tmp_path)
+    assert (metrics["token_rewards"], metrics["reference_test"]) == ({}, [])
+    assert metrics["length"]["unit"] == "characters"
 
 
 def test_bad_input_is_refused_before_anything_is_graded_or_loaded(tmp_path, monkeypatch):

@@ -38,3 +38,14 @@ def test_responses_that_cannot_be_picked_are_left_out():
 def test_without_a_problem_of_both_kinds_nothing_is_claimed():
     found = within_problem_auroc([_candidates([1, 1])], {"sum": [np.array([1.0, 2.0])]}, 50, 0)["sum"]
     assert found == {"value": None, "low": None, "high": None, "problems": 0}
+
+
+def test_the_first_ranking_is_compared_with_the_others_on_the_same_problems():
+    """Problem one: 1 against 0. Problem two: 0.5 against nothing, since the other ranking has no score there."""
+    candidates = [_candidates([1, 0]), _candidates([1, 0])]
+    ours = [np.array([2.0, 1.0]), np.array([1.0, 1.0])]
+    theirs = [np.array([1.0, 2.0]), np.array([-np.inf, 1.0])]
+    found = within_problem_auroc(candidates, {"ours": ours, "theirs": theirs}, 50, 0)
+    assert found["ours"]["value"] == pytest.approx(0.75)
+    assert "difference" not in found["ours"]
+    assert found["theirs"]["difference"] == {"value": 1.0, "low": 1.0, "high": 1.0, "problems": 1}
