@@ -16,52 +16,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from implicit_prm.utils.io import atomic_write, write_json
+from stages import Stage, nvidia_smi, run_stage
+
+from implicit_prm.utils.io import atomic_write
 
 LOSSES = ("ce", "dpo")
 BENCH = ["gsm8k", "math"]
-GRACE_SECONDS = 120  # for an interrupted command to write its results
-
-
-@dataclass
-class Stage:
-    """One command.
-
-    Args:
-        name: in the report.
-        module: of the command, in `implicit_prm.cli`.
-        overrides: its arguments.
-        result: the file that it writes last.
-        responses: the file of responses that it samples, trains on or scores, to count their tokens; None if the
-            tokens are not reported.
-        sampled: the command samples these responses.
-        record: command, seconds and peak memory, once it has run.
-    """
-
-    name: str
-    module: str
-    overrides: list[str]
-    result: Path
-    responses: Path | None
-    sampled: bool = False
-    record: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def command(self) -> list[str]:
-        """The command line."""
-        return [sys.executable, "-m", f"implicit_prm.cli.{self.module}", *self.overrides]
 
 
 def parse() -> argparse.Namespace:
@@ -176,83 +143,9 @@ def file_of(stem: str, data: str) -> Path:
     sys.exit(f"run_on_gpu: --data {data} holds no {stem}.jsonl, {stem}.jsonl.gz or {stem}.parquet")
 
 
-def run(stage: Stage, options: argparse.Namespace) -> None:
-    """Run a stage unless it is done, and record its time and peak memory over all attempts."""
-    kept = options.out / "stages" / f"{stage.name.replace(' ', '_')}.json"
-    before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    if before.get("done") and stage.result.exists():
-        if before["command"] != stage.command[1:]:
-            sys.exit(
-                f"run_on_gpu: {options.out} has results of another command for stage {stage.name}:\n"
-                f"  {shlex.join(before['command'])}\nUse another --out, or delete {kept} and the results"
-            )
-        print(f"== {stage.name}: done", flush=True)
-        stage.record = before
-        return
-    typed = shlex.join(stage.command)
-    print(f"== {stage.name}, at most {options.minutes:g} minutes\n   {typed}", flush=True)
-    seconds, status, memory = bounded(stage.command, options)
-    stage.record = {
-        "command": stage.command[1:],
-        "done": status == 0,
-        "seconds": before.get("seconds", 0.0) + seconds,
-        **{name: max(value, before.get(name, 0.0)) for name, value in memory.items()},
-    }
-    write_json(kept, stage.record)
-    if status == -1:
-        sys.exit(
-            f"run_on_gpu: stage {stage.name} reached the limit of {options.minutes:g} minutes. Its work is kept: run "
-            "the same command again to resume, with a larger --minutes if needed"
-        )
-    if status != 0:
-        sys.exit(f"run_on_gpu: stage {stage.name} failed with status {status}. To run it alone:\n  {typed}")
-
-
-def bounded(command: list[str], options: argparse.Namespace) -> tuple[float, int, dict[str, float]]:
-    """Run a command. Returns its seconds, its exit status (-1 if stopped at the limit), and its peak memory in GB."""
-    visible = "" if options.device == "cpu" else options.device.removeprefix("cuda:")
-    start, peak = time.monotonic(), 0.0
-    process = subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": visible})
-    deadline, cut = start + options.minutes * 60, False
-    try:
-        while True:
-            pid, status, usage = os.wait4(
-                process.pid, os.WNOHANG
-            )  # with the child's peak memory, which Popen does not report
-            if pid:
-                break
-            peak = max(peak, gpu_memory(options.device))
-            if time.monotonic() > deadline:
-                process.send_signal(signal.SIGKILL if cut else signal.SIGINT)
-                deadline, cut = time.monotonic() + GRACE_SECONDS, True
-            time.sleep(1)
-    except KeyboardInterrupt:  # the child receives it, too
-        os.waitpid(process.pid, 0)
-        sys.exit("run_on_gpu: interrupted; the same command resumes")
-    process.returncode = os.waitstatus_to_exitcode(status)
-    memory = {"host_gb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, "gpu_gb": peak}
-    return time.monotonic() - start, -1 if cut else process.returncode, memory
-
-
 def gpu(device: str) -> str:
     """The GPU's name; empty if there is none."""
-    return _nvidia_smi("name", device)
-
-
-def gpu_memory(device: str) -> float:
-    """GB in use on the whole GPU, by all processes."""
-    used = _nvidia_smi("memory.used", device)
-    return float(used.split()[0]) * 2**20 / 1e9 if used else 0.0
-
-
-def _nvidia_smi(query: str, device: str) -> str:
-    if device == "cpu":
-        return ""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", f"--id={device.removeprefix('cuda:')}"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    return nvidia_smi("name", device)
 
 
 def tokens(path: Path, tokenizer: Any, with_prompts: bool) -> int:
@@ -360,7 +253,7 @@ def main() -> None:
     options = parse()
     listed = stages(options)
     for stage in listed:
-        run(stage, options)
+        run_stage(stage, options.out, options.minutes, options.device)
     print(f"report: {write_report(listed, options)}")
 
 

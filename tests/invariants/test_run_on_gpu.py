@@ -48,10 +48,10 @@ def test_options_of_every_stage_are_valid(model, device, monkeypatch):
     assert len(listed) == (6 if model == "sandbox" else 8)
     commands = {name: work.COMMANDS[name] for name in ("rollout", "train")} | {"eval": work.COMMANDS["measure"]}
     for stage in listed:
-        command = commands[stage.module]
-        if "task=processbench" in stage.overrides:
+        command = commands[stage.program]
+        if "task=processbench" in stage.arguments:
             command = replace(command, options=ProcessBenchConfig)
-        work.options(command, stage.overrides)
+        work.options(command, stage.arguments)
 
 
 def test_results_without_a_training_loss(tmp_path):
