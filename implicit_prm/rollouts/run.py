@@ -13,8 +13,8 @@ from implicit_prm.config import RolloutConfig, ServerConfig, TextConfig, from_ma
 from implicit_prm.data.problems import load_problems, step_checker
 from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.grading import Grader
-from implicit_prm.rollouts import rows as rollout_rows
 from implicit_prm.rollouts.provenance import Provenance, fixed_options, run_record
+from implicit_prm.rollouts.rows import RolloutRows, part, parts
 from implicit_prm.rollouts.server_sampler import ServerSampler
 from implicit_prm.rollouts.transformers_sampler import TransformersSampler
 from implicit_prm.types import ImplicitPRMError, Problem, Samples
@@ -72,11 +72,12 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     path = Path(config.output)
     text = config.problems.text
     options, record = fixed_options(config), Provenance(path)
-    rows, fresh = _existing_rows(path, problems, text, record, options, team)
-    done = {row["id"] for row in rows}
+    rows = RolloutRows(path, problems, text)
+    fresh = _read_rows(rows, record, options) if team.first else False
+    done = team.gather(set(rows.rows))[0]
     if all(problem.id in done for problem in problems):
         say(f"{path}: all {len(problems)} problems are done already")
-        say(f"{path}: {rollout_rows.summary(rows, problems)}")
+        say(f"{path}: {rows.summary()}")
         return path
     if done:
         say(f"{path}: resuming after {len(done)} problems")
@@ -89,32 +90,23 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
         record.begin(options, run_record(config, problems, team.size), fresh)
     shares = team.gather(_sample(config, sampler, problems, done, text, team))
     if team.first:
-        say(f"{path}: {rollout_rows.summary(rollout_rows.gather(path, problems), problems)}")
+        rows.read()
+        rows.gather()
+        say(f"{path}: {rows.summary()}")
     team.gather(None)
     _report(path, shares, len(problems), say)
     return path
 
 
-def _existing_rows(
-    path: Path,
-    problems: Sequence[Problem],
-    text: TextConfig,
-    record: Provenance,
-    options: dict[str, Any],
-    team: Processes,
-) -> tuple[list[dict[str, Any]], bool]:
-    """The rows of earlier runs, and whether there were none. The first process gathers the parts and checks them."""
-    rows: list[dict[str, Any]] = []
-    fresh = False
-    if team.first:
-        record.check_ours()
-        fresh = not rollout_rows.parts(path) and not JsonLines(path).rows()
-        if not fresh:
-            record.check(options)
-            rows = rollout_rows.gather(path, problems)
-            rollout_rows.check_source(rows, problems, text, path)
-    team.gather(None)
-    return (rows if team.first else JsonLines(path).rows()), fresh
+def _read_rows(rows: RolloutRows, record: Provenance, options: dict[str, Any]) -> bool:
+    """Read, check and gather the rows of earlier runs; say whether there were none."""
+    record.check_ours()
+    if not parts(rows.path) and next(JsonLines(rows.path).entries(), None) is None:
+        return True
+    record.check(options)
+    rows.read()
+    rows.gather()
+    return False
 
 
 def _sampler(config: RolloutConfig, text: TextConfig, say: Say) -> Sampler:
@@ -133,7 +125,7 @@ def _sample(
 ) -> _Share:
     """Sample, grade and write this process's share of the problems."""
     path = Path(config.output)
-    part = JsonLines(path if team.size == 1 else rollout_rows.part(path, team.rank))
+    output = JsonLines(path if team.size == 1 else part(path, team.rank))
     checker = step_checker(config.problems.name)
     share, started = _Share(), time.perf_counter()
     expected = -(-sum(problem.id not in done for problem in problems) // team.size)
@@ -144,7 +136,7 @@ def _sample(
             if samples.refused:
                 share.refused.append(samples)
             else:
-                part.append(_row(samples, text, grader, checker))
+                output.append(_row(samples, text, grader, checker))
                 share.tokens += samples.tokens
             advance(1)
     share.seconds = time.perf_counter() - started

@@ -10,7 +10,7 @@ import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -94,20 +94,31 @@ class JsonLines:
         self.path = Path(path)
         self._mended = False
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every row written so far.
+    def entries(self, start: int = 0) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """The rows one by one, each with the place of its line and the size with a newline, in bytes.
+
+        Args:
+            start: place of the first line to read, as from an earlier call.
 
         Raises:
             ImplicitPRMError: the file cannot be read or does not hold JSON lines.
         """
         if not self.path.exists():
-            return []
-        with clear_os_errors(self.path):
-            *lines, last = self.path.read_bytes().split(b"\n")
-        rows = [self._row(line, f"line {number}") for number, line in enumerate(lines, 1)]
-        if last and not _is_incomplete(last):  # as some editors leave it
-            rows.append(self._row(last, f"line {len(lines) + 1}"))
-        return rows
+            return
+        with clear_os_errors(self.path), self.path.open("rb") as stream:
+            place = stream.seek(start)
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    if _is_incomplete(line):
+                        return
+                    line += b"\n"  # which some editors leave out
+                where = f"line {number}" + (f" after byte {start}" if start else "")
+                yield place, len(line), self._row(line, where)
+                place += len(line)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row written so far; errors as for `entries`."""
+        return [row for _, _, row in self.entries()]
 
     def _row(self, line: bytes, where: str) -> dict[str, Any]:
         try:
@@ -150,12 +161,6 @@ class JsonLines:
                 elif last:
                     stream.write(b"\n")
         self._mended = True
-
-    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Replace the content of the file by these rows, atomically."""
-        with atomic_write(self.path) as stream:
-            for row in rows:
-                stream.write((to_json(row) + "\n").encode())
 
 
 def _last_line(stream: BinaryIO) -> bytes:

@@ -213,22 +213,16 @@ def test_atomic_folder_is_complete_or_absent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_rows_can_be_appended_after_replace(tmp_path):
+def test_entries_start_at_any_line(tmp_path):
     log = JsonLines(tmp_path / "rows.jsonl")
-    for number in (3, 1, 2):
-        log.append({"n": number})
-    log.replace(sorted(log.rows(), key=lambda row: row["n"]))
-    log.append({"n": "ü"})
-    assert [row["n"] for row in log.rows()] == [1, 2, 3, "ü"]
-
-
-def test_replace_keeps_the_file_on_an_error(tmp_path):
-    log = JsonLines(tmp_path / "rows.jsonl")
-    log.append({"n": 1})
-    with pytest.raises(TypeError):
-        log.replace([{"n": 2}, {"n": object()}])
-    assert log.rows() == [{"n": 1}]
-    assert list(tmp_path.iterdir()) == [log.path]
+    for text in ODD_TEXTS:
+        log.append({"t": text})
+    entries = list(log.entries())
+    content = log.path.read_bytes()
+    assert [json.loads(content[start : start + size]) for start, size, _ in entries] == [row for *_, row in entries]
+    for number, (start, _, _) in enumerate(entries):
+        assert list(log.entries(start)) == entries[number:]
+    assert list(log.entries(len(content))) == []
 
 
 def test_non_finite_numbers_become_null(tmp_path):

@@ -1,0 +1,88 @@
+"""CPU seconds and peak memory of reading, resuming and encoding files as large as real data sets.
+
+    python scripts/bench_data.py rollouts      # ipr-rollout on a file of 30,000 x 8 responses: finished, or almost
+
+The files are written by `scripts/generate_rollouts.py`. Every measurement runs in a process of its own; the seconds and
+the memory of importing the library are measured alone, as `import`, and are part of all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm.rollouts.provenance import Provenance, fixed_options, run_record
+from implicit_prm.rollouts.run import rollout
+from implicit_prm.rollouts.transformers_sampler import TransformersSampler
+
+LAST = 8  # problems that a file which is almost finished lacks
+
+
+def generated(folder: Path, name: str, prompts: int) -> tuple[Path, Path]:
+    """A generated file of responses and that of its problems."""
+    path, problems = folder / f"{name}-{prompts}.jsonl", folder / f"{name}-{prompts}-problems.jsonl"
+    if not problems.exists():
+        script = Path(__file__).with_name("generate_rollouts.py")
+        options = ["--prompts", str(prompts), "--problems", str(problems)]
+        subprocess.run([sys.executable, str(script), str(path), *options], check=True)
+    return path, problems
+
+
+def rollout_config(path: Path, problems: Path) -> RolloutConfig:
+    return RolloutConfig(
+        policy=PolicyConfig("sandbox"),
+        problems=ProblemsConfig(str(problems), prompt_template="{problem}"),
+        sampling=SamplingConfig(n=8, max_new_tokens=8, batch_size=8 * LAST),
+        output=str(path),
+    )
+
+
+def rollouts(options: argparse.Namespace) -> None:
+    """Resume a finished file, and one that lacks its last problems, which are sampled with the sandbox's policy."""
+    whole, problems = generated(options.folder, "rollouts", options.prompts or 30_000)
+    config = rollout_config(whole, problems)
+    sampler = TransformersSampler(config.policy, config.sampling, config.problems.text)
+    cut = whole.with_name("cut.jsonl")
+    with whole.open("rb") as source, cut.open("wb") as stream:
+        stream.writelines(line for number, line in enumerate(source) if number < (options.prompts or 30_000) - LAST)
+    for path in (whole, cut):
+        Provenance(path).begin(fixed_options(config) | sampler.identity, run_record(config, [], 1), fresh=True)
+    measure("import")
+    measure("finished", whole, problems)
+    measure("resumed and ended", cut, problems)
+
+
+def measure(what: str, *arguments: Path) -> None:
+    """Run one measurement in a process of its own and print its CPU seconds and its peak memory."""
+    command = [sys.executable, __file__, "--only", what, *map(str, arguments)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    print(f"{what:>20}: {found['seconds']:6.1f} CPU s, {found['megabytes']:6,.0f} MB", flush=True)
+
+
+def run_alone(what: str, arguments: list[str]) -> None:
+    paths = [Path(argument) for argument in arguments]
+    if what != "import":
+        rollout(rollout_config(*paths), lambda _: None)
+    used, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime
+    print(json.dumps({"seconds": seconds, "megabytes": used.ru_maxrss / 1e3}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["rollouts"])
+    parser.add_argument("--folder", type=Path, default=Path("outputs/bench_data"))
+    parser.add_argument("--prompts", type=int, help="fewer than at full size")
+    rollouts(parser.parse_args())
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--only"]:
+        run_alone(sys.argv[2], sys.argv[3:])
+    else:
+        main()
