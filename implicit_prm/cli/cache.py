@@ -1,4 +1,4 @@
-"""`ipr-cache`: list the cached log-probabilities of reference models, and delete old ones."""
+"""`ipr-cache`: list what is kept on disk, and delete what is old."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from implicit_prm.config import CacheConfig
 
 
 def _cache(config: CacheConfig) -> None:
-    from implicit_prm.models.reference_cache import default_folder, prune, stored
+    from implicit_prm.models import reference_cache
+    from implicit_prm.utils.caches import Stored, cache_folder, prune
 
-    folder = config.reference_cache if config.reference_cache != "default" else str(default_folder())
-    caches = stored(folder)
-    print(f"{folder}: {len(caches)} references")
-    for one in caches:
-        when = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M") if one.used else "never"
-        print(f"{one.folder.name}  {one.responses:,} responses, {one.tokens:,} tokens, {one.size_bytes / 1e6:.1f} MB")
-        print(f"  last written {when}; " + ", ".join(f"{key} {value[:24]}" for key, value in one.identity.items()))
-    if config.prune_older_than_days is not None:
-        print(f"deleted {len(prune(caches, config.prune_older_than_days))} of {len(caches)}")
+    def show(what: str, folder: str, caches: list[Stored]) -> None:
+        print(f"{folder}: {len(caches)} {what}")
+        for one in caches:
+            when = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M") if one.used else "never"
+            print(f"{one.folder.name}  {one.content}, {one.size_bytes / 1e6:.1f} MB")
+            print(f"  last written {when}; " + ", ".join(f"{key} {value[:24]}" for key, value in one.identity.items()))
+        if config.prune_older_than_days is not None:
+            print(f"deleted {len(prune(caches, config.prune_older_than_days))} of {len(caches)}")
+
+    folder = config.reference_cache if config.reference_cache != "default" else str(cache_folder("reference"))
+    show("references", folder, reference_cache.stored(folder))
 
 
 @command("cache")

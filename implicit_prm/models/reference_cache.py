@@ -3,6 +3,7 @@
 They are computed once for all losses, betas, epochs, checkpoints and evaluations with the same reference. Each
 reference has a folder, described by `identity.json`, with immutable shards. A shard is named by the hash of its bytes,
 so a damaged one is detected before it is used, and its entries are computed again. Several processes may write at once.
+The values are memory-mapped: processes that read the same cache share one copy.
 
     FOLDER/<identity>/identity.json
     FOLDER/<identity>/<sha256>.safetensors        keys [N, 16] uint8, offsets [N + 1] int64, values [tokens] float32
@@ -10,31 +11,24 @@ so a damaged one is detected before it is used, and its entries are computed aga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import shutil
-import time
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from implicit_prm.utils.io import atomic_write, clear_os_errors, write_json
+from implicit_prm.utils.caches import Stored, cache_folder
+from implicit_prm.utils.io import atomic_write, write_json
 
 # Part of every identity. Increase it when the same weights and tokens give other numbers than before.
 VERSION = 1
 _SHARD_ENTRIES = 4096
 Identity = dict[str, str]
-
-
-def default_folder() -> Path:
-    """`$IPR_CACHE`, or ~/.cache/implicit_prm."""
-    return Path(os.environ.get("IPR_CACHE") or Path.home() / ".cache" / "implicit_prm") / "reference"
 
 
 def key_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> bytes:
@@ -49,13 +43,13 @@ class ReferenceCache:
 
     Args:
         identity: what they depend on besides the tokens: weights, dtype, device and so on.
-        root: the folder of all caches; by default `default_folder()`.
+        root: the folder of all caches; by default `$IPR_CACHE/reference` or ~/.cache/implicit_prm/reference.
     """
 
     def __init__(self, identity: Identity, root: str | Path | None = None) -> None:
         self.identity = {**identity, "version": str(VERSION)}
         name = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = Path(root or default_folder()) / name
+        self.folder = Path(root or cache_folder("reference")) / name
         self._values: dict[bytes, np.ndarray] = {}
         self._unwritten: dict[bytes, np.ndarray] = {}
         self._read: set[str] = set()
@@ -95,6 +89,7 @@ class ReferenceCache:
         with atomic_write(self.folder / name) as stream:
             stream.write(content)
         self._read.add(name)
+        self._values |= _mapped(self.folder / name)
         self._unwritten.clear()
 
     def refresh(self) -> None:
@@ -106,54 +101,60 @@ class ReferenceCache:
             self._values |= _entries(path)
 
 
-@dataclass(frozen=True)
-class Stored:
-    """The cache of one reference, as `ipr-cache` lists it."""
-
-    folder: Path
-    identity: Identity
-    responses: int
-    tokens: int
-    size_bytes: int
-    used: float  # time of the last write, in seconds since 1970
-
-
 def stored(root: str | Path | None = None) -> list[Stored]:
-    """List the caches of all references."""
+    """List the caches of all references. Only the headers of their shards are read."""
     found = []
-    for path in sorted(Path(root or default_folder()).glob("*/identity.json")):
+    for path in sorted(Path(root or cache_folder("reference")).glob("*/identity.json")):
         shards = list(path.parent.glob("*.safetensors"))
-        entries = [entry for shard in shards for entry in _entries(shard).values()]
         size, used = sum(s.stat().st_size for s in shards), max((s.stat().st_mtime for s in shards), default=0.0)
-        identity = json.loads(path.read_text(encoding="utf-8"))
-        found.append(Stored(path.parent, identity, len(entries), sum(map(len, entries)), size, used))
+        responses, tokens = map(sum, zip((0, 0), *map(_counts, shards), strict=True))
+        content = f"{responses:,} responses, {tokens:,} tokens"
+        found.append(Stored(path.parent, json.loads(path.read_text(encoding="utf-8")), content, size, used))
     return found
 
 
-def prune(caches: Iterable[Stored], older_than_days: float = 0.0) -> list[Stored]:
-    """Delete caches whose last write is at least `older_than_days` ago, and return them."""
-    old = [cache for cache in caches if time.time() - cache.used >= older_than_days * 86_400]
-    for cache in old:
-        with clear_os_errors(cache.folder):
-            shutil.rmtree(cache.folder)
-    return old
+def _counts(path: Path) -> tuple[int, int]:
+    """Numbers of responses and tokens of a shard; zeros if it is damaged."""
+    with contextlib.suppress(SafetensorError, OSError), safe_open(path, framework="np") as shard:
+        return shard.get_slice("keys").get_shape()[0], shard.get_slice("values").get_shape()[0]
+    return 0, 0
 
 
 def _entries(path: Path) -> dict[bytes, np.ndarray]:
     """A shard's entries. A damaged shard is deleted with a warning and has none."""
     try:
-        content = path.read_bytes()
-        if _name(content) != path.stem:
+        if _name_of(path) != path.stem:
             raise ValueError("its content does not match its name")
-        shard = load(content)
+        return _mapped(path)
     except FileNotFoundError:  # another process pruned it
         return {}
     except (SafetensorError, ValueError) as error:
         warnings.warn(f"{path}: damaged ({error}); its entries are computed again", stacklevel=3)
         path.unlink(missing_ok=True)
         return {}
-    keys, offsets, values = shard["keys"], shard["offsets"], shard["values"]
+
+
+def _mapped(path: Path) -> dict[bytes, np.ndarray]:
+    """The entries of a whole shard; the values stay on disk until they are used."""
+    with safe_open(path, framework="np") as shard:
+        keys, offsets = shard.get_tensor("keys"), shard.get_tensor("offsets")
+    if not offsets[-1]:
+        return {key.tobytes(): np.zeros(0, dtype=np.float32) for key in keys}
+    with path.open("rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+        start = json.loads(stream.read(header_bytes))["values"]["data_offsets"][0]
+    # Mode c: torch warns of arrays that cannot be written to.
+    mapped = np.memmap(path, np.float32, "c", 8 + header_bytes + start, shape=(int(offsets[-1]),))
+    values = np.asarray(mapped)
     return {key.tobytes(): values[offsets[n] : offsets[n + 1]] for n, key in enumerate(keys)}
+
+
+def _name_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:32]
 
 
 def _name(content: bytes) -> str:

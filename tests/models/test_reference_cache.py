@@ -5,13 +5,15 @@ import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from implicit_prm.models import reference_cache
-from implicit_prm.models.reference_cache import ReferenceCache, key_of, prune, stored
+from implicit_prm.models.reference_cache import ReferenceCache, key_of, stored
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.caches import prune
 
 IDENTITY = {"weights": "abc", "dtype": "float32"}
 KEY, OTHER = key_of([1, 2, 3], [4, 5]), key_of([1, 2, 3], [4, 5, 6])
@@ -128,8 +130,41 @@ def test_a_writer_s_shards_are_seen_after_a_refresh(tmp_path):
 def test_caches_are_listed_and_pruned(tmp_path):
     path = _filled(tmp_path)
     (one,) = stored(tmp_path)
-    assert (one.responses, one.tokens, one.identity["weights"]) == (1, 2, "abc")
+    assert (one.content, one.identity["weights"]) == ("1 responses, 2 tokens", "abc")
     assert prune([one], older_than_days=1) == []
     os.utime(path, (time.time() - 3 * 86_400,) * 2)
     assert prune(stored(tmp_path), older_than_days=1)
     assert stored(tmp_path) == []
+
+
+def test_listing_reads_headers_alone(tmp_path):
+    path = _filled(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a value is damaged; that is found when it is read
+    (tmp_path / path.parent.name / "empty.safetensors").touch()
+    (one,) = stored(tmp_path)
+    assert one.content == "1 responses, 2 tokens"
+    assert len(list(path.parent.glob("*.safetensors"))) == 2
+
+
+def test_values_stay_on_disk(tmp_path):
+    """Neither a reader nor the process that computed them holds the values in memory."""
+    tracemalloc.start()
+    computed = ReferenceCache(IDENTITY, tmp_path)
+    computed.add(KEY, np.arange(2_000_000, dtype=np.float32))
+    computed.add(OTHER, np.zeros(0))
+    computed.flush()
+    caches = computed, ReferenceCache(IDENTITY, tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2_000_000
+    for cache in caches:
+        assert np.array_equal(cache.get(KEY, 2_000_000), np.arange(2_000_000))
+        assert len(cache.get(OTHER, 0)) == 0
+
+
+def test_a_cache_without_tokens_can_be_read(tmp_path):
+    cache = ReferenceCache(IDENTITY, tmp_path)
+    cache.add(OTHER, np.zeros(0))
+    cache.flush()
+    assert len(ReferenceCache(IDENTITY, tmp_path).get(OTHER, 0)) == 0
