@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra.errors import HydraException, OverrideParseException
@@ -47,10 +47,8 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
                 if _WITH_TRACEBACK:
                     raise
                 sys.exit(f"ipr-{root}: error: {error}")
-            except OSError as error:  # no permission, a name that is too long, a full disk
-                if _WITH_TRACEBACK or error.strerror is None:
-                    raise
-                sys.exit(f"ipr-{root}: error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+            except OSError as error:
+                _exit_for(root, error)
 
         hydra_main = hydra.main(version_base="1.3", config_path=configs(), config_name=root)(checked)
 
@@ -67,6 +65,8 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
                 if _WITH_TRACEBACK:
                     raise
                 sys.exit(f"ipr-{root}: error: {_sentence(error)}")
+            except OSError as error:  # Hydra cannot write its files
+                _exit_for(root, error)
             finally:
                 if not _WITH_TRACEBACK:
                     del os.environ["HYDRA_FULL_ERROR"]
@@ -74,6 +74,13 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
         return main
 
     return decorate
+
+
+def _exit_for(root: str, error: OSError) -> NoReturn:
+    """End with what the system says: no permission, a name that is too long, a full disk."""
+    if _WITH_TRACEBACK or error.strerror is None:
+        raise error
+    sys.exit(f"ipr-{root}: error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
 
 
 def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any], resume: str = "") -> None:

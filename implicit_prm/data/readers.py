@@ -142,6 +142,8 @@ def _readable_errors(name: str) -> Iterator[None]:
         yield
     except ImplicitPRMError:
         raise
+    except PermissionError as error:
+        raise ImplicitPRMError(f"{name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ImplicitPRMError(f"{name}: the file is not UTF-8 text ({error.reason}); convert it") from error
     except Exception as error:  # gzip, csv, pyarrow and the network raise many types

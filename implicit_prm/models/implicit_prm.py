@@ -23,6 +23,7 @@ from implicit_prm.models.shared_prompt import response_logprobs
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rewards import implicit_reward
 from implicit_prm.types import ImplicitPRMError, Prompt, StepScores
+from implicit_prm.utils.io import set_weight_permissions
 
 
 class ImplicitPRM:
@@ -162,6 +163,7 @@ class ImplicitPRM:
         self.policy.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.metadata.write(folder)
+        set_weight_permissions(Path(folder), like=Path(folder) / self.metadata.file)
 
     def to(self, device: str | torch.device) -> ImplicitPRM:
         """Move policy and reference to a device. Models that bitsandbytes quantized stay where they are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from implicit_prm.models.checkpoint import BaselineMetadata, CheckpointMetadata
 from implicit_prm.models.forward import token_budget
 from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training.batches import GroupSampler, collate
+from implicit_prm.training.checkpoint_errors import clear_load_errors, clear_save_errors, kept
 from implicit_prm.training.metrics import JsonLog, check_best_metric, metric_names
 from implicit_prm.training.progress import LogProgress
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.io import set_weight_permissions
 from implicit_prm.utils.progress import shows_bars
 
 
@@ -149,7 +152,23 @@ class GroupTrainer(Trainer):
             first: Any = self.data_collator([self.train_dataset[0]])
             loss: Any = self.prediction_step(self.model_wrapped, first, prediction_loss_only=True)[0]
             self._require_finite("loss of the model to be saved", loss)
-        super().save_model(output_dir, _internal_call)
+        with self._saving():
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        with self._saving():
+            super()._save_checkpoint(*arguments, **options)
+
+    def _saving(self) -> AbstractContextManager[None]:
+        return clear_save_errors(str(self.args.output_dir), type(self.metadata).read)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with clear_load_errors(str(checkpoint), "the states of optimiser and scheduler"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with clear_load_errors(str(checkpoint), "the states of random generators"):
+            super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -158,6 +177,7 @@ class GroupTrainer(Trainer):
             if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             self.metadata.write(folder)
+            set_weight_permissions(folder, like=folder / self.metadata.file)
 
     def pieces(self, model: nn.Module, lengths: Sequence[int], row_overhead: int = 0) -> list[list[int]]:
         """Places of responses that share a forward pass.
@@ -203,11 +223,10 @@ class GroupTrainer(Trainer):
                 f"the {name} is {float(value)} at the first step, so the initial model's log-probabilities are not "
                 "finite; check its weights, and use bfloat16 or float32 in the place of float16"
             )
-        last = get_last_checkpoint(str(self.args.output_dir)) if Path(str(self.args.output_dir)).is_dir() else None
         raise ImplicitPRMError(
             f"training diverged: after step {step} the {name} is {float(value)}. Use a smaller learning_rate (it is "
             f"{self.args.learning_rate:g}) or more warmup_steps. "
-            + (f"The last checkpoint is {last}" if last else "No checkpoint was saved")
+            + kept(str(self.args.output_dir), type(self.metadata).read)
         )
 
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+import torch
+from transformers import TrainerState, TrainingArguments
 
 from implicit_prm.config import BaselineConfig, TrainConfig
 from implicit_prm.models.checkpoint import BASELINE_FILE, METADATA_FILE, CheckpointMetadata
@@ -80,14 +80,18 @@ def find_problem(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetad
     if not (checkpoint / _STATE).exists():
         return f"it is incomplete: {_STATE}, which is written last, is missing"
     try:
-        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        TrainerState.load_from_json(str(checkpoint / _STATE))
         read(checkpoint)
-    except (ValueError, ImplicitPRMError) as error:
-        return str(error) if isinstance(error, ImplicitPRMError) else f"{_STATE} is damaged"
+    except ImplicitPRMError as error:
+        return str(error)
+    except (ValueError, TypeError):
+        return f"{_STATE} is damaged"
     states = [path for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth", ".bin") and path.is_file()]
     for path in sorted(states):
         if not zipfile.is_zipfile(path):  # torch.save writes zip files, whose table of contents is at the end
             return f"{path.name} is truncated ({path.stat().st_size:,} bytes)"
+        if path.suffix == ".pt" and not _is_state(path):
+            return f"{path.name} is damaged"
     # FSDP and DeepSpeed write folders: optimizer_0, pytorch_model_fsdp_0, global_step100.
     entries = [path.name for path in checkpoint.iterdir()]
     if not any(name.startswith(("optimizer", "global_step")) for name in entries):
@@ -97,6 +101,19 @@ def find_problem(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetad
     if not any("model" in name or name.startswith("global_step") for name in entries):
         return "it has no weights"
     return find_damage(checkpoint)
+
+
+def _is_state(path: Path) -> bool:
+    """Does the file hold the state of an optimiser or scheduler? Its tensors are mapped, not read."""
+    try:
+        return isinstance(torch.load(path, map_location="cpu", weights_only=True, mmap=True), dict)
+    except Exception:  # torch raises many kinds
+        return False
+
+
+def last_complete(folder: Path, read: Callable[[Path], Any] = CheckpointMetadata.read) -> Path | None:
+    """The last checkpoint in a run's output folder that it can resume from; None if there is none."""
+    return next((path for path in reversed(_by_step(folder)) if find_problem(path, read) is None), None)
 
 
 def _by_step(folder: Path) -> list[Path]:

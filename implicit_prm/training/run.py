@@ -28,6 +28,7 @@ from implicit_prm.training.arguments import (
     training_arguments,
     warn_if_all_warmup,
 )
+from implicit_prm.training.checkpoint_errors import kept
 from implicit_prm.training.group_trainer import GroupTrainer
 from implicit_prm.training.log_ratio_trainer import LogRatioTrainer
 from implicit_prm.training.prepare import (
@@ -146,7 +147,11 @@ def run_training(
     _warn_of_half_precision(prepared.model, say)
     trainer = prepared.make_trainer(encoded)
     log_offline_without_wandb_key(arguments, say)
-    metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
+    try:
+        metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
+    except KeyboardInterrupt:
+        say(kept(config.output_dir, read_metadata))
+        raise
     warn_if_all_warmup(arguments, trainer.state.global_step, say)
     if dev:
         metrics |= trainer.evaluate()

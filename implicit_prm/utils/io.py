@@ -77,10 +77,19 @@ def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]
         unfinished.mkdir()
         try:
             yield unfinished
+            set_weight_permissions(unfinished, like=unfinished)
             shutil.rmtree(path, ignore_errors=True)
             unfinished.replace(path)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def set_weight_permissions(folder: Path, like: Path) -> None:
+    """Let those read the weights in `folder` who can read `like`: safetensors allows it to their owner only."""
+    mode = like.stat().st_mode & 0o666
+    for file in folder.glob("*.safetensors"):
+        with contextlib.suppress(PermissionError):  # some network file systems have no permissions to set
+            file.chmod(mode)
 
 
 class JsonLines:

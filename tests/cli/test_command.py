@@ -7,6 +7,8 @@ import pytest
 from implicit_prm.cli import eval as eval_command
 from implicit_prm.cli import merge, rollout, train
 
+TOO_LONG = "x" * 300  # for the name of a file
+
 
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
@@ -20,6 +22,10 @@ from implicit_prm.cli import merge, rollout, train
         (train, ["loss=ppo"], ["loss/ppo", "dpo"]),
         (merge, ["checkpoint=paths/lr=1e-4"], ["checkpoint=paths/lr=1e-4", "'checkpoint=\"paths/lr=1e-4\"'"]),
         (merge, ["checkpoint=c"], ["output_dir"]),
+        (merge, [f"checkpoint={TOO_LONG}", "output_dir=m"], [TOO_LONG]),
+        (rollout, [f"output=a/{TOO_LONG}"], [TOO_LONG]),
+        (train, [f"data.train={TOO_LONG}"], [TOO_LONG]),
+        (train, [f"output_dir={TOO_LONG}"], [TOO_LONG]),
         (eval_command, [], ["checkpoint=FOLDER"]),
         (eval_command, ["--help", "task=bench"], ["task/bench"]),
     ],

@@ -1,8 +1,11 @@
 """Rows of files and folders: every kind gives the same rows, and what is damaged is named with the way out."""
 
+import errno
 import gzip
 import json
+import os
 import socket
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -229,3 +232,17 @@ def test_columns_that_differ_between_files_are_named_by_file(tmp_path):
     write_rows(tmp_path / "train-b.jsonl", [{"problem": "p"}])
     with pytest.raises(ImplicitPRMError, match=r"train-b.jsonl, row 1: no column prompt.* this one has problem"):
         read_rows(str(tmp_path)).require(["prompt"])
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "rows.jsonl", ROWS)
+    opened = Path.open
+
+    def refuse(self, *arguments, **options):
+        if self == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ImplicitPRMError, match=rf"rows\.jsonl: {os.strerror(errno.EACCES)}$"):
+        read_rows(str(path))

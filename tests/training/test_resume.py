@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 
 import pytest
 import torch
@@ -33,11 +34,19 @@ def half(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
+def without_pickle(path):
+    """A whole zip file without what torch looks for."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02garbage")
+
+
 @pytest.mark.parametrize(
     ("file", "change", "problem"),
     [
         ("trainer_state.json", os.unlink, "trainer_state.json"),
         ("trainer_state.json", half, "trainer_state.json"),
+        ("trainer_state.json", lambda path: path.write_text("[1]"), "trainer_state.json"),
+        ("trainer_state.json", lambda path: path.write_text('{"steps": 2}'), "trainer_state.json"),
         ("implicit_prm.json", half, "the checkpoint is damaged"),
         ("implicit_prm.json", os.unlink, "not a checkpoint of ipr-train"),
         ("implicit_prm.json", lambda path: path.write_text("[1]"), "expected a JSON object"),
@@ -46,6 +55,8 @@ def half(path):
         ("optimizer.pt", half, "optimizer.pt"),
         ("optimizer.pt", os.unlink, "save_only_model"),
         ("scheduler.pt", os.unlink, "scheduler.pt"),
+        ("optimizer.pt", lambda path: torch.save([1, 2], path), "optimizer.pt is damaged"),
+        ("scheduler.pt", without_pickle, "scheduler.pt is damaged"),
         ("rng_state.pth", half, "rng_state.pth"),
         ("model.safetensors", half, "model.safetensors is truncated"),
         ("model.safetensors", empty, "model.safetensors is empty"),
