@@ -19,7 +19,7 @@ from implicit_prm.models.checkpoint import ADAPTER_OFF, METADATA_FILE, NONE, Che
 from implicit_prm.models.reference import open_cache, reference_logprobs, reference_model
 from implicit_prm.models.reference_cache import ReferenceCache
 from implicit_prm.models.rounding import warn_of_rounding
-from implicit_prm.models.shared_prompt import response_logprobs
+from implicit_prm.models.shared_prompt import Ids, response_logprobs
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rewards import implicit_reward
 from implicit_prm.types import ImplicitPRMError, Prompt, StepScores
@@ -211,14 +211,69 @@ class ImplicitPRM:
         encoded = self.encoder.responses(responses, finished, given_steps)
         for place, one in enumerate(encoded):
             self.check_length(len(prompt_ids) + len(one.ids), place)
-        policy, reference = self._logprobs(prompt_ids, [one.ids for one in encoded], max_tokens)
+        ids = [one.ids for one in encoded]
+        policy = response_logprobs(self.policy, prompt_ids, ids, self._budget(max_tokens))
+        reference = self.reference_logprobs(prompt_ids, ids, max_tokens=max_tokens)
         if self.policy.dtype != torch.float32 and len(encoded) > 1 and not self._rounding_checked:
             self._rounding_checked = True
-            warn_of_rounding(self.policy, prompt_ids, [one.ids for one in encoded], policy, reference)
+            warn_of_rounding(self.policy, prompt_ids, ids, policy, reference)
         return [
             self._step_scores(place, text, encoded[place], policy[place], reference[place] if reference else None)
             for place, text in enumerate(responses)
         ]
+
+    def token_rewards(
+        self,
+        prompt_ids: Ids,
+        responses: Sequence[Ids],
+        reference: Sequence[Tensor] | None = None,
+        *,
+        max_tokens: int | None = None,
+    ) -> list[Tensor]:
+        """Reward of every token of responses that are token ids already, as a policy sampled them.
+
+        Args:
+            prompt_ids: tokens of the prompt.
+            responses: tokens of each response, the end-of-turn token included if it has one.
+            reference: [T] reference log-probabilities of each response, in nats; by default this model's reference
+                computes them.
+            max_tokens: in one forward pass, padding included; by default what suits the device.
+
+        Returns:
+            [T] float32 per response, in beta x nats, on the CPU. The last token has a reward, too.
+
+        Raises:
+            ImplicitPRMError: a response over the model's context or `max_length`, or log-probabilities that are not
+                finite.
+        """
+        for place, ids in enumerate(responses):
+            self.check_length(len(prompt_ids) + len(ids), place)
+        if reference is None:
+            reference = self.reference_logprobs(prompt_ids, responses, max_tokens=max_tokens)
+        policy = response_logprobs(self.policy, prompt_ids, responses, self._budget(max_tokens))
+        return [
+            self._token_rewards(place, values, None if reference is None else reference[place])
+            for place, values in enumerate(policy)
+        ]
+
+    def reference_logprobs(
+        self, prompt_ids: Ids, responses: Sequence[Ids], *, max_tokens: int | None = None
+    ) -> list[Tensor] | None:
+        """Log-probabilities of the responses' tokens under the reference; None if there is no reference.
+
+        Args:
+            prompt_ids: tokens of the prompt.
+            responses: tokens of each response.
+            max_tokens: in one forward pass, padding included; by default what suits the device.
+
+        Returns:
+            [T] float32 per response, in nats, on the CPU.
+        """
+        if self.metadata.reference == NONE:
+            return None
+        with reference_model(self.policy, self.reference) as reference:
+            found = reference_logprobs(reference, prompt_ids, responses, self._budget(max_tokens), self.reference_cache)
+        return [torch.from_numpy(values) for values in found]
 
     def rerank(
         self, problem: Prompt, responses: Sequence[str], aggregate: str = "min", over: str = "step", **options: Any
@@ -263,22 +318,11 @@ class ImplicitPRM:
         """
         forward.check_length(length, place, self.limit_tokens, context_length(self.policy.config, None))
 
-    def _logprobs(
-        self, prompt_ids: list[int], responses: list[list[int]], max_tokens: int | None
-    ) -> tuple[list[Tensor], list[Tensor] | None]:
-        budget = max_tokens or forward.token_budget(self.policy.device)
-        policy = response_logprobs(self.policy, prompt_ids, responses, budget)
-        if self.metadata.reference == NONE:
-            return policy, None
-        with reference_model(self.policy, self.reference) as reference:
-            found = reference_logprobs(reference, prompt_ids, responses, budget, self.reference_cache)
-        return policy, [torch.from_numpy(values) for values in found]
+    def _budget(self, max_tokens: int | None) -> int:
+        return max_tokens or forward.token_budget(self.policy.device)
 
-    def _step_scores(
-        self, place: int, text: str, encoded: EncodedResponse, policy: Tensor, reference: Tensor | None
-    ) -> StepScores:
-        if not encoded.spans:
-            return StepScores(text, [], [], [], index=place, step_tokens=[])
+    def _token_rewards(self, place: int, policy: Tensor, reference: Tensor | None) -> Tensor:
+        """[T] rewards of the response at `place`, from its log-probabilities."""
         ratio = implicit_reward.token_log_ratio(policy, reference, torch.ones_like(policy, dtype=torch.bool))
         rewards = implicit_reward.token_rewards(ratio, self.metadata.beta)
         if not rewards.isfinite().all():
@@ -286,6 +330,14 @@ class ImplicitPRM:
                 f"response {place}: its log-probabilities are not finite; float16 overflows in some models, use "
                 "dtype=bfloat16 or float32"
             )
+        return rewards
+
+    def _step_scores(
+        self, place: int, text: str, encoded: EncodedResponse, policy: Tensor, reference: Tensor | None
+    ) -> StepScores:
+        if not encoded.spans:
+            return StepScores(text, [], [], [], index=place, step_tokens=[])
+        rewards = self._token_rewards(place, policy, reference)
         step_of_token = torch.tensor(encoded.step_of_token)
         steps, prefixes = implicit_reward.step_rewards(rewards, step_of_token, len(encoded.spans))
         return StepScores(

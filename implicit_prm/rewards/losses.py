@@ -37,6 +37,8 @@ class LossInputs:
         step_of_token: [R, T] int64, the step that each token belongs to.
         step_labels: [R, S] float32 in [0, 1], whether each step is right; NaN for an unlabelled step and after the last
             step of a response.
+        offset: [R] float32, added to the logits of `ce` and `prefix`, as from `accuracy_offset`.
+        weight: [R] float32, weight of each response in `ce` and `prefix`, as from `rare_class_weight`.
     """
 
     rewards: Tensor
@@ -47,6 +49,8 @@ class LossInputs:
     completion_mask: Tensor | None = None
     step_of_token: Tensor | None = None
     step_labels: Tensor | None = None
+    offset: Tensor | None = None
+    weight: Tensor | None = None
 
 
 @dataclass
@@ -157,7 +161,7 @@ def ce(inputs: LossInputs, config: CEConfig) -> LossOutput:
     what the response adds to the log-odds of being right. At r = 0 the derivatives of a mixed group sum to zero.
     """
     logits, labels = inputs.rewards + _offset(inputs, config.offset), inputs.labels.float()
-    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    losses = F.binary_cross_entropy_with_logits(logits, labels, inputs.weight, reduction="none")
     return _summed(losses[_mixed(inputs)[1]] if config.offset == "group_mean" else losses, inputs)
 
 
@@ -172,8 +176,10 @@ def prefix(inputs: LossInputs, config: PrefixConfig) -> LossOutput:
         raise ValueError("prefix needs inputs.token_rewards and inputs.completion_mask")
     mask = inputs.completion_mask
     values = implicit_reward.prefix_values(inputs.token_rewards) / mask.cumsum(-1).clamp(min=1)
+    values = values if inputs.offset is None else values + inputs.offset[:, None]
     losses = -F.logsigmoid(torch.where(inputs.labels[:, None], values, -values) - config.margin)
-    return _summed(losses.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1), inputs)
+    losses = losses.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+    return _summed(losses if inputs.weight is None else losses * inputs.weight, inputs)
 
 
 def steps(inputs: LossInputs, config: StepsConfig) -> LossOutput:
@@ -218,16 +224,46 @@ def unit_count(labels: Tensor, groups: Tensor, config: LossConfig, step_labels: 
     return LOSSES[config.name](inputs, config).units
 
 
+def accuracy_offset(labels: Tensor, groups: Tensor) -> Tensor:
+    """[R] log-odds of the share of correct responses of the prompt, kept half a response away from 0 and 1.
+
+    The prompt-adaptive boundary of arXiv 2604.13197.
+
+    Args:
+        labels: [R] bool, whether the final answer is right.
+        groups: [R] int64, the prompt that each response belongs to.
+    """
+    same = groups[:, None] == groups[None, :]
+    size = same.sum(-1)
+    half = 0.5 / size
+    return ((same & labels[None, :]).sum(-1) / size).clamp(half, 1 - half).logit()
+
+
+def rare_class_weight(labels: Tensor, groups: Tensor) -> Tensor:
+    """[R] weight of each response: 1 - p if it is correct and p if not, over its mean, for a share p of correct ones.
+
+    Correct and incorrect responses of a prompt then have the same total weight, and the rarer ones a larger one each
+    (dynamic loss weighting, arXiv 2604.13197). 0 for prompts with only one kind.
+
+    Args:
+        labels: [R] bool, whether the final answer is right.
+        groups: [R] int64, the prompt that each response belongs to.
+    """
+    same = groups[:, None] == groups[None, :]
+    alike = same & (labels[:, None] == labels[None, :])
+    size, kind = same.sum(-1), alike.sum(-1)
+    return torch.where(kind < size, size / (2 * kind), 0.0)
+
+
 def _offset(inputs: LossInputs, how: str) -> Tensor | float:
     """[R] the difference of the logit and the reward in `ce`."""
     if how == "none":
-        return 0.0
+        return 0.0 if inputs.offset is None else inputs.offset
+    if how == "prompt_accuracy":
+        return accuracy_offset(inputs.labels, inputs.groups)
     same = inputs.groups[:, None] == inputs.groups[None, :]
-    size = same.sum(-1)
-    if how == "group_mean":  # not a matrix product, which autocast would round
-        return -torch.where(same, inputs.rewards[None, :], 0.0).sum(-1) / size
-    half = 0.5 / size
-    return ((same & inputs.labels[None, :]).sum(-1) / size).clamp(half, 1 - half).logit()
+    # Not a matrix product, which autocast would round.
+    return -torch.where(same, inputs.rewards[None, :], 0.0).sum(-1) / same.sum(-1)
 
 
 def _mixed(inputs: LossInputs) -> tuple[Tensor, Tensor]:

@@ -138,7 +138,7 @@ class GroupTrainer(Trainer):
         scale = self.args.world_size / max(float(num_items_in_batch), 1.0)
         loss = self.gradients(model, inputs["groups"], scale)
         if self.accelerator.sync_gradients and isinstance(model, DistributedDataParallel):
-            _mean_gradients(model)
+            mean_gradients(model)
         self._check_loss(loss)
         return loss
 
@@ -274,7 +274,7 @@ class GroupTrainer(Trainer):
             train()
 
 
-def _mean_gradients(model: nn.Module) -> None:
+def mean_gradients(model: nn.Module) -> None:
     """Average gradients over processes, as DDP does: its hooks expect one forward and one backward pass per step."""
     waiting = []
     for parameter in model.parameters():

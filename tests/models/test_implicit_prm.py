@@ -220,3 +220,16 @@ def test_a_warning_if_rounding_drowns_the_signal(tiny_folder, other_folder):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             far.score(PROBLEM, RESPONSES)
+
+
+def test_token_rewards_of_ids_are_those_of_their_text(prm):
+    prompt = prm.encoder.prompt_ids(PROBLEM)
+    ids = [one.ids for one in prm.encoder.responses(RESPONSES)]
+    scores = prm.score(PROBLEM, RESPONSES)
+    for found, score in zip(prm.token_rewards(prompt, ids), scores, strict=True):
+        assert found.tolist() == pytest.approx(score.token_rewards, abs=1e-6)
+    known = prm.reference_logprobs(prompt, ids)
+    halved = prm.token_rewards(prompt, ids, [values - 1 for values in known])
+    assert halved[0].tolist() == pytest.approx([value + 0.5 for value in scores[0].token_rewards], abs=1e-6)
+    with pytest.raises(ImplicitPRMError, match="response 1"):
+        prm.token_rewards(prompt, [ids[0], ids[0] * 20])

@@ -13,6 +13,7 @@ from implicit_prm.config import CEConfig, DPOConfig, KTOConfig, NCAConfig, Prefi
 from implicit_prm.rewards.losses import (
     LOSSES,
     LossInputs,
+    accuracy_offset,
     ce,
     dpo,
     kl_baselines,
@@ -20,6 +21,7 @@ from implicit_prm.rewards.losses import (
     nca,
     pairs,
     prefix,
+    rare_class_weight,
     steps,
     unit_count,
 )
@@ -234,6 +236,25 @@ def test_ce_shifted_by_the_accuracy_of_the_prompt_by_hand():
     # by itself says nothing of its prompt: log 2.
     inputs = _inputs([0.0, 0.0, 0.0], [1, 1, 0], [0, 0, 1])
     _check(ce(inputs, config), 2 * math.log(4 / 3) + math.log(2), 3)
+
+
+def test_a_given_offset_and_weight_count_as_those_of_the_whole_prompt():
+    """A part of a prompt's responses, with the offset of all of them, has the loss that they have in the whole."""
+    rewards, labels = [math.log(6), 0.0, 0.0, 0.0], [1, 0, 0, 0]
+    whole = _inputs(rewards, labels)
+    part = _inputs(rewards[:2], labels[:2])
+    part.offset, part.weight = accuracy_offset(whole.labels, whole.groups)[:2], torch.tensor([3.0, 0.5])
+    _check(ce(part, CEConfig()), 3 * math.log(3 / 2) + 0.5 * math.log(4 / 3), 2)
+    # prefix: v = 2 log 2, log 2 with the offset log 2 is log 8, log 4; margin log 2: log 5/4 + log 3/2 = log 15/8.
+    inputs = _tokens([[math.log(4), 0.0]], [1])
+    inputs.offset, inputs.weight = torch.tensor([math.log(2)]), torch.tensor([4.0])
+    _check(prefix(inputs, PrefixConfig(margin=math.log(2))), 2 * math.log(15 / 8), 1)
+
+
+def test_the_rarer_kind_of_response_weighs_more():
+    labels, groups = torch.tensor([1, 0, 0, 0, 1, 1, 0], dtype=torch.bool), torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    expected = torch.tensor([2.0, 2 / 3, 2 / 3, 2 / 3, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(rare_class_weight(labels, groups), expected)
 
 
 def test_prefix_by_hand():

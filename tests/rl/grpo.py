@@ -41,3 +41,33 @@ def options(folder, **changes):
         "gradient_checkpointing": False,
         **changes,
     }
+
+
+def prime(folder, reward_funcs=accuracy, prm=None, model=None, step_checker=None, data=None, **changes):
+    """A PrimeTrainer of the sandbox's policy, and the advantages of its training batches as they are made."""
+    from implicit_prm.rl import PrimeConfig, PrimeTrainer
+
+    seen = []
+
+    class Watched(PrimeTrainer):
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            seen.append(output)
+            return output
+
+    trainer = Watched(
+        model or str(sandbox.POLICY_PATH),
+        reward_funcs,
+        PrimeConfig(**options(folder, **changes)),
+        train_dataset=data or dataset(),
+        prm=prm,
+        step_checker=step_checker,
+    )
+    return trainer, seen
+
+
+def rows(output):
+    """The prompt's and the response's ids, and the advantages, of each rollout of a batch."""
+    columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
+    for prompt, prompt_mask, ids, mask, advantages in zip(*(output[name] for name in columns), strict=True):
+        yield prompt[prompt_mask.bool()].tolist(), ids[mask.bool()].tolist(), advantages

@@ -1,0 +1,92 @@
+"""Rewards and steps of the tokens of rollouts, from an implicit PRM or from any other scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from implicit_prm.models.implicit_prm import ImplicitPRM
+from implicit_prm.rewards.step_splitting import split_steps
+from implicit_prm.rl.rollouts import RolloutGroup
+from implicit_prm.rl.token_steps import decoded, steps_of_ids
+from implicit_prm.scoring.scorers import group_scorer
+from implicit_prm.types import Group, ImplicitPRMError, Scorer, StepLabels, StepScores
+
+
+@dataclass(frozen=True)
+class TokenRewards:
+    """What a scorer says of one response of T tokens.
+
+    Args:
+        rewards: [T] reward of each token.
+        step_of_token: [T] the step that each token belongs to.
+        step_labels: [S] whether each step is right, if they are checked.
+    """
+
+    rewards: list[float]
+    step_of_token: list[int]
+    step_labels: StepLabels = StepLabels(())  # noqa: RUF009
+
+
+RewardTokens = Callable[[RolloutGroup], list[TokenRewards]]
+
+
+def prm_token_rewards(
+    prm: ImplicitPRM, group: RolloutGroup, reference: Sequence[Tensor] | None = None, max_tokens: int | None = None
+) -> list[TokenRewards]:
+    """Rewards of the tokens of a prompt's responses from an implicit PRM, on the ids that the policy sampled.
+
+    Args:
+        prm: whose tokenizer is the policy's.
+        group: the responses.
+        reference: [T] reference log-probabilities of each response, in nats; by default the PRM's own.
+        max_tokens: in one forward pass, padding included.
+
+    Returns:
+        One for each response of the group, in beta x nats.
+    """
+    found = []
+    rewards = prm.token_rewards(group.prompt_ids, group.responses, reference, max_tokens=max_tokens)
+    for ids, values in zip(group.responses, rewards, strict=True):
+        text, offsets = decoded(prm.tokenizer, ids)
+        steps = steps_of_ids(text, offsets, split_steps(text, prm.metadata.text.steps))
+        found.append(TokenRewards(values.tolist(), steps))
+    return found
+
+
+def scorer_token_rewards(scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> RewardTokens:
+    """Rewards from a scorer of steps: that of a step is at its last token, all other tokens have 0.
+
+    Args:
+        scorer: whose scores have spans.
+        tokenizer: the policy's.
+
+    Returns:
+        A function from the responses of a prompt to their rewards.
+    """
+    score = group_scorer(scorer)
+
+    def reward(group: RolloutGroup) -> list[TokenRewards]:
+        read = [decoded(tokenizer, ids) for ids in group.responses]
+        texts = [text for text, _ in read]
+        finished = [ids[-1] == tokenizer.eos_token_id for ids in group.responses]
+        name = f"prompt {group.number} of the batch"
+        scores = score(Group(name, group.prompt, texts, [None] * len(read), finished))
+        return [_at_step_ends(one, text, offsets) for one, (text, offsets) in zip(scores, read, strict=True)]
+
+    return reward
+
+
+def _at_step_ends(one: StepScores, text: str, offsets: list[tuple[int, int]]) -> TokenRewards:
+    if len(one.spans) != len(one.step_rewards):
+        raise ImplicitPRMError("expected StepScores with a span for each step, which says what tokens it owns")
+    steps = steps_of_ids(text, offsets, one.spans)
+    last = {step: place for place, step in enumerate(steps)}
+    rewards = [0.0] * len(steps)
+    for step, reward in enumerate(one.step_rewards):
+        if step in last:  # a step may own no token
+            rewards[last[step]] = reward
+    return TokenRewards(rewards, steps)
