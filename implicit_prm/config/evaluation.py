@@ -105,6 +105,7 @@ class BestOfNConfig(ScorerConfig):
         unanswered: A response without a final answer is ranked by its score (`as_scored`) or below all others
             (`lowest`).
         grading: How answers are found and compared.
+        against: Name -> folder of an earlier evaluation of the same candidates, to compare with.
         ties: Of equal scores, pick the `first`, or count each with an equal share (`shared`).
         vote_aggregate: Aggregate of the step rewards to weight votes by; None is the score that ranks.
         vote_scale: Factor of the score in a vote's weight, sigmoid(vote_scale * score).
@@ -121,6 +122,7 @@ class BestOfNConfig(ScorerConfig):
     too_long: Literal["error", "lowest"] = "error"
     unanswered: Literal["as_scored", "lowest"] = "as_scored"
     grading: GradingConfig = field(default_factory=GradingConfig)
+    against: dict[str, str] = field(default_factory=dict)
     ties: Literal["first", "shared"] = "first"
     vote_aggregate: Aggregate | None = None
     vote_scale: float = 1.0
@@ -145,6 +147,7 @@ class BestOfNConfig(ScorerConfig):
         if self.scores_column is not None and self.candidates is None:
             raise ImplicitPRMError("scores_column names a column of the candidates; set candidates=FILE too")
         super().validate()
+        self._check_against()
         check_range(self, "vote_draws", "bootstrap_resamples", "max_responses", at_least=1)
         check_range(self, "vote_scale", above=0)
         probabilities = self.scores_column is not None and self.scores_kind == "probability"
@@ -153,6 +156,13 @@ class BestOfNConfig(ScorerConfig):
                 f"vote_scale={self.vote_scale} scales log-ratios; probabilities and products of them are weights "
                 "already, so leave it out"
             )
+
+    def _check_against(self) -> None:
+        for name, folder in self.against.items():
+            if not isinstance(folder, str) or not folder:
+                raise ImplicitPRMError(f"against.{name}={folder!r}: expected the folder of an earlier evaluation")
+            if name.startswith("PRM") or " - " in name:
+                raise ImplicitPRMError(f"against.{name}: choose a name that does not begin with PRM and has no ' - '")
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from implicit_prm.models.source import ModelSource
 from implicit_prm.scoring.scorers import ScoreGroup
-from implicit_prm.types import Group, StepScores, StepSpan, TokenSums
+from implicit_prm.types import Group, ImplicitPRMError, StepScores, StepSpan, TokenSums
 from implicit_prm.utils.distributed import Processes, processes
 from implicit_prm.utils.io import atomic_write
 from implicit_prm.utils.progress import progress
@@ -51,6 +51,23 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
                 shutil.rmtree(parts)
             state.gather(None)
     return _from_table(pq.read_table(final), groups)
+
+
+def read_scores(folder: Path, groups: Sequence[Group]) -> list[list[StepScores]]:
+    """The scores of these groups that `folder` holds, under whatever key.
+
+    Raises:
+        ImplicitPRMError: no scores in `folder`, of another number of responses, or in the columns of another version.
+    """
+    import pyarrow.parquet as pq
+
+    path = folder / FILE
+    if not path.exists() or not pq.read_schema(path).equals(_schema()):
+        raise ImplicitPRMError(f"{path}: no scores in the columns of this version; evaluate again")
+    table = pq.read_table(path)
+    if table.num_rows != sum(map(len, groups)):
+        raise ImplicitPRMError(f"{path}: expected scores of {sum(map(len, groups))} responses, got {table.num_rows}")
+    return _from_table(table, groups)
 
 
 def score_in_memory(groups: Sequence[Group], score: ScoreGroup) -> list[list[StepScores]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from implicit_prm.config import BestOfNConfig
 from implicit_prm.evaluation.best_of_n.candidates import grade
-from implicit_prm.evaluation.best_of_n.curves import MAJORITY, ORACLE, accuracy_curves
+from implicit_prm.evaluation.best_of_n.curves import MAJORITY, ORACLE, accuracy_curves, rankings
 from implicit_prm.evaluation.best_of_n.run import prepare
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.statistics import Interval, auroc_resamples, percentile_interval, resampled_counts
@@ -89,7 +89,8 @@ def measure(config: BestOfNConfig) -> None:
     sizes = [n for n in SIZES if n <= len(groups[0])]
     counts = np.concatenate(list(resampled_counts(len(groups), RESAMPLES, 0, len(groups))))
     found: dict[str, NDArray[np.float64]] = {}
-    for name, curve in accuracy_curves(config, candidates, scores, sizes).items():
+    ranked_by = rankings(config, scores)
+    for name, curve in accuracy_curves(config, candidates, scores, ranked_by, sizes).items():
         for column, n in enumerate(sizes):
             by_problem = curve[:, column]
             found[f"{name}/{n}"] = np.append(by_problem.mean(), counts @ by_problem / len(groups))

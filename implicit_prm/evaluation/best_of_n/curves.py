@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from implicit_prm.types import StepScores
 
 MAJORITY, LIKELIHOOD, ORACLE = "majority vote", "log-likelihood of reference", "oracle (pass@N)"
 OUTCOME = "PRM, sum (as an ORM)"
+WEIGHTED, RANDOM = "weighted vote", "random pick"
+ROWS = (MAJORITY, LIKELIHOOD, ORACLE, OUTCOME, WEIGHTED, RANDOM)
 _NAMES = {"step": "steps", "step_mean": "step means", "prefix": "prefixes"}
 Curves = dict[str, np.ndarray]  # name -> [problems, sizes] expected accuracy
 
@@ -51,22 +54,44 @@ def best_of(
 
 
 def accuracy_curves(
-    config: BestOfNConfig, candidates: Sequence[Candidates], scores: Sequence[Sequence[StepScores]], sizes: list[int]
+    config: BestOfNConfig,
+    candidates: Sequence[Candidates],
+    scores: Sequence[Sequence[StepScores]],
+    ranked_by: Mapping[str, Sequence[np.ndarray]],
+    sizes: list[int],
 ) -> Curves:
-    """Every curve of the report, all from the same candidates."""
-    ranked = {
-        name: best_of(candidates, values, sizes, config.ties) for name, values in rankings(config, scores).items()
-    }
+    """Every curve of the report, all from the same candidates.
+
+    Args:
+        config: how to break ties and to weigh votes.
+        candidates: of every problem.
+        scores: of every problem, one per response.
+        ranked_by: name -> of every problem, [K] scores; the scorer's own first.
+        sizes: the N.
+    """
+    ranked = {name: best_of(candidates, values, sizes, config.ties) for name, values in ranked_by.items()}
     signed = signed_votes(config, scores)
     weights = [vote_weights(values, signed, config.vote_scale) for values in aggregated(scores, *config.votes_over)]
     ours = next(iter(ranked))
     return {
         ours: ranked.pop(ours),
-        "weighted vote": _vote(config, candidates, weights, sizes),
+        WEIGHTED: _vote(config, candidates, weights, sizes),
         MAJORITY: _vote(config, candidates, None, sizes),
         **ranked,
-        "random pick": np.array([[selection.mean_accuracy(c.correct)] * len(sizes) for c in candidates]),
+        RANDOM: np.array([[selection.mean_accuracy(c.correct)] * len(sizes) for c in candidates]),
         ORACLE: np.array([[selection.pass_at_k(c.correct, n) for n in sizes] for c in candidates]),
+    }
+
+
+def differences(curves: Curves, sizes: Sequence[int], config: BestOfNConfig, others: Iterable[str]) -> dict[str, Any]:
+    """Paired differences to majority vote and log-likelihood, and of the scorer's own row to those of other scorers."""
+    pairs = [(name, base) for base in (MAJORITY, LIKELIHOOD) for name in curves if name not in (base, LIKELIHOOD)]
+    pairs = [pair for pair in pairs if ORACLE not in pair]
+    pairs += [(next(iter(curves)), other) for other in others]
+    return {
+        f"{name} - {base}": intervals(curves[name], sizes, config, curves[base])
+        for name, base in pairs
+        if base in curves
     }
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from implicit_prm.config import BestOfNConfig
-from implicit_prm.evaluation.best_of_n.curves import aggregated, best_of, intervals, rankings
+from implicit_prm.evaluation.best_of_n.curves import aggregated, best_of, intervals
 from implicit_prm.evaluation.best_of_n.length import length_effects, lengths_of, without_length
 from implicit_prm.evaluation.best_of_n.reference_test import reference_test
 from implicit_prm.evaluation.best_of_n.token_rewards import token_rewards
-from implicit_prm.evaluation.best_of_n.within_problem import within_problem_auroc
+from implicit_prm.evaluation.best_of_n.within_problem import Rankings, within_problem_auroc
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.types import StepScores
 
@@ -19,6 +19,7 @@ def diagnostics(
     config: BestOfNConfig,
     candidates: Sequence[Candidates],
     scores: Sequence[Sequence[StepScores]],
+    ranked_by: Rankings,
     beta: float | None,
     size: int,
 ) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def diagnostics(
         config: how to rank and to resample.
         candidates: of every problem.
         scores: of every problem, one per response.
+        ranked_by: name -> of every problem, [K] scores.
         beta: of an implicit PRM with a reference; None for other scorers.
         size: the N of best-of-N.
     """
@@ -40,7 +42,7 @@ def diagnostics(
         "length": {
             "unit": unit,
             "shortest": within_problem_auroc(candidates, {"": [-one for one in lengths]}, *resampling)[""],
-            "scores": length_effects(candidates, rankings(config, scores), lengths, *resampling),
+            "scores": length_effects(candidates, ranked_by, lengths, *resampling),
             "adjusted": intervals(adjusted, [size], config)[str(size)],
             "adjusted_difference": intervals(adjusted, [size], config, plain)[str(size)],
         },

@@ -38,6 +38,9 @@ def notes(metrics: dict[str, Any]) -> list[str]:
     lines.append(f"best-of-{largest} by aggregate: {others}")
     for name, auroc in metrics["within_problem_auroc"].items():
         lines.append(f"within-problem AUROC, {name}: {decimals(auroc)}, {auroc['problems']} problems")
+        if "difference" in auroc:
+            ours = next(iter(metrics["within_problem_auroc"]))
+            lines.append(f"within-problem AUROC, {ours} - {name}: {decimals(auroc['difference'])}")
     lines += [*length_lines(metrics), *token_lines(metrics)]
     if metrics["steps"]:
         found = metrics["steps"]["first_error_found"]

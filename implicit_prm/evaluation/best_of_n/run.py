@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from implicit_prm.config import BestOfNConfig
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation import selection
+from implicit_prm.evaluation.best_of_n.against import earlier_scores
 from implicit_prm.evaluation.best_of_n.candidates import grade, select
 from implicit_prm.evaluation.best_of_n.curves import (
-    LIKELIHOOD,
-    MAJORITY,
-    ORACLE,
     accuracy_curves,
     aggregated,
     best_of,
+    differences,
     intervals,
     rankings,
     weight_rule,
@@ -32,6 +33,7 @@ from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.rewards.implicit_reward import AGGREGATES
 from implicit_prm.rollouts.run import rollout
+from implicit_prm.scoring.store import cache_key
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.distributed import is_first, spoken_once
 from implicit_prm.utils.lock import locked
@@ -91,8 +93,9 @@ def evaluate_best_of_n(
     """
     main = is_first()
     groups, candidates = grade(groups, config, main)
+    others = earlier_scores(config.against, groups, cache_key(groups))
     scores = scorer.score_all(groups, folder)
-    metrics = best_of_n_metrics(config, groups, candidates, scores, scorer)
+    metrics = best_of_n_metrics(config, groups, candidates, scores, scorer, others)
     if folder is not None and main:
         from implicit_prm.evaluation.best_of_n import figures, page  # matplotlib
 
@@ -112,11 +115,13 @@ def best_of_n_metrics(
     candidates: Sequence[Candidates],
     scores: Sequence[Sequence[StepScores]],
     scorer: OpenScorer,
+    others: Mapping[str, Sequence[np.ndarray]],
 ) -> dict[str, Any]:
-    """What metrics.json holds."""
+    """What metrics.json holds; `others` are the scores of earlier evaluations (`earlier_scores`)."""
     sizes = selection.sizes(min(map(len, groups)))
     largest = sizes[-1:]
-    curves = accuracy_curves(config, candidates, scores, sizes)
+    ranked_by = rankings(config, scores) | dict(others)
+    curves = accuracy_curves(config, candidates, scores, ranked_by, sizes)
     chosen = aggregated(scores, config.aggregate, config.over)
     by_step = scorer.by_step and have_steps(scores)
     resampling = (config.bootstrap_resamples, config.seed)
@@ -125,17 +130,13 @@ def best_of_n_metrics(
         "aggregate": f"{config.aggregate} over {config.over}",
         "problems": len(groups),
         "responses": sum(map(len, groups)),
+        "candidates_fingerprint": cache_key(groups),
         "unanswered_responses": int(sum((c.classes < 0).sum() for c in candidates)),
         "unanswered_correct_responses": int(sum((c.correct & (c.classes < 0)).sum() for c in candidates)),
         "cut_off_responses": sum(group.finished.count(False) for group in groups),
         "sizes": sizes,
         "accuracy": {name: intervals(values, sizes, config) for name, values in curves.items()},
-        "difference": {
-            f"{name} - {base}": intervals(values, sizes, config, curves[base])
-            for base in (MAJORITY, LIKELIHOOD)
-            for name, values in curves.items()
-            if base in curves and name not in (base, LIKELIHOOD, ORACLE)
-        },
+        "difference": differences(curves, sizes, config, others),
         "aggregates": {
             name: intervals(
                 best_of(candidates, aggregated(scores, name, config.over), largest, config.ties), largest, config
@@ -143,10 +144,10 @@ def best_of_n_metrics(
             for name in AGGREGATES
         },
         "steps": step_metrics(groups, scores, config.seed) if by_step else {},
-        "within_problem_auroc": within_problem_auroc(candidates, rankings(config, scores), *resampling),
+        "within_problem_auroc": within_problem_auroc(candidates, ranked_by, *resampling),
         "reliability": reliability(candidates, chosen, *resampling),
         "lowest_step": lowest_step_positions(candidates, scores, *resampling) if by_step else {},
-        **diagnostics(config, candidates, scores, scorer.beta, sizes[-1]),
+        **diagnostics(config, candidates, scores, ranked_by, scorer.beta, sizes[-1]),
         "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": asdict(config),

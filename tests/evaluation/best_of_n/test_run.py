@@ -198,6 +198,38 @@ def test_probabilities_have_no_token_rewards(tmp_path):
     assert metrics["length"]["unit"] == "characters"
 
 
+def test_comparison_with_an_earlier_evaluation(tmp_path, capsys):
+    """The earlier scores pick the right response to both problems, the present ones to the first."""
+    rows = [{**ROWS[0], "other": [0.1, 0.1, 0.9, 0.0]}, {**ROWS[1], "other": [0.8, 0.2, 0.3, 0.1]}]
+    earlier = str(tmp_path / "earlier")
+    _evaluate(tmp_path, rows, scores_column="other", aggregate="last", output_dir=earlier)
+    metrics = _evaluate(tmp_path, rows, against={"other": earlier})
+    assert _value(metrics, "other", 4) == 1.0
+    assert metrics["difference"]["PRM, min of steps - other"]["4"]["value"] == pytest.approx(-0.5)
+    # Problem two: 0.8 beats 0.3 and 0.1, and 0.2 only 0.1: 3 of 4 pairs; of the present scores, 2 of 4.
+    row = metrics["within_problem_auroc"]["other"]
+    assert row["value"] == pytest.approx((1 + 0.75) / 2)
+    assert row["difference"]["value"] == pytest.approx(-0.25 / 2)
+    report.print_metrics(metrics)
+    assert "within-problem AUROC, PRM, min of steps - other: -0.125" in " ".join(capsys.readouterr().out.split())
+    assert "minus other" in (tmp_path / "out/report.html").read_text()
+
+
+def test_an_earlier_evaluation_of_other_candidates_is_refused(tmp_path):
+    earlier = str(tmp_path / "earlier")
+    changed = {**ROWS[0], "responses": [*ROWS[0]["responses"][:3], "another"]}
+    _evaluate(tmp_path, [changed, ROWS[1]], output_dir=earlier)
+    for against, words in (
+        ({"other": earlier}, "against.other=.*fingerprint"),
+        ({"other": str(tmp_path)}, "against.other=.*metrics.json"),
+        ({"majority vote": earlier}, "against.majority vote"),
+        ({"PRM": earlier}, "against.PRM"),
+        ({"other": ""}, "against.other"),
+    ):
+        with pytest.raises(ImplicitPRMError, match=words):
+            _evaluate(tmp_path, against=against)
+
+
 def test_bad_input_is_refused_before_anything_is_graded_or_loaded(tmp_path, monkeypatch):
     from implicit_prm.evaluation import scorer
     from implicit_prm.evaluation.best_of_n import candidates
