@@ -31,6 +31,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from implicit_prm.models.cached_attention import without_mask
 from implicit_prm.models.float32 import in_float32
 from implicit_prm.models.forward import base_model, completion_logprobs, pad_rows, target_logprobs
 
@@ -38,6 +39,8 @@ Ids = Sequence[int]
 # Limits of the self-check, in nats, RMS over tokens. Measured with Qwen2.5-0.5B and SmolLM2-135M: rounding 5e-6 in
 # float32 and 0.1 in bfloat16; positions shifted by one 0.3.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 0.25
+# Elements of the largest attention mask; 84 MB in float32.
+_LARGEST_MASK = 2**24
 _ERRORS = (NotImplementedError, AttributeError, TypeError, ValueError, IndexError, RuntimeError)
 _verdicts: dict[tuple[str, ...], bool] = {}
 
@@ -49,11 +52,13 @@ class SharedPrompt:
         model: the causal LM to call, which may be wrapped.
         prompt_ids: at least two tokens. The last one is run with every response, whose first token it predicts.
         core: the model inside the wrapper.
+        largest_mask: elements of the largest attention mask that responses may use.
     """
 
     row_overhead = 1  # the prompt's last token
 
-    def __init__(self, model: Any, prompt_ids: Ids, core: Any = None) -> None:
+    def __init__(self, model: Any, prompt_ids: Ids, core: Any = None, largest_mask: int = _LARGEST_MASK) -> None:
+        self._length, self._largest_mask = len(prompt_ids), largest_mask
         self._model, self._core, self._last = model, core or model, prompt_ids[-1]
         self._device = base_model(self._core).device
         self._embedding = _trained_embedding(base_model(self._core))
@@ -74,8 +79,9 @@ class SharedPrompt:
         input_ids = _padded(rows, self._device)
         targets, wanted = _targets(responses, input_ids)
         inputs = {**self._embed(input_ids), "past_key_values": self._fork(len(rows)), "use_cache": True}
-        # No attention mask is needed: attention is causal, and the padding comes after the response.
-        found, _ = target_logprobs(self._model, wanted, targets, self._core, **inputs)
+        # No padding mask is needed: attention is causal, and the padding comes after the response.
+        with self._attention(*input_ids.shape):
+            found, _ = target_logprobs(self._model, wanted, targets, self._core, **inputs)
         return torch.zeros_like(wanted, dtype=torch.float32).masked_scatter(wanted, found)[: len(responses)]
 
     def backward(self) -> None:
@@ -89,6 +95,13 @@ class SharedPrompt:
         embedded = [(ids.flatten(), leaf.grad.flatten(0, 1)) for ids, leaf in self._embedded if leaf.grad is not None]
         if embedded and self._embedding is not None:
             self._embedding(torch.cat([ids for ids, _ in embedded])).backward(torch.cat([grad for _, grad in embedded]))
+
+    def _attention(self, rows: int, width: int) -> contextlib.AbstractContextManager[None]:
+        """Attention with a mask if it is faster than that of plain rows, for responses shorter than the prompt."""
+        elements = rows * width * (self._length + width)
+        # Kernels on a CPU skip what is masked in blocks of 512 keys.
+        masked = width < max(self._length, 512) and elements <= self._largest_mask
+        return contextlib.nullcontext() if masked else without_mask(base_model(self._core))
 
     def _embed(self, ids: Tensor) -> dict[str, Tensor]:
         """Arguments of the model's forward for [B, T] tokens.
@@ -259,8 +272,11 @@ def _self_check(model: Any, base: Any, prompt_ids: Ids, core: Any) -> tuple[floa
     responses = [prompt[:5], prompt[1:13]]
 
     def difference(model: Any, core: Any) -> float:
-        shared, plain = (way(model, prompt, core).logprobs(responses) for way in (SharedPrompt, PlainRows))
-        return (shared - plain).square().sum().div(sum(map(len, responses))).sqrt().item()
+        plain = PlainRows(model, prompt, core).logprobs(responses)
+        # Short responses with a mask, and without one as long responses are.
+        shared = [SharedPrompt(model, prompt, core, limit).logprobs(responses) for limit in (_LARGEST_MASK, 0)]
+        squares = [(one - plain).square().sum().div(sum(map(len, responses))) for one in shared]
+        return torch.stack(squares).max().sqrt().item()
 
     if _has_plain_weights(base):
         with contextlib.suppress(*_ERRORS), in_float32(base):

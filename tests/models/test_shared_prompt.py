@@ -3,6 +3,7 @@
 import copy
 import os
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -31,23 +32,30 @@ def _model(name, **options):
     return model
 
 
+# The largest attention mask: with masks, and without them as for long responses.
+LIMITS = {"masked": 2**24, "without mask": 0}
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_equals_plain_rows(name):
+def test_equals_plain_rows(name, limit):
     model = _model(name)
     with torch.no_grad():
-        shared, plain = (way(model, PROMPT).logprobs(RESPONSES) for way in (SharedPrompt, PlainRows))
+        shared = SharedPrompt(model, PROMPT, largest_mask=limit).logprobs(RESPONSES)
+        plain = PlainRows(model, PROMPT).logprobs(RESPONSES)
         assert shared.shape == (4, 13)
         assert (shared - plain).abs().max() < 1e-5
         assert plain.abs().sum() > 1
         assert isinstance(open_prompt(model, PROMPT), SharedPrompt)
 
 
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
 @pytest.mark.parametrize("max_tokens", [1, 20, 1000])
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gemma3_text", "qwen3", "gpt2", "cohere"])
-def test_gradients_equal_those_of_plain_rows(name, max_tokens):
+def test_gradients_equal_those_of_plain_rows(name, max_tokens, limit):
     weights = torch.tensor([0.5, -1.0, 0.25, 2.0])
     found = []
-    for way in (SharedPrompt, PlainRows):
+    for way in (partial(SharedPrompt, largest_mask=limit), PlainRows):
         model = _model(name).train()
         prompt = way(model, PROMPT)
         for piece in pieces([len(ids) for ids in RESPONSES], max_tokens, prompt.row_overhead):
@@ -69,11 +77,38 @@ def test_log_ratio_trainer_go_through_the_embedding_once():
     assert [event.count for event in prof.key_averages() if event.key == "aten::embedding_dense_backward"] == [1]
 
 
-def test_a_prompt_longer_than_the_sliding_window():
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
+def test_a_prompt_longer_than_the_sliding_window(limit):
     model = _model("mistral", sliding_window=4)
     with torch.no_grad():
-        shared, plain = (way(model, PROMPT).logprobs(RESPONSES) for way in (SharedPrompt, PlainRows))
+        shared = SharedPrompt(model, PROMPT, largest_mask=limit).logprobs(RESPONSES)
+        plain = PlainRows(model, PROMPT).logprobs(RESPONSES)
     assert (shared - plain).abs().max() < 1e-5
+
+
+def _masks(monkeypatch, prompt, width):
+    """The masks that attention gets for a response of `width` tokens."""
+    found, original = [], torch.nn.functional.scaled_dot_product_attention
+
+    def recorded(*args, attn_mask=None, **kwargs):
+        found.append(attn_mask)
+        return original(*args, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    with torch.no_grad():
+        prompt.logprobs([[7] * width])
+    return found
+
+
+def test_long_responses_need_no_mask(monkeypatch):
+    """Its memory is the length squared. For a response shorter than the prompt it saves time."""
+    model = _model("llama", max_position_embeddings=2048)
+    with torch.no_grad():
+        short, long, limited = (SharedPrompt(model, [5] * 600, largest_mask=most) for most in (2**24, 2**24, 1000))
+    assert all(mask is not None for mask in _masks(monkeypatch, short, 500))
+    assert all(mask is None for mask in _masks(monkeypatch, long, 700))
+    assert all(mask is None for mask in _masks(monkeypatch, limited, 500))
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_an_adapter_and_its_absence():
@@ -160,8 +195,8 @@ def _drop_a_key(monkeypatch):
     """A mask that hides one of the prompt's tokens."""
     original = SharedPrompt.__init__
 
-    def without_one(self, model, prompt_ids, core=None):
-        original(self, model, [*prompt_ids[:-2], prompt_ids[-1]], core)
+    def without_one(self, model, prompt_ids, core=None, *limit):
+        original(self, model, [*prompt_ids[:-2], prompt_ids[-1]], core, *limit)
 
     monkeypatch.setattr(SharedPrompt, "__init__", without_one)
 
@@ -204,7 +239,7 @@ def test_rounding_alone_is_not_taken_for_a_difference(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(open_prompt(_model("llama").to(torch.bfloat16), PROMPT), SharedPrompt)
-    assert seen == [torch.float32]
+    assert set(seen) == {torch.float32}
 
 
 @pytest.mark.shared
