@@ -144,8 +144,8 @@ class SamplingConfig:
         temperature: Temperature of the softmax.
         top_p: Nucleus sampling; 1 keeps the whole distribution.
         max_new_tokens: Maximum length of a response in tokens.
-        batch_size: Number of problems per batch with transformers; None for the default. Servers form their own
-            batches.
+        batch_size: Number of problems per batch with transformers; None for as many as make 128 responses. Servers
+            form their own batches.
         seed: Seed of the random numbers.
     """
 
@@ -159,7 +159,7 @@ class SamplingConfig:
     @property
     def problems_per_batch(self) -> int:
         """`batch_size` with transformers."""
-        return self.batch_size or 4
+        return self.batch_size or max(1, 128 // self.n)
 
     def validate(self) -> None:
         check_range(self, "n", "max_new_tokens", "batch_size", at_least=1, where="sampling.")

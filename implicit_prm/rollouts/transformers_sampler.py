@@ -1,4 +1,4 @@
-"""Sampling with transformers' `generate`, in this process."""
+"""Sampling with transformers, in this process."""
 
 from __future__ import annotations
 
@@ -9,26 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-    set_seed,
-)
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from implicit_prm.config import PolicyConfig, SamplingConfig, TextConfig
 from implicit_prm.data.tokenization import Encoder, context_length
 from implicit_prm.models import forward, loading
 from implicit_prm.models.source import ModelSource
+from implicit_prm.rollouts.generation import generate
 from implicit_prm.types import Problem, Samples
 from implicit_prm.utils.distributed import Processes
 
 
 class TransformersSampler:
-    """Samples in fixed batches of consecutive problems, each with its own seed, whichever process takes it.
+    """Samples in fixed batches of consecutive problems, each with its own random numbers, whichever process takes it.
 
     Raises:
         ImplicitPRMError: the model cannot be opened, or lacks a chat template that the prompts need.
@@ -51,13 +44,15 @@ class TransformersSampler:
         model = open_for_sampling(self._source, self._policy)
         context = context_length(model.config, None)
         size = self._sampling.problems_per_batch
-        # A batch's seed is its start, so batches are cut before finished problems are skipped.
+        # The last bits of logits vary with the batch, so batches are cut before finished problems are skipped.
         batches = [(start, problems[start : start + size]) for start in range(0, len(problems), size)]
         unfinished = [(start, batch) for start, batch in batches if any(problem.id not in done for problem in batch)]
         for start, batch in unfinished[processes.rank :: processes.size]:
             refused = {problem.id: self._too_long(problem, context) for problem in batch}
-            fitting = [problem for problem in batch if refused[problem.id] is None]
-            sampled = iter(sample(model, self._encoder, fitting, self._sampling, seed + start) if fitting else [])
+            fitting = [place for place, problem in enumerate(batch) if refused[problem.id] is None]
+            seeds = [(seed, start + place) for place in fitting]
+            found = sample(model, self._encoder, [batch[place] for place in fitting], self._sampling, seeds)
+            sampled = iter(found)
             for problem in batch:
                 reason = refused[problem.id]
                 samples = next(sampled) if reason is None else Samples(problem, [], [], refused=reason)
@@ -75,29 +70,25 @@ class TransformersSampler:
 
 
 def open_for_sampling(source: ModelSource, policy: PolicyConfig) -> Any:
-    """The policy on the best device, without its generation defaults.
-
-    Only temperature and top-p may shape the distribution: with a model's own top-k or repetition penalty, the reference
-    would assign other log-probabilities than the responses were sampled with. `generate` takes from the model's
-    generation config whatever a call leaves open, so it is reset here.
+    """The policy on the best device.
 
     Args:
         source: where the policy's files are.
         policy: its dtype and attention implementation.
     """
     model: Any = loading.open_model(source, policy.dtype, policy.attn_implementation)
-    model.to(forward.best_device())
-    model.generation_config = GenerationConfig()
-    return model
+    return model.to(forward.best_device())
+
+
+# As `numpy.random.default_rng` takes it.
+Seed = int | tuple[int, int]
 
 
 def sample(
-    model: Any, encoder: Encoder, problems: Sequence[Problem], sampling: SamplingConfig, seed: int
+    model: Any, encoder: Encoder, problems: Sequence[Problem], sampling: SamplingConfig, seeds: Sequence[Seed]
 ) -> list[Samples]:
-    """Sample `sampling.n` responses to each problem, in one batch. `model` is from `open_for_sampling`."""
-    set_seed(seed)
-    options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    generated = _generate(model, encoder, [encoder.prompt_ids(problem.text) for problem in problems], sampling, options)
+    """Sample `sampling.n` responses to each problem, in one batch. Every problem has a seed of its own."""
+    contexts = [encoder.prompt_ids(problem.text) for problem in problems]
     return [
         Samples(
             problem,
@@ -105,7 +96,7 @@ def sample(
             [row.finished for row in rows],
             sum(row.tokens for row in rows),
         )
-        for problem, rows in zip(problems, generated, strict=True)
+        for problem, rows in zip(problems, _rows(model, encoder, contexts, sampling, seeds), strict=True)
     ]
 
 
@@ -115,27 +106,7 @@ class Prefix:
 
     prompt_ids: Sequence[int]
     ids: Sequence[int]
-    seed: int
-
-
-def complete(model: Any, encoder: Encoder, prefixes: Sequence[Prefix], sampling: SamplingConfig) -> list[Completed]:
-    """Sample `sampling.n` continuations of each prefix, in one batch, from the same distribution as `sample`.
-
-    Every prefix has its own random numbers, so its continuations do not depend on the rest of the batch (but for
-    rounding: the last bits of a row's logits vary with the batch). `model` is from `open_for_sampling`.
-    """
-    numbers = [np.random.default_rng(one.seed).random((sampling.n, sampling.max_new_tokens)) for one in prefixes]
-    rows = [[*one.prompt_ids, *one.ids] for one in prefixes]
-    warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature != 1 else []
-    warpers += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
-    draw = _Draw(torch.from_numpy(np.concatenate(numbers)).to(model.device), max(map(len, rows)))
-    processors = LogitsProcessorList([*warpers, draw])
-    generated = _generate(model, encoder, rows, sampling, {"do_sample": False}, logits_processor=processors)
-    return [
-        # Decoded with the prefix: some tokenizers decode the first token of a text differently.
-        Completed([_text(encoder, [*one.ids, *row.ids]) for row in found], sum(row.tokens for row in found))
-        for one, found in zip(prefixes, generated, strict=True)
-    ]
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -146,22 +117,15 @@ class Completed:
     tokens: int
 
 
-class _Draw(LogitsProcessor):
-    """Draws each row's next token with the row's own random number, and leaves only that token to greedy search.
-
-    Args:
-        numbers: [rows, steps] float64, uniform in [0, 1).
-        width: number of tokens before the first generated one.
-    """
-
-    def __init__(self, numbers: Tensor, width: int) -> None:
-        self.numbers, self.width = numbers, width
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        number = self.numbers[:, input_ids.shape[1] - self.width, None] * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, number, right=True).clamp_(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+def complete(model: Any, encoder: Encoder, prefixes: Sequence[Prefix], sampling: SamplingConfig) -> list[Completed]:
+    """Sample `sampling.n` continuations of each prefix, in one batch, from the same distribution as `sample`."""
+    contexts = [[*one.prompt_ids, *one.ids] for one in prefixes]
+    generated = _rows(model, encoder, contexts, sampling, [one.seed for one in prefixes])
+    return [
+        # Decoded with the prefix: some tokenizers decode the first token of a text differently.
+        Completed([_text(encoder, [*one.ids, *row.ids]) for row in found], sum(row.tokens for row in found))
+        for one, found in zip(prefixes, generated, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -173,38 +137,27 @@ class _Row:
     tokens: int
 
 
-@torch.inference_mode()
-def _generate(
+def _rows(
     model: Any,
     encoder: Encoder,
     contexts: Sequence[Sequence[int]],
     sampling: SamplingConfig,
-    options: dict[str, Any],
-    **more: Any,
+    seeds: Sequence[Seed],
 ) -> list[list[_Row]]:
-    """Generate `sampling.n` rows for each context, up to their end-of-turn tokens."""
-    tokenizer = encoder.tokenizer
-    width = max(map(len, contexts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else encoder.end_of_turn
-    input_ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in contexts], device=model.device)
-    attention = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=model.device)
-    ends = {encoder.end_of_turn, tokenizer.eos_token_id} - {None}
-    chosen = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, pad_token_id=pad, eos_token_id=sorted(ends), **options
-    )
-    generated = model.generate(
-        input_ids=input_ids.repeat_interleave(sampling.n, 0),
-        attention_mask=attention.repeat_interleave(sampling.n, 0),
-        generation_config=chosen,
-        **more,
-    )
-    rows = [_row(ids, ends) for ids in generated[:, width:].tolist()]
+    """Generate `sampling.n` rows for each context, up to their end-of-turn tokens.
+
+    Only temperature and top-p shape the distribution: with the top-k or repetition penalty of a model's generation
+    config, the reference would assign other log-probabilities than the responses were sampled with.
+    """
+    if not contexts:
+        return []
+    warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature != 1 else []
+    warpers += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    numbers = [np.random.default_rng(seed).random((sampling.n, sampling.max_new_tokens)) for seed in seeds]
+    ends = {encoder.end_of_turn, encoder.tokenizer.eos_token_id} - {None}
+    generated = generate(model, contexts, torch.from_numpy(np.concatenate(numbers)), ends, warpers)
+    rows = [_Row(ids[:-1], True, len(ids)) if ids[-1] in ends else _Row(ids, False, len(ids)) for ids in generated]
     return [rows[start : start + sampling.n] for start in range(0, len(rows), sampling.n)]
-
-
-def _row(ids: list[int], ends: set[int]) -> _Row:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    return _Row(ids, False, len(ids)) if stop is None else _Row(ids[:stop], True, stop + 1)
 
 
 def _text(encoder: Encoder, ids: list[int]) -> str:

@@ -49,7 +49,7 @@ def test_record_says_how_the_file_was_made(config, tokenizer):
     assert settings["model"]["commit"] is None
     assert settings["model"]["weight_bytes"]["model.safetensors"] > 10_000
     assert settings["sampling"] == {
-        **{"n": 2, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4, "batch_size": 4, "seed": 3}
+        **{"n": 2, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4, "batch_size": 64, "seed": 3}
     }
     assert settings["prompt"] == {"template": "{problem}", "system_prompt": None}
     assert len(settings["chat_template_sha256"]) == 16
@@ -73,11 +73,11 @@ def test_dates_and_versions_may_differ(config, monkeypatch):
 def test_null_batch_size_equals_the_default_batch_size(config):
     rollouts.rollout(config, _quiet)
     _cut(config, 2)
-    config.sampling.batch_size = 4
+    config.sampling.batch_size = 64
     rollouts.rollout(config, _quiet)
     _cut(config, 2)
     config.sampling.batch_size = 2
-    with pytest.raises(ImplicitPRMError, match=r"sampling.batch_size=4.*=2"):
+    with pytest.raises(ImplicitPRMError, match=r"sampling.batch_size=64.*=2"):
         rollouts.rollout(config, _quiet)
 
 

@@ -34,20 +34,20 @@ def test_generation_defaults_of_the_model_are_ignored(tokenizer, tmp_path):
     plain, encoder = _opened(tmp_path / "plain", tokenizer), Encoder(tokenizer, TextConfig())
     with_defaults = _opened(tmp_path / "with_defaults", tokenizer, **DEFAULTS)
     options = SamplingConfig(n=16, max_new_tokens=8)
-    assert sample(with_defaults, encoder, [SHORT], options, 0) == sample(plain, encoder, [SHORT], options, 0)
+    assert sample(with_defaults, encoder, [SHORT], options, [0]) == sample(plain, encoder, [SHORT], options, [0])
 
 
 def test_prompts_of_different_lengths_sample_as_they_do_alone(tokenizer):
     """Left padding is masked: near-greedy samples of a batch equal those of single prompts."""
     model, encoder = tiny_model(tokenizer), Encoder(tokenizer, TextConfig())
     options = SamplingConfig(n=1, temperature=1e-4, max_new_tokens=8)
-    together = sample(model, encoder, [SHORT, LONG], options, 0)
-    assert together == [sample(model, encoder, [problem], options, 0)[0] for problem in (SHORT, LONG)]
+    together = sample(model, encoder, [SHORT, LONG], options, [0, 1])
+    assert together == [sample(model, encoder, [problem], options, [0])[0] for problem in (SHORT, LONG)]
 
 
 def test_tokens_are_counted_up_to_the_end_of_each_response(tokenizer):
     model, encoder = tiny_model(tokenizer), Encoder(tokenizer, TextConfig())
-    (samples,) = sample(model, encoder, [SHORT], SamplingConfig(n=16, max_new_tokens=40), 0)
+    (samples,) = sample(model, encoder, [SHORT], SamplingConfig(n=16, max_new_tokens=40), [0])
     assert True in samples.finished
     assert False in samples.finished
     least = sum(40 if not finished else 1 for finished in samples.finished)
