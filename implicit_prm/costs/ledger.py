@@ -30,6 +30,7 @@ from implicit_prm.costs.operations import Tokens, forward_flops, training_flops
 from implicit_prm.costs.shapes import Shape, open_shape
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.tokenization import Encoder
+from implicit_prm.data.training_set import REPORT_FILE
 from implicit_prm.models import loading
 from implicit_prm.models.checkpoint import BASELINE_FILE, NONE, BaselineMetadata, CheckpointMetadata
 from implicit_prm.models.source import ModelSource
@@ -101,7 +102,7 @@ class Ledger:
             ImplicitPRMError: the folder lacks a file that the run writes, or a LoRA adapter's base cannot be found.
         """
         folder = Path(folder)
-        report = _json(folder / "data_report.json")["train"]
+        report = _json(folder / REPORT_FILE)["train"]
         used, tokens = report["used"], report["used_tokens"]
         counts = TokenCounts(used["prompts"], used["responses"], tokens["prompts"], tokens["responses"])
         epochs = _json(folder / "train_metrics.json")["epoch"]

@@ -16,6 +16,8 @@ from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.io import write_json
 from implicit_prm.utils.progress import tracked
 
+REPORT_FILE = "data_report.json"  # in the output folder of every run, before its first step
+
 
 @dataclass
 class GradedSet:

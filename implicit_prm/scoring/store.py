@@ -86,6 +86,7 @@ def score_in_memory(groups: Sequence[Group], score: ScoreGroup) -> list[list[Ste
 
 def write_scores(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]], folder: Path) -> None:
     """Write `folder/scores.parquet` under no key: a later run computes the scores again."""
+    _is_current(folder / FILE, "")
     _write(folder / FILE, _to_table(groups, scores), "")
 
 
@@ -139,13 +140,26 @@ def _schema() -> pa.Schema:
 
 
 def _is_current(path: Path, key: str) -> bool:
-    """Whether the file holds scores under this key, in the columns of this version."""
+    """Whether the file holds scores under this key, in the columns of this version.
+
+    Raises:
+        ImplicitPRMError: it is no table of scores, so it must not be replaced by one.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.exists():
         return False
-    schema = pq.read_schema(path)
-    return (schema.metadata or {}).get(_KEY) == key.encode() and schema.equals(_schema())
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise ImplicitPRMError(
+            f"{path}: {str(error).splitlines()[0]}; delete it, or choose another output_dir"
+        ) from None
+    known = (schema.metadata or {}).get(_KEY)
+    if known is None:
+        raise ImplicitPRMError(f"{path} is not a table of scores by ipr-eval; choose another output_dir")
+    return known == key.encode() and schema.equals(_schema())
 
 
 def _part(folder: Path, number: int) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from safetensors import SafetensorError
 
 from implicit_prm.training.resume import last_complete
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.io import DISK_FULL
 
-_FULL = os.strerror(errno.ENOSPC)
 # torch reports a file that it could not write to its end by these names of its C++ code.
 _TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter")
 
@@ -52,9 +50,9 @@ def _reason(error: Exception) -> str | None:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}" if error.strerror else None
     if isinstance(error, SafetensorError):
-        return _FULL if _FULL in str(error) else str(error)
+        return DISK_FULL if DISK_FULL in str(error) else str(error)
     if any(name in str(error) for name in _TORCH_WRITER):
-        return f"a file could not be written to its end ({_FULL}?)"
+        return f"a file could not be written to its end ({DISK_FULL}?)"
     return None
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerState, TrainingArguments
 
 from implicit_prm.config import BaselineConfig, TrainConfig
+from implicit_prm.data.training_set import REPORT_FILE
 from implicit_prm.models.checkpoint import BASELINE_FILE, METADATA_FILE, CheckpointMetadata
 from implicit_prm.models.source import find_damage
 from implicit_prm.training.initial_model import START_FOLDER
@@ -45,7 +46,8 @@ def find_checkpoint(
     """
     wanted = str(arguments.resume_from_checkpoint or "").lower()
     folder = Path(config.output_dir)
-    finished, found = any((folder / name).exists() for name in (METADATA_FILE, BASELINE_FILE)), _by_step(folder)
+    _refuse_to_overwrite(config.model.name, folder)
+    finished, found = _holds_model(folder), _by_step(folder)
     if wanted in ("true", "auto") and (found or not finished):
         with arguments.main_process_first(desc="finding the last complete checkpoint"):
             return _last_complete(found, arguments, say, read)
@@ -62,10 +64,24 @@ def find_checkpoint(
     elif finished or found:
         resume = "resume with trainer.resume_from_checkpoint=true, " if found else ""
         raise ImplicitPRMError(
-            f"{config.output_dir} already holds {'a trained model' if finished else found[-1]}; set another "
+            f"{config.output_dir} already holds {'a model' if finished else found[-1]}; set another "
             f"output_dir, {resume}or start over with overwrite=true"
         )
     return None
+
+
+def _refuse_to_overwrite(model: str, folder: Path) -> None:
+    """Refuse an output folder that the run would write over the model that it starts from."""
+    written = [folder, folder / START_FOLDER, *_by_step(folder)]
+    if Path(model).is_dir() and Path(model).resolve() in [path.resolve() for path in written]:
+        raise ImplicitPRMError(f"output_dir={folder} would overwrite model.name={model}; set another output_dir")
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether the folder holds a finished model of this package, or any other model that no run of ours has begun."""
+    ours = any((folder / name).exists() for name in (METADATA_FILE, BASELINE_FILE))
+    others = any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
+    return ours or (others and not (folder / REPORT_FILE).exists())
 
 
 def find_problem(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetadata.read) -> str | None:

@@ -143,7 +143,7 @@ def run_training(
     encoded = encode_sets(sets, prepared.encode_group, loss, limit, config.data.too_long, progress=first)
     report_sets(sets, loss, encoded["train"], arguments, say)
     if first:
-        training_set.write_report(Path(config.output_dir) / "data_report.json", sets)
+        training_set.write_report(Path(config.output_dir) / training_set.REPORT_FILE, sets)
     _warn_of_half_precision(prepared.model, say)
     trainer = prepared.make_trainer(encoded)
     log_offline_without_wandb_key(arguments, say)

@@ -14,7 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError
+
 from implicit_prm.utils.errors import ImplicitPRMError
+
+DISK_FULL = os.strerror(errno.ENOSPC)  # the words are all that safetensors' own errors have of it
 
 
 @contextlib.contextmanager
@@ -191,13 +195,13 @@ def _is_incomplete(line: bytes) -> bool:
 
 @contextlib.contextmanager
 def clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into an ImplicitPRMError that names the path."""
+    """Turn an OSError, or what safetensors makes of one, into an ImplicitPRMError that names the path."""
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        if DISK_FULL in str(error):
             raise ImplicitPRMError(
                 f"{path}: the disk is full. Everything written before is intact; free some space and run the same "
                 "command again to resume"
             ) from error
-        raise ImplicitPRMError(f"{path}: {error.strerror or error}") from error
+        raise ImplicitPRMError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

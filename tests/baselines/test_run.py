@@ -102,10 +102,10 @@ def test_resumed_equals_uninterrupted_and_another_run_is_refused(tmp_path, tiny_
 
 def test_a_finished_folder_of_either_kind_is_not_overwritten(tmp_path, tiny_folder, rollouts_file):
     fit(baseline(tmp_path / "run", tiny_folder, rollouts_file, "orm"), quiet)
-    with pytest.raises(ImplicitPRMError, match="already holds a trained model"):
+    with pytest.raises(ImplicitPRMError, match="already holds a model"):
         fit_implicit(config(tmp_path / "run", tiny_folder, rollouts_file), quiet)
     fit_implicit(config(tmp_path / "implicit", tiny_folder, rollouts_file), quiet)
-    with pytest.raises(ImplicitPRMError, match="already holds a trained model"):
+    with pytest.raises(ImplicitPRMError, match="already holds a model"):
         fit(baseline(tmp_path / "implicit", tiny_folder, rollouts_file, "orm"), quiet)
     fit(baseline(tmp_path / "implicit", tiny_folder, rollouts_file, "orm", overwrite=True), quiet)
     assert not (tmp_path / "implicit" / "implicit_prm.json").exists()

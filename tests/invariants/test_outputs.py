@@ -1,6 +1,7 @@
 """Every command leaves alone what another run is writing, and what it did not make itself."""
 
 import json
+import shutil
 
 import pytest
 
@@ -99,6 +100,22 @@ def test_a_file_of_the_users_own_is_refused_and_not_changed(command, content, tm
         command(tmp_path, tiny_folder, rows)
     assert (tmp_path / "out").read_text() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.jsonl", "out", "rows.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["model", "other"])
+def test_a_model_of_the_users_own_is_not_trained_over(name, tmp_path, tiny_folder, rows):
+    """Neither the one that training starts from, also with overwrite=true, nor another one."""
+    for folder in ("model", "other"):
+        shutil.copytree(tiny_folder, tmp_path / folder)
+    before = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+    run = config(tmp_path / name, tmp_path / "model", rows, max_steps=1)
+    explicit = baseline(tmp_path / name, tmp_path / "model", rows, "orm")
+    for overwrite in (False, True) if name == "model" else (False,):
+        run.overwrite = explicit.overwrite = overwrite
+        for train, options in ((fit, run), (baseline_run.fit, explicit)):
+            with pytest.raises(ImplicitPRMError, match=f"{name}.*set another output_dir"):
+                train(options, quiet)
+    assert {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} == before
 
 
 def test_a_file_that_only_lacks_its_first_row_is_our_own(tmp_path, tiny_folder, rows):

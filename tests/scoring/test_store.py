@@ -1,9 +1,10 @@
 """The store of scores: nothing is scored twice, and nothing stale is read."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from implicit_prm import ImplicitPRM
+from implicit_prm import ImplicitPRM, ImplicitPRMError
 from implicit_prm.scoring import store
 from implicit_prm.scoring.scorers import group_scorer
 from implicit_prm.types import Group, StepScores, StepSpan
@@ -111,3 +112,18 @@ def test_the_key_changes_with_scorer_and_candidates():
     }
     assert len(keys) == 5
     assert store.cache_key(groups, beta=0.1) in keys
+
+
+@pytest.mark.parametrize("content", [b"PAR1 but no table", b"a,b\n1,2\n", None])
+def test_a_table_that_is_not_ours_is_not_replaced(content, tmp_path):
+    path = tmp_path / "scores.parquet"
+    if content is None:
+        pq.write_table(pa.table({"a": [1]}), path)
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(ImplicitPRMError, match=r"scores\.parquet"):
+        store.score_all(_groups(2), Counting(), tmp_path, "key")
+    with pytest.raises(ImplicitPRMError, match=r"scores\.parquet"):
+        store.write_scores(_groups(2), [Counting()(group) for group in _groups(2)], tmp_path)
+    assert path.read_bytes() == before

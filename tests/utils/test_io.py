@@ -6,7 +6,9 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils import io
@@ -211,6 +213,19 @@ def test_atomic_folder_is_complete_or_absent(tmp_path):
     fill("two", replace_old=True)
     assert (tmp_path / "out" / "file").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_that_do_not_fit_the_disk_leave_no_folder(tmp_path):
+    """safetensors has its own error for a file that it cannot write to its end."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ImplicitPRMError, match="out: "), atomic_folder(tmp_path / "out") as unfinished:
+            save_file({"weight": np.zeros(1000)}, unfinished / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_entries_start_at_any_line(tmp_path):
