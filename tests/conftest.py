@@ -17,7 +17,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from hypothesis import settings
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, dynamic_module_utils
 
 from implicit_prm import sandbox
 from implicit_prm.sandbox.world import true_solution
@@ -74,6 +74,30 @@ def other_folder(tmp_path_factory, tokenizer):
     tiny_model(tokenizer, seed=1).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+_CODE = """from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({marker!r}).touch()
+class CodedConfig(LlamaConfig):
+    model_type = "coded"
+class CodedModel(LlamaForCausalLM):
+    config_class = CodedConfig
+"""
+
+
+@pytest.fixture
+def coded_folder(tmp_path, tiny_folder, monkeypatch):
+    """A model that comes with Python code, and a function that says whether the code has run."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, marker = tmp_path / "coded", tmp_path / "has_run"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "coded.py").write_text(_CODE.format(marker=str(marker)))
+    described = json.loads((folder / "config.json").read_text())
+    described |= {"model_type": "coded", "auto_map": {"AutoConfig": "coded.CodedConfig"}}
+    described["auto_map"]["AutoModelForCausalLM"] = "coded.CodedModel"
+    (folder / "config.json").write_text(json.dumps(described))
+    return folder, marker.exists
 
 
 def graded_rows(problems, responses, seed=0):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
@@ -21,11 +20,10 @@ from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.models.source import ModelSource
 from implicit_prm.training import GroupDataset, initial_model
 from implicit_prm.training.arguments import compile_options
-from implicit_prm.training.model_card import RUN_FILE, Run
+from implicit_prm.training.model_card import Run
 from implicit_prm.training.prepare import EncodedSets, GradedSets, Say
 from implicit_prm.training.run import Prepared, run_training
 from implicit_prm.types import ImplicitPRMError
-from implicit_prm.utils.io import write_json
 from implicit_prm.utils.lock import locked
 
 # Every group is of use, as it is for the loss that needs no pairs.
@@ -48,9 +46,9 @@ def fit(config: BaselineConfig, say: Say = print, command: str | None = None) ->
     """
     config = from_mapping(BaselineConfig, asdict(config))  # validate a config made in Python like one from YAML
     with locked(config.output_dir, inside=True):
-        run = run_training(config, _ALL_GROUPS, _prepare, BaselineMetadata.read, say)
+        run = run_training(config, _ALL_GROUPS, _prepare, BaselineMetadata.read, say, command)
         if run.trainer.is_world_process_zero():
-            write_json(Path(config.output_dir) / RUN_FILE, asdict(Run(command, asdict(config), {}, run.metrics)))
+            Run(command, asdict(config), {}, run.metrics).write(config.output_dir)
         return run.metrics
 
 

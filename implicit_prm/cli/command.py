@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from implicit_prm.config import from_mapping
 from implicit_prm.config.validation import similar_option
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.progress import disable_bars_in_logs
+from implicit_prm.utils.secrets import hide_argument, hide_secrets
 
 T = TypeVar("T")
 
@@ -41,12 +43,15 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(task)
         def checked(tree: DictConfig) -> None:
+            sys.argv[1:] = map(hide_argument, sys.argv[1:])  # trackers and the model card record the command line
             try:
                 task(tree)
             except ImplicitPRMError as error:
                 if _WITH_TRACEBACK:
                     raise
                 sys.exit(f"ipr-{root}: error: {error}")
+            except BrokenPipeError:
+                raise
             except OSError as error:
                 _exit_for(root, error)
 
@@ -55,16 +60,21 @@ def command(root: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"
             arguments = sys.argv[1:]
+            _print_any_text()
             try:
                 if {"--help", "-h"} & set(arguments):
                     overrides = [argument for argument in arguments if not argument.startswith("-")]
                     print(help_text(Path(configs()), root, overrides))
                 else:
                     hydra_main()
+                sys.stdout.flush()
+            except BrokenPipeError:  # the reader has closed the pipe, as `head` does
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+                sys.exit(128 + 13)  # as if SIGPIPE had ended the process
             except (HydraException, OmegaConfBaseException) as error:
                 if _WITH_TRACEBACK:
                     raise
-                sys.exit(f"ipr-{root}: error: {_sentence(error)}")
+                sys.exit(f"ipr-{root}: error: {hide_secrets(_sentence(error))}")
             except OSError as error:  # Hydra cannot write its files
                 _exit_for(root, error)
             finally:
@@ -137,10 +147,19 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _print_any_text() -> None:
+    """Print characters that the terminal's encoding lacks as escapes; a problem's id may hold any."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _sentence(error: Exception) -> str:
     """An error of Hydra or OmegaConf, with the argument it is about and what to write instead."""
     if isinstance(error, OverrideParseException):
         name, _, value = error.override.partition("=")
+        if (hidden := hide_argument(error.override)) != error.override:
+            return f"{hidden}: cannot parse this argument; put a value with special characters in double quotes"
         quoted = f"; quote a value with special characters: '{name}=\"{value}\"'" if value else ""
         return f"{error.override}: cannot parse this argument ({str(error).splitlines()[0]}){quoted}"
     cause = error.__cause__
@@ -164,4 +183,6 @@ def _unknown_option(name: str, parent: Any) -> str:
     hint = f"did you mean {near}?" if near else "--help lists all options"
     if group == "trainer":
         hint += f" (other options of transformers.TrainingArguments need a plus sign: +{name}=VALUE)"
+    elif group.endswith(("extra_body", "template_kwargs")):
+        hint = f"a new field needs a plus sign: +{name}=VALUE"
     return f"{name}: unknown option; {hint}"

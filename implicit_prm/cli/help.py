@@ -14,6 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from implicit_prm.utils.secrets import hide_argument
+
 _KEY = re.compile(r"( *)([\w/]+):( .*)?$")
 
 
@@ -43,7 +45,7 @@ def help_text(folder: Path, command: str, overrides: Sequence[str]) -> str:
         lines.append("")
     lines.append("Options, set with NAME=VALUE:")
     for name, value in leaves(tree):
-        lines += _columns(f"  {name}={value}", comments.get(name, ""), width)
+        lines += _columns(f"  {hide_argument(f'{name}={value}')}", comments.get(name, ""), width)
     lines += ["", f"All comments: {folder}", "More flags, such as --cfg job (print the options): --hydra-help"]
     return "\n".join(lines)
 

@@ -70,7 +70,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         return dict(_group(value, where))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ImplicitPRMError(f"{where}: a whole number of more than 300 digits; expected a number") from None
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ImplicitPRMError(f"{where}={value!r}: expected {_type_name(hint)}, got {type(value).__name__}")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -97,7 +98,7 @@ class ServerConfig:
         name: Name of the model on the server.
         api_key_env: Environment variable that holds the API key.
         concurrency: Number of requests in flight, one problem each.
-        timeout_s: Time limit of a request in seconds, including its time in the server's queue.
+        timeout_s: Time limit of a request in seconds, including its time in the server's queue and all retries.
         retries: Number of retries of a request after a connection error, a timeout, HTTP 429 or HTTP 5xx.
         extra_body: More fields of the request.
     """
@@ -123,10 +124,14 @@ class ServerConfig:
             raise ImplicitPRMError(f"policy.base_url={self.base_url}: {error}") from None
         if url.scheme not in ("http", "https") or not url.netloc:
             raise ImplicitPRMError(f"policy.base_url={self.base_url}: expected a URL such as http://localhost:8000/v1")
-        if url.username or url.query:  # the address is written to a file next to the rollouts
+        if "@" in url.netloc or url.query or url.fragment:  # the address is written to a file next to the rollouts
             raise ImplicitPRMError(
-                "policy.base_url must not contain a user name, password or query; name the environment variable with "
-                "the key in policy.api_key_env"
+                "policy.base_url must not contain a user name, password, query or fragment; name the environment "
+                "variable with the key in policy.api_key_env"
+            )
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
+            raise ImplicitPRMError(
+                "policy.api_key_env: expected the name of an environment variable, not the key itself"
             )
         for key in self.extra_body or {}:
             if key in _REQUEST_OPTIONS:

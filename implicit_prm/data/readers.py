@@ -8,6 +8,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from implicit_prm.data.hub import DataFile, folder_files, hub_files
 from implicit_prm.types import ImplicitPRMError
 
 _LFS = b"version https://git-lfs"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 if TYPE_CHECKING:
@@ -109,7 +111,26 @@ def _in_memory(source: Iterable[Mapping[str, Any]], limit: int | None) -> Rows:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise ImplicitPRMError(f"row {number}: expected a dict with columns, got {type(row).__name__}")
+        _check_text(row, f"row {number}")
     return _rows([(f"row {number}", dict(row)) for number, row in enumerate(rows, 1)], "the given rows")
+
+
+def _check_text(row: Mapping[str, Any], place: str) -> None:
+    """Refuse half a surrogate pair, which no tokenizer takes and no UTF-8 file can hold."""
+    for name, value in row.items():
+        if _has_lone_surrogate(value) or _has_lone_surrogate(name):
+            raise ImplicitPRMError(
+                f"{place}: the column {name!a} holds half a surrogate pair (\\ud800 to \\udfff), which is no "
+                "character; correct the text or remove the row"
+            )
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.isascii() and _SURROGATE.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(_has_lone_surrogate(one) for pair in value.items() for one in pair)
+    return isinstance(value, list | tuple) and any(map(_has_lone_surrogate, value))
 
 
 def _rows(pairs: list[tuple[str, dict[str, Any]]], source: str) -> Rows:
@@ -164,9 +185,12 @@ def _json(stream: BinaryIO, name: str) -> NumberedRows:
             rows = list(enumerate(_parse(line, name, number), 1))
         else:
             rows = [(number, _parse(line, name, number))]
+        escaped = "\\u" in line  # as half a surrogate pair is; it cannot stand in UTF-8
         for place, row in rows:
             if not isinstance(row, dict):
                 raise ImplicitPRMError(f"{name}, row {place}: not an object; a row looks like {{...}}")
+            if escaped:
+                _check_text(row, f"{name}, row {place}")
             yield place, row
 
 

@@ -334,7 +334,13 @@ def given_step_labels(group: Group, place: int, encoded: EncodedResponse) -> lis
 
 
 def context_length(model_config, limit_tokens: int | None) -> int | None:
-    """The longest prompt + response in tokens: the smaller of the model's context and the user's limit."""
+    """The longest prompt + response in tokens: the smaller of the model's context and the user's limit.
+
+    Raises:
+        ImplicitPRMError: a limit below 1.
+    """
+    if limit_tokens is not None and limit_tokens < 1:
+        raise ImplicitPRMError(f"max_length={limit_tokens}: expected at least 1")
     context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     known = [length for length in (context, limit_tokens) if length is not None]
     return min(known) if known else None

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from implicit_prm.config import BaselineKind, LabelUse, StepTokens, TextConfig, from_mapping
+from implicit_prm.config.models import MAX_BETA
+from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.errors import error_context
 from implicit_prm.utils.io import write_json
 
 METADATA_FILE = "implicit_prm.json"
@@ -36,7 +39,9 @@ class _Metadata:
             ImplicitPRMError: there is none, or it is damaged.
         """
         path = Path(folder) / cls.file
-        metadata = from_mapping(cls, cls._upgraded(_read_object(path)), f"{path}: ")
+        values = cls._upgraded(_read_object(path))
+        with error_context(str(path)):
+            metadata = from_mapping(cls, values)
         for key in cls.model_fields:
             name = getattr(metadata, key)
             if name is not None and name.startswith(("./", "../")):
@@ -125,6 +130,10 @@ class CheckpointMetadata(_Metadata):
     data_fingerprint: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
+    def validate(self) -> None:
+        check_range(self, "beta", above=0, at_most=MAX_BETA)
+        check_range(self, "max_length", at_least=1)
+
     @classmethod
     def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         text, loss = values.get("text"), values.get("loss")
@@ -185,7 +194,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise ImplicitPRMError(
             f"{path}: {error.strerror}; the folder is not a checkpoint of ipr-train or ipr-baseline"
         ) from None
-    except ValueError as error:  # neither JSON nor UTF-8
+    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8, or nested too deeply
         raise ImplicitPRMError(f"{path}: not JSON ({error}); the checkpoint is damaged") from None
     if not isinstance(values, dict):
         raise ImplicitPRMError(

@@ -96,7 +96,8 @@ class ImplicitPRM:
             quantization: of the base of a LoRA adapter, `none` for no quantization; by default as in training.
             device: by default CUDA if available, else the CPU.
             token: access token for the hub.
-            trust_remote_code: run Python code that comes with the models.
+            trust_remote_code: run Python code that comes with the model, with the base of an adapter, and with a
+                `reference` that is given here, but not with one that only implicit_prm.json names.
 
         Returns:
             The model, ready to score.
@@ -149,8 +150,10 @@ class ImplicitPRM:
         if metadata.reference == ADAPTER_OFF:
             reference_source = source.base
         elif metadata.reference != NONE:
+            # Not of a reference that only the checkpoint's file names.
+            trusted = source.trust_remote_code and metadata.reference == reference
             reference_source = ModelSource.resolve(
-                metadata.reference, metadata.reference_revision, source.token, source.trust_remote_code
+                metadata.reference, metadata.reference_revision, source.token, trusted
             )
             loading.check_same_tokens(tokenizer, reference_source)
             second = loading.open_model(reference_source, dtype, quantization=metadata.quantization)  # type: ignore[arg-type]
@@ -369,4 +372,6 @@ def _metadata(
     if reference is not None and reference != metadata.reference:
         metadata = replace(metadata, reference=reference, reference_revision=None)
     text = asdict(metadata.text) | {name: value for name, value in changes.items() if value is not None}
-    return replace(metadata, beta=metadata.beta if beta is None else beta, text=from_mapping(TextConfig, text))
+    metadata = replace(metadata, beta=metadata.beta if beta is None else beta, text=from_mapping(TextConfig, text))
+    metadata.validate()
+    return metadata

@@ -249,6 +249,11 @@ def _readable_errors(source: ModelSource, what: str = "model") -> Iterator[None]
         reason = find_damage(source.folder)
         if reason is None and not any((source.folder / f).exists() for f in ("config.json", "adapter_config.json")):
             reason = "config.json is missing: not a model's folder, or an incomplete download"
+        elif "trust_remote_code" in str(error):
+            reason = (
+                "it comes with Python code, which only runs with trust_remote_code=true and for models that you name; "
+                f"if it is the reference of a checkpoint, set reference={source.name} as well"
+            )
         elif "ignore_mismatched_sizes" in str(error):
             reason = "its weights have other sizes than its config.json says"
         reason = reason or str(error).strip().split("\n")[0].rstrip(".: ") or type(error).__name__

@@ -15,6 +15,7 @@ from typing import Any
 from implicit_prm.config import RolloutConfig, ServerConfig
 from implicit_prm.types import ImplicitPRMError, Problem
 from implicit_prm.utils.io import write_json
+from implicit_prm.utils.secrets import without_secrets
 
 _PACKAGES = ("implicit-prm", "torch", "transformers", "openai", "math-verify")
 # A server's address and load do not change its answers, so they may differ between runs.
@@ -26,6 +27,7 @@ class Provenance:
 
     In the JSON file, `settings` has the options that all runs share (backend, model and weights, sampling, prompt,
     source of the problems), and `runs` what may differ (time, package versions, server address, number of problems).
+    Credentials are hidden, and may change.
 
     Raises:
         ImplicitPRMError: the record exists but cannot be read.
@@ -67,7 +69,7 @@ class Provenance:
         if self._known is None:
             raise self._without_record()
         before = _flat({name: self._known["settings"].get(name) for name in options})
-        now = _flat(options)
+        now = _flat(without_secrets(options))
         for name in [*before, *now]:
             if before.get(name) != now.get(name):
                 raise ImplicitPRMError(
@@ -78,7 +80,7 @@ class Provenance:
     def begin(self, options: Mapping[str, Any], run: Mapping[str, Any], fresh: bool) -> None:
         """Record the start of a run. With `fresh` (no rows yet), earlier runs are forgotten."""
         runs = [] if fresh or self._known is None else self._known["runs"]
-        self._known = {"settings": dict(options), "runs": [*runs, dict(run)]}
+        self._known = without_secrets({"settings": options, "runs": [*runs, run]})
         write_json(self.path, self._known)
 
 

@@ -18,8 +18,10 @@ from implicit_prm.config import SamplingConfig, ServerConfig, TextConfig
 from implicit_prm.data.chat_template import as_chat
 from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.rollouts.server_replies import Responses, choices_of, error_message
+from implicit_prm.rollouts.time_limit import TimeLimit
 from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Samples
 from implicit_prm.utils.distributed import Processes
+from implicit_prm.utils.secrets import hide_secrets, secret_values
 
 _KEPT = "Finished problems are kept; the same command resumes"
 _PROBE = "What is 1 + 1?"
@@ -48,8 +50,11 @@ class ServerSampler:
             key = os.environ.get(policy.api_key_env, "")
             if not key:
                 raise ImplicitPRMError(f"policy.api_key_env={policy.api_key_env}: this environment variable is not set")
-        self._client = openai.OpenAI(
-            base_url=policy.base_url, api_key=key, timeout=policy.timeout_s, max_retries=policy.retries
+        self._secrets = {*secret_values(policy.extra_body)} | ({key} if policy.api_key_env else set())
+        self._time_limit = TimeLimit(policy.timeout_s)
+        timeout = openai.Timeout(None, connect=5.0)  # of one attempt; the limit is for all of them
+        self._client = openai.AsyncOpenAI(
+            base_url=policy.base_url, api_key=key, timeout=timeout, max_retries=policy.retries
         )
         self._raw = text.prompt_template.startswith("raw:")
         self._extra_body = policy.extra_body
@@ -122,7 +127,7 @@ class ServerSampler:
         except self._openai.APIStatusError as error:
             if error.status_code in (400, 413, 422):
                 reason = f"the server answers {error.status_code}: {error_message(error)}"
-                return Samples(problem, [], [], refused=reason)
+                return Samples(problem, [], [], refused=hide_secrets(reason, self._secrets))
             raise self._explained(error, problem.id) from error
         except (self._openai.OpenAIError, ValueError) as error:
             raise self._explained(error, problem.id) from error
@@ -143,8 +148,8 @@ class ServerSampler:
         }
         client: Any = self._client.with_options(max_retries=options.pop("retries", self._policy.retries))
         if self._raw:
-            return client.completions.create(prompt=prompt, **options)
-        return client.chat.completions.create(messages=as_chat(prompt), **options)
+            return self._time_limit.run(client.completions.create(prompt=prompt, **options))
+        return self._time_limit.run(client.chat.completions.create(messages=as_chat(prompt), **options))
 
     def _supports_n(self) -> bool:
         """Does one request return several responses? Found out with one token; llama.cpp answers 500.
@@ -171,7 +176,9 @@ class ServerSampler:
         """What the server's list of models says about the model, if it has such a list."""
         cards: list[Any] = []
         try:
-            cards = [card for card in self._client.models.list() if getattr(card, "id", None)]
+            cards = [card for card in self._time_limit.run(self._list_models()) if getattr(card, "id", None)]
+        except ImplicitPRMError as error:
+            raise self._explained(error, "the list of models") from error
         except (ValueError, AttributeError, TypeError):
             pass  # not a list; the first request shows whether the server works
         except self._openai.OpenAIError as error:
@@ -184,6 +191,9 @@ class ServerSampler:
                 + ", ".join(str(card.id) for card in cards[:10])
             )
         return {"listed_as": card and card.id, "root": getattr(card, "root", None)}
+
+    async def _list_models(self) -> Any:
+        return (await self._client.models.list()).data
 
     def _seed(self, problem: Problem, number: int) -> int | None:
         """The seed of a request: 31 bits, which all servers accept; None if sampling.seed is null."""
@@ -204,10 +214,13 @@ class ServerSampler:
             )
 
     def _explained(self, error: Exception, what: str) -> ImplicitPRMError:
-        """A failure that concerns more than one problem, with the way out."""
-        where = f"{self._policy.base_url}, {what}"
+        """A failure that concerns more than one problem, with the way out and without credentials."""
+        reason = hide_secrets(self._reason(error), self._secrets)
+        return ImplicitPRMError(f"{self._policy.base_url}, {what}: {reason}. {_KEPT}")
+
+    def _reason(self, error: Exception) -> str:
         if isinstance(error, ImplicitPRMError):
-            return ImplicitPRMError(f"{where}: {error}. {_KEPT}")
+            return str(error)
         if isinstance(error, self._openai.APIStatusError):
             hints = {
                 401: "set policy.api_key_env to the environment variable that holds the key",
@@ -217,12 +230,8 @@ class ServerSampler:
                 422: "check policy.extra_body and sampling",
             }
             hint = hints.get(error.status_code, f"attempts: {self._policy.retries + 1}")
-            return ImplicitPRMError(
-                f"{where}: the server answers {error.status_code}: {error_message(error)} ({hint}). {_KEPT}"
-            )
+            return f"the server answers {error.status_code}: {error_message(error)} ({hint})"
         if isinstance(error, self._openai.APIConnectionError):
-            return ImplicitPRMError(
-                f"{where}: no reply ({error.__cause__ or error}; attempts: {self._policy.retries + 1}); is the server "
-                f"running? {_KEPT}"
-            )
-        return ImplicitPRMError(f"{where}: not a reply of an OpenAI-compatible server ({error}). {_KEPT}")
+            cause = error.__cause__ or error
+            return f"no reply ({cause}; attempts: {self._policy.retries + 1}); check that the server is running"
+        return f"not a reply of an OpenAI-compatible server ({error})"

@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 import torch
 from transformers import EvalPrediction, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from implicit_prm.config import BaselineConfig, TrainConfig, convert
 from implicit_prm.training.metrics import check_best_metric, dev_metrics, metric_names
@@ -66,6 +67,8 @@ def training_arguments(config: TrainConfig | BaselineConfig) -> TrainingArgument
             options.setdefault(renamed, options.pop(key))
     try:
         arguments = TrainingArguments(output_dir=config.output_dir, **options)
+        for tracker in get_reporting_integration_callbacks(arguments.report_to):
+            tracker()  # raises if its package is not installed
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ImplicitPRMError(f"trainer: {str(error).strip()}") from error
     check_best_metric(arguments, metric_names(_dev_metrics_of(config)))

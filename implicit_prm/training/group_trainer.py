@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -171,7 +172,13 @@ class GroupTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        arguments = self.args
+        self.args = copy.copy(arguments)
+        self.args.hub_token = None  # `_save` writes the arguments to training_args.bin
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = arguments
         if self.args.should_save:
             folder = Path(str(output_dir or self.args.output_dir))
             if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):

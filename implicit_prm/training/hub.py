@@ -24,21 +24,34 @@ LEFT_OUT = [
 ]
 
 
-def check_token(repository: str) -> None:
-    """Check before a run that it can push; raises ImplicitPRMError if no token is set."""
-    if get_token() is None:
+def check_token(repository: str, token: str | None = None) -> None:
+    """Check before a run that it can push; raises ImplicitPRMError if no token is given or set."""
+    if (token or get_token()) is None:
         raise ImplicitPRMError(
             f"push_to_hub={repository}: not logged in; run `hf auth login`, set HF_TOKEN, or leave push_to_hub out"
         )
 
 
-def push(folder: str | Path, repository: str, private: bool, say: Callable[[str], None] = print) -> None:
+def push(
+    folder: str | Path,
+    repository: str,
+    private: bool,
+    say: Callable[[str], None] = print,
+    token: str | None = None,
+) -> None:
     """Upload a checkpoint's folder, creating the repository if it does not exist.
+
+    Args:
+        folder: the checkpoint.
+        repository: on the hub, as ORG/NAME.
+        private: create it as private.
+        say: prints where it was pushed to.
+        token: access token; None for the one of `hf auth login` or HF_TOKEN.
 
     Raises:
         ImplicitPRMError: the upload failed. The folder is unchanged, and the message has the command that uploads it.
     """
-    api = HfApi()
+    api = HfApi(token=token)
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(

@@ -32,10 +32,12 @@ class InitialModel:
     Args:
         config: the options, with a reference that is `initial`, `none` or named, and a number for beta.
         source: the files of a full model.
+        trust_reference: whether Python code that comes with the reference may run.
     """
 
     config: ModelConfig
     source: ModelSource
+    trust_reference: bool = False
 
     @cached_property
     def reference_source(self) -> ModelSource | None:
@@ -49,9 +51,7 @@ class InitialModel:
             return None
         if config.reference == "initial":
             return self.source
-        return ModelSource.resolve(
-            config.reference, config.reference_revision, trust_remote_code=config.trust_remote_code
-        )
+        return ModelSource.resolve(config.reference, config.reference_revision, trust_remote_code=self.trust_reference)
 
 
 def resolve(
@@ -81,11 +81,14 @@ def resolve(
     prm = source.metadata if isinstance(source.metadata, CheckpointMetadata) else None
     if model.reference == "initial" and (source.adapter is not None or prm is not None):
         raise ImplicitPRMError(_reference_choices(source, prm))
+    trusted = model.trust_remote_code
     if model.reference == "checkpoint":
+        # The base of an adapter is part of the model; another reference is only named by the checkpoint's file.
+        trusted = trusted and prm is not None and prm.reference == ADAPTER_OFF
         model = _continued(model, source, prm)
     config = replace(model, reference="initial" if model.reference == "start" else model.reference)
     if source.adapter is None:
-        return InitialModel(config, source)
+        return InitialModel(config, source, trusted)
     folder = Path(output_dir).resolve() / START_FOLDER
     with arguments.main_process_first(desc="merging the initial adapter"):
         if arguments.local_process_index == 0 and not (resumed and folder.is_dir()):
@@ -96,7 +99,7 @@ def resolve(
                 merged.save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
     config = replace(config, name=str(folder), revision=None)
-    return InitialModel(config, ModelSource.of(config))
+    return InitialModel(config, ModelSource.of(config), trusted)
 
 
 def _reference_choices(source: ModelSource, prm: CheckpointMetadata | None) -> str:

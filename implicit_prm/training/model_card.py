@@ -14,6 +14,7 @@ from huggingface_hub.utils import yaml_dump
 from implicit_prm.models.checkpoint import ADAPTER_OFF, NONE, CheckpointMetadata
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.io import atomic_write, write_json
+from implicit_prm.utils.secrets import hide_secrets, without_secrets
 
 RUN_FILE = "run.json"
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -26,7 +27,7 @@ class Run:
 
     Args:
         command: the command line, or None if the run was started from Python.
-        config: all options.
+        config: all options; credentials in it and in the command are hidden.
         data: the lines of the data report of each set, `train` and `dev`.
         metrics: the final metrics; those of the dev set start with `eval_`.
         last_log: the last metrics that were logged during training.
@@ -37,6 +38,10 @@ class Run:
     data: dict[str, list[str]]
     metrics: dict[str, float] = field(default_factory=dict)
     last_log: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.config = without_secrets(self.config)
+        self.command = None if self.command is None else hide_secrets(self.command)
 
     @classmethod
     def read(cls, folder: Path) -> Run | None:
@@ -53,10 +58,14 @@ class Run:
         except (ValueError, TypeError) as error:
             raise ImplicitPRMError(f"{path} is damaged ({error}); delete it to continue without") from None
 
+    def write(self, folder: str | Path) -> None:
+        """Write run.json into a run's output folder."""
+        write_json(Path(folder) / RUN_FILE, asdict(self))
+
 
 def write(folder: str | Path, metadata: CheckpointMetadata, run: Run, name: str, merged: bool = False) -> None:
     """Write README.md and run.json into a checkpoint's folder. `name` is the id or path that users will open."""
-    write_json(Path(folder) / RUN_FILE, asdict(run))
+    run.write(folder)
     with atomic_write(Path(folder) / "README.md") as stream:
         stream.write(render(metadata, run, name, merged).encode())
 

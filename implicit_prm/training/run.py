@@ -95,13 +95,13 @@ def fit(config: TrainConfig, say: Say = print, command: str | None = None) -> di
     """
     config = from_mapping(TrainConfig, asdict(config))  # validate a config made in Python like one from YAML
     if config.push_to_hub:
-        hub.check_token(config.push_to_hub)
+        hub.check_token(config.push_to_hub, config.trainer.get("hub_token"))
     with locked(config.output_dir, inside=True):
         return _fit(config, say, command)
 
 
 def _fit(config: TrainConfig, say: Say, command: str | None) -> dict[str, float]:
-    run = run_training(config, config.loss, _prepare, CheckpointMetadata.read, say)
+    run = run_training(config, config.loss, _prepare, CheckpointMetadata.read, say, command)
     trainer = run.trainer
     if trainer.is_world_process_zero():
         assert isinstance(trainer, LogRatioTrainer)
@@ -114,25 +114,35 @@ def _fit(config: TrainConfig, say: Say, command: str | None) -> dict[str, float]
         card = model_card.Run(command, asdict(config), described, run.metrics, last)
         model_card.write(config.output_dir, trainer.metadata, card, config.push_to_hub or config.output_dir)
         if config.push_to_hub:
-            hub.push(config.output_dir, config.push_to_hub, config.hub_private, say)
+            token = config.trainer.get("hub_token")
+            hub.push(config.output_dir, config.push_to_hub, config.hub_private, say, token)
     return run.metrics
 
 
 def run_training(
-    config: Config, loss: LossConfig, prepare: Prepare, read_metadata: Callable[[Path], Any], say: Say
+    config: Config,
+    loss: LossConfig,
+    prepare: Prepare,
+    read_metadata: Callable[[Path], Any],
+    say: Say,
+    command: str | None = None,
 ) -> Finished:
-    """Everything between a valid config and a saved model.
+    """Everything between a valid config and a saved model. Its options are written to run.json at the start.
 
     Args:
         loss: decides which groups are of use.
         prepare: opens the model and says how to encode and train.
         read_metadata: reads a checkpoint's metadata, and raises ImplicitPRMError for another kind of checkpoint.
+        say: prints a line of progress.
+        command: the command line that started the run, for run.json.
 
     Raises:
         ImplicitPRMError: invalid options, data or models, before the first step.
     """
     arguments, say = training_arguments(config), spoken_once(say)
     checkpoint = resume.find_checkpoint(config, arguments, say, read_metadata)
+    if arguments.process_index == 0:
+        model_card.Run(command, asdict(config), {}).write(config.output_dir)
     set_seed(arguments.seed)
     train, dev = training_set.read(config.data, loss, arguments.seed)
     sets = {"train": train} | ({"dev": dev} if dev else {})

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from implicit_prm.utils.secrets import hide_secrets
+
 
 class ImplicitPRMError(ValueError):
-    """Invalid input or options. The message names the row, file or option and how to fix it."""
+    """Invalid input or options. The message names the row, file or option and how to fix it, and no credential."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(hide_secrets(message))
 
 
 @contextlib.contextmanager

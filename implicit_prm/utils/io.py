@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from implicit_prm.utils.errors import ImplicitPRMError
 
 DISK_FULL = os.strerror(errno.ENOSPC)  # the words are all that safetensors' own errors have of it
+_SURROGATE = re.compile("[\ud800-\udfff]")  # UTF-8 cannot hold one, as in a file name that is not UTF-8
 
 
 @contextlib.contextmanager
@@ -44,11 +46,12 @@ def _unfinished(path: Path) -> Path:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON text. NaN and infinity, which JSON does not have, become null."""
+    """`value` as JSON text. NaN and infinity, which JSON does not have, become null; lone surrogates are escaped."""
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def _finite(value: Any) -> Any:

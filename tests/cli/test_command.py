@@ -1,5 +1,8 @@
 """Mistakes on the command line end in one sentence that names the argument and what to write instead."""
 
+import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -18,6 +21,7 @@ TOO_LONG = "x" * 300  # for the name of a file
         (train, ["beta=0.1"], ["beta", "model.beta?"]),
         (train, ["lr=1e-4"], ["lr", "trainer.learning_rate?"]),
         (train, ["trainer.use_cpu=true"], ["trainer.use_cpu", "+trainer.use_cpu=VALUE"]),
+        (rollout, ["policy=server", "policy.extra_body.top=1"], ["+policy.extra_body.top=VALUE"]),
         (train, ["zzz=1"], ["zzz", "--help"]),
         (train, ["loss=ppo"], ["loss/ppo", "dpo"]),
         (merge, ["checkpoint=paths/lr=1e-4"], ["checkpoint=paths/lr=1e-4", "'checkpoint=\"paths/lr=1e-4\"'"]),
@@ -28,6 +32,17 @@ TOO_LONG = "x" * 300  # for the name of a file
         (train, [f"output_dir={TOO_LONG}"], [TOO_LONG]),
         (eval_command, [], ["checkpoint=FOLDER"]),
         (eval_command, ["--help", "task=bench"], ["task/bench"]),
+        (train, ["+trainer.hub_token=s3same=x"], ["trainer.hub_token=***: ", "double quotes"]),
+        (train, ["+trainer.hub_token={s3same"], ["trainer.hub_token=***"]),
+        (train, ["+trainer.hub_tokn=s3same"], ["trainer.hub_tokn"]),
+        (rollout, ["policy=server", "policy.name=m", "policy.base_url=http://:s3same@h/v1"], ["policy.base_url"]),
+        (rollout, ["policy=server", "policy.name=m", "policy.base_url=http://h/v1#k=s3same"], ["policy.base_url"]),
+        (rollout, ["policy=server", "policy.name=m", "policy.base_url=x://:s3same@h"], ["policy.base_url=x://***@h"]),
+        (
+            rollout,
+            ["policy=server", "policy.name=m", "policy.base_url=http://h", "policy.api_key_env=sk-s3same"],
+            ["policy.api_key_env"],
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(module, arguments, words, monkeypatch, tmp_path, capsys):
@@ -37,6 +52,38 @@ def test_a_mistake_is_one_sentence(module, arguments, words, monkeypatch, tmp_pa
         module.main()
     sentence = str(caught.value.code)
     assert len(sentence.splitlines()) == 1
+    assert "s3same" not in sentence
     for word in words:
         assert word in sentence
     assert not capsys.readouterr().err
+
+
+def _command(module, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"implicit_prm.cli.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly():
+    process = _command("train", "--help")
+    process.stdout.close()  # before the first line
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 128 + signal.SIGPIPE
+
+
+def test_help_of_options_with_credentials(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ipr-train", "--help", "+trainer.hub_token=s3same"])
+    train.main()
+    printed = capsys.readouterr().out
+    assert "trainer.hub_token=***" in printed
+    assert "s3same" not in printed
+
+
+def test_any_text_is_printed_whatever_the_encoding():
+    process = _command("cache", 'reference_cache="\u2211"', PYTHONIOENCODING="latin-1")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    assert out.startswith(b"\\u2211: ")

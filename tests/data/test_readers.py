@@ -201,6 +201,26 @@ def test_damaged_files(tmp_path, kind, harm):
     _refused(path, "cut off or damaged", "get it again")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "x"}\n{"prompt": ["\\ud800"]}\n',
+        '[{"prompt": "\\ud83d\\ude00"}, {"prompt": {"\\udc00": 1}}]',
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(text, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    _refused(path, "row 2", "prompt")
+
+
+def test_half_a_surrogate_pair_in_memory_is_refused_and_a_whole_one_is_a_character(tmp_path):
+    with pytest.raises(ImplicitPRMError, match="row 1"):
+        read_rows([{"prompt": "\ud800"}])
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "\\ud83d\\ude00"}')
+    assert read_rows(str(tmp_path / "rows.jsonl")).raw == [{"prompt": "😀"}]
+
+
 @pytest.mark.parametrize("kind", ["jsonl.gz", "parquet", "folder"])
 def test_git_lfs_pointers_are_not_data(tmp_path, kind):
     path = tmp_path / ("set/train.parquet" if kind == "folder" else f"rows.{kind}")

@@ -54,6 +54,13 @@ def test_a_checkpoint_of_version_0_1(tmp_path):
         (CheckpointMetadata, b"[1]", "damaged"),
         (CheckpointMetadata, b"\xff\xfe{", "damaged"),
         (CheckpointMetadata, b'{"beta": 1.0}', "reference"),
+        (CheckpointMetadata, b"[" * 100_000, "damaged"),
+        (CheckpointMetadata, b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "damaged"),
+        *(
+            (CheckpointMetadata, b'{"reference": "none", "beta": %s}' % beta, "beta")
+            for beta in (b"0", b"-1", b"NaN", b"Infinity", b"1e308", b"1" + b"0" * 400)
+        ),
+        (CheckpointMetadata, b'{"reference": "none", "beta": 1, "max_length": -1}', "max_length"),
         (BaselineMetadata, None, "not a checkpoint"),
         (BaselineMetadata, b"{", "damaged"),
         (BaselineMetadata, b'{"kind": "prm", "labels": "hard"}', "kind=prm"),

@@ -184,6 +184,33 @@ def test_a_folder_without_metadata_needs_reference_and_beta(tiny_folder):
         ImplicitPRM.from_pretrained(tiny_folder, reference=ADAPTER_OFF, beta=1.0)
 
 
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.nan, math.inf, 1e308])
+def test_a_beta_that_gives_no_rewards_is_refused(beta, tiny_folder):
+    with pytest.raises(ImplicitPRMError, match="beta"):
+        ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=beta)
+
+
+@pytest.mark.parametrize("max_length", [0, -1])
+def test_a_max_length_below_one_is_refused(max_length, tiny_folder):
+    with pytest.raises(ImplicitPRMError, match="max_length"):
+        ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0, max_length=max_length)
+
+
+def test_code_of_a_reference_runs_only_if_the_user_names_it(coded_folder, tiny_folder, tmp_path):
+    """`trust_remote_code` is for what the user names, not for what the checkpoint's implicit_prm.json names."""
+    code, has_run = coded_folder
+    ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=1.0).save_pretrained(tmp_path)
+    CheckpointMetadata(1.0, str(code)).write(tmp_path)
+    with pytest.raises(ImplicitPRMError, match=f"reference={code}"):
+        ImplicitPRM.from_pretrained(tmp_path, trust_remote_code=True)
+    with pytest.raises(ImplicitPRMError, match="trust_remote_code"):
+        ImplicitPRM.from_pretrained(code, reference="none", beta=1.0)
+    assert not has_run()
+    prm = ImplicitPRM.from_pretrained(tmp_path, reference=str(code), trust_remote_code=True, device="cpu")
+    assert has_run()
+    assert prm.score(PROBLEM, RESPONSES[:1])[0].outcome_reward == pytest.approx(0, abs=1e-4)
+
+
 def test_damaged_metadata_is_named(tmp_path, prm):
     prm.save_pretrained(tmp_path)
     (tmp_path / "implicit_prm.json").write_text('{"beta": "x"')

@@ -1,8 +1,10 @@
 """Sampling from a server: requests, unusual answers, failures; no problem is lost or doubled."""
 
+import contextlib
 import json
 import sys
 import threading
+import time
 
 import pytest
 
@@ -386,3 +388,42 @@ def test_missing_client_is_named(serve, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImplicitPRMError, match=r"pip install 'implicit-prm\[server\]'"):
         run(serve())
+
+
+def _trickle(server, monkeypatch, header):
+    """The server sends a byte every 50 ms, from its header on or from its body on."""
+
+    def send(self, *answer):
+        if not header:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+        with contextlib.suppress(OSError):  # the client hangs up
+            for _ in range(200):
+                self.wfile.write(b" " if not header else b"H")
+                self.wfile.flush()
+                time.sleep(0.05)
+
+    monkeypatch.setattr(server.handler, "_send", send)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_reply_that_trickles_in_is_over_time(header, serve, run, monkeypatch):
+    server = serve()
+    _trickle(server, monkeypatch, header)
+    start = time.monotonic()
+    with pytest.raises(ImplicitPRMError, match=r"policy\.timeout_s=0\.5"):
+        run(server, timeout_s=0.5, retries=5)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("trouble", [(429, {"Retry-After": "60"}, "{}"), (500, {}, "{}"), 60])
+def test_the_time_limit_is_for_all_retries_and_the_run_resumes(trouble, serve, run):
+    server = serve(lambda number, body: trouble if number >= 3 else None)
+    start = time.monotonic()
+    with pytest.raises(ImplicitPRMError, match=rf"{PROBLEMS[3].id}.*policy\.timeout_s=1"):
+        run(server, timeout_s=1, retries=100, concurrency=1)
+    assert time.monotonic() - start < 10
+    assert len(run.rows()) == 3
+    server.misbehave = lambda number, body: None
+    _whole(run(server))

@@ -24,6 +24,8 @@ def test_a_run_of_warm_up_only_is_reported(tmp_path, tiny_folder, rollouts_file)
         ("label_smoothing_factor", 0.1, "trainer.label_smoothing_factor"),
         ("use_liger_kernel", True, "trainer.use_liger_kernel"),
         ("eval_strategy", "sometimes", "sometimes"),
+        ("report_to", "nobody", "nobody"),
+        ("report_to", "comet_ml", "(?i)comet"),  # not installed
     ],
 )
 def test_unsupported_options_are_refused(key, value, message, tmp_path, tiny_folder, rollouts_file):

@@ -11,6 +11,7 @@ from transformers.integrations import deepspeed
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
 from implicit_prm.config import ModelConfig
+from implicit_prm.models.checkpoint import CheckpointMetadata
 from implicit_prm.models.loading import open_model
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rewards.implicit_reward import sigmoid
@@ -141,6 +142,19 @@ def test_a_second_stage_continues_the_reward_of_the_first(stage, model, referenc
     named = {"tiny": str(tiny_folder), "none": "none"}.get(reference, str(first_stages / reference))
     assert (metadata.beta, metadata.reference, metadata.start) == (0.5, named, str(start))
     assert _step_error(tmp_path / "run") < _step_error(start)
+
+
+def test_code_of_a_checkpoints_reference_runs_only_if_it_is_named(tmp_path, coded_folder, tiny_folder, rollouts_file):
+    code, has_run = coded_folder
+    ImplicitPRM.from_pretrained(tiny_folder, reference="none", beta=0.5).save_pretrained(tmp_path / "prm")
+    CheckpointMetadata(0.5, str(code)).write(tmp_path / "prm")
+    options = {**CONTINUE, "trust_remote_code": True}
+    with pytest.raises(ImplicitPRMError, match=f"reference={code}"):
+        fit(config(tmp_path / "run", tmp_path / "prm", rollouts_file, model_options=options), quiet)
+    assert not has_run()
+    options |= {"reference": str(code), "beta": 0.5}
+    fit(config(tmp_path / "run", tmp_path / "prm", rollouts_file, model_options=options, max_steps=1), quiet)
+    assert has_run()
 
 
 def test_an_implicit_prm_needs_a_named_reference(tmp_path, first_stages):

@@ -96,6 +96,14 @@ def test_write_json_keeps_unicode(tmp_path):
     assert "😀" in (tmp_path / "x.json").read_text(encoding="utf-8")
 
 
+def test_a_name_that_is_not_utf8_is_written_as_an_escape(tmp_path):
+    name = {"file": b"a\xff.jsonl".decode("utf-8", "surrogateescape")}
+    write_json(tmp_path / "x.json", name)
+    JsonLines(tmp_path / "x.jsonl").append(name)
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == name
+    assert JsonLines(tmp_path / "x.jsonl").rows() == [name]
+
+
 def test_rows_are_appended_in_order_after_reopening(tmp_path):
     path = tmp_path / "folder" / "rows.jsonl"
     assert JsonLines(path).rows() == []

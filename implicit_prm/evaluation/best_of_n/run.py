@@ -37,6 +37,7 @@ from implicit_prm.scoring.store import cache_key
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.distributed import is_first, spoken_once
 from implicit_prm.utils.lock import locked
+from implicit_prm.utils.secrets import without_secrets
 
 
 def run_best_of_n(config: BestOfNConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -150,5 +151,5 @@ def best_of_n_metrics(
         **diagnostics(config, candidates, scores, ranked_by, scorer.beta, sizes[-1]),
         "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
-        "config": asdict(config),
+        "config": without_secrets(asdict(config)),
     }

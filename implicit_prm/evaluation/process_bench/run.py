@@ -29,6 +29,7 @@ from implicit_prm.evaluation.statistics import resampled_counts
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.distributed import is_first, spoken_once
 from implicit_prm.utils.lock import locked
+from implicit_prm.utils.secrets import without_secrets
 
 FOLDS = 10
 
@@ -130,7 +131,7 @@ def process_bench_metrics(
             "level": 0.95,
             "threshold_refitted": isinstance(config.threshold, str),
         },
-        "config": asdict(config),
+        "config": without_secrets(asdict(config)),
     }
 
 
