@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.rl import advantages, monitor
 from implicit_prm.rl.dense_rewards import DenseRewards, StepChecker
+from implicit_prm.rl.epoch_order import EpochOrder
 from implicit_prm.rl.prime_config import PrimeConfig
 from implicit_prm.rl.prm_update import Targets
 from implicit_prm.rl.rollouts import Rollout, RolloutBatch
@@ -104,6 +105,9 @@ class PrimeTrainer(GRPOTrainer):
         if self.args.outcome_reward not in names:
             raise ImplicitPRMError(f"outcome_reward={self.args.outcome_reward}: choose one of {', '.join(names)}")
         return names.index(self.args.outcome_reward)
+
+    def _get_train_sampler(self, dataset=None):
+        return EpochOrder(super()._get_train_sampler(dataset), self.args.seed)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """Keep the rewards of all processes, [N, F]."""

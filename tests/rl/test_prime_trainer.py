@@ -1,6 +1,7 @@
 """PrimeTrainer: GRPO without a PRM, the PRM's rewards on the policy's own tokens with one, and refusals by name."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -115,6 +116,64 @@ def test_prompts_outside_the_accuracy_range_are_left_out(prm, tmp_path):
     assert 0 < used.sum() < 8
     assert [bool(found.abs().sum() > 0) for _, _, found in rows(seen[0])] == used.tolist()
     assert logs(trainer)[0]["prm/prompts_used"] == pytest.approx(used.float().mean().item())
+
+
+@pytest.mark.parametrize("update", ["before", "after"])
+def test_the_prm_learns_before_or_after_it_scores(update, tiny_folder, other_folder, tmp_path):
+    """Before: the batch is scored by the PRM that learned from it. After: by the one that did not."""
+    changes = {"prm_update": update, "prm_learning_rate": 1e-2, "max_steps": 1, "num_generations": 8}
+    trainer, seen = prime(tmp_path, prm=open_prm(tiny_folder, other_folder), **changes)
+    trainer.train()
+    (row,) = logs(trainer)
+    assert row["prm/loss"] > 0
+    batch = list(rows(seen[0]))
+    scorer = trainer.dense.prm if update == "before" else open_prm(tiny_folder, other_folder)
+    rewards = scorer.token_rewards(batch[0][0], [ids for _, ids, _ in batch])
+    assert row["prm/return"] == pytest.approx(torch.stack([one.sum() for one in rewards]).mean().item(), rel=1e-4)
+    other = open_prm(tiny_folder, other_folder).policy.state_dict()
+    assert any((weight != other[name]).any() for name, weight in trainer.dense.prm.policy.state_dict().items())
+
+
+def test_the_behaviour_policy_as_reference(tmp_path):
+    """A PRM that is the policy has no reward against the policy that sampled the batch."""
+    folder = str(sandbox.POLICY_PATH)
+    trainer, _ = prime(tmp_path, prm=open_prm(folder, "none"), prm_reference="behaviour", temperature=0.7, max_steps=1)
+    trainer.train()
+    assert logs(trainer)[0]["prm/return"] == pytest.approx(0, abs=1e-4)
+
+
+def test_resumed_equals_uninterrupted(tiny_folder, other_folder, tmp_path):
+    """From the end of the first epoch."""
+    changes = {
+        **{"prm_update": "after", "prm_loss": "prefix", "prm_offset": "prompt_accuracy", "prm_class_weight": "rare"},
+        **{"prm_reference": "behaviour", "prm_learning_rate": 1e-3, "accuracy_range": [0.1, 0.9], "max_steps": 4},
+        **{"save_strategy": "steps", "save_steps": 2, "num_generations": 2},
+    }
+    runs = {}
+    for name, resumed in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
+        trainer, _ = prime(tmp_path / name, prm=open_prm(tiny_folder, other_folder), **changes)
+        trainer.train(resume_from_checkpoint=resumed)
+        trainer.save_model()
+        runs[name] = trainer
+    whole, resumed = (logs(runs[name]) for name in ("whole", "resumed"))
+    for key in ("loss", "prm/loss", "prm/return", "reward"):
+        assert [row[key] for row in resumed] == pytest.approx([row[key] for row in whole], abs=1e-5)
+    for of in (lambda one: one.model, lambda one: one.dense.prm.policy):
+        expected = of(runs["whole"]).state_dict()
+        for name, weight in of(runs["resumed"]).state_dict().items():
+            torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+    opened = ImplicitPRM.from_pretrained(tmp_path / "resumed" / "prm", device="cpu")
+    assert opened.metadata.reference == str(tmp_path / "resumed")
+    torch.testing.assert_close(opened.policy.state_dict(), runs["whole"].dense.prm.policy.state_dict())
+    with pytest.raises(ImplicitPRMError, match="prm_update"):
+        prime(tmp_path, prm=open_prm(tiny_folder, other_folder), prm_update="after")[0].train(
+            resume_from_checkpoint=_without_prm(tmp_path / "whole" / "checkpoint-4")
+        )
+
+
+def _without_prm(checkpoint):
+    shutil.rmtree(checkpoint / "prm")
+    return str(checkpoint)
 
 
 def test_evaluation_has_advantages_of_grpo(prm, tmp_path):
