@@ -1,6 +1,7 @@
 """CPU seconds and peak memory of reading, resuming and encoding files as large as real data sets.
 
     python scripts/bench_data.py rollouts      # ipr-rollout on a file of 30,000 x 8 responses: finished, or almost
+    python scripts/bench_data.py training      # ipr-train on 32,942 x 8 responses, up to the first step of a tiny model
 
 The files are written by `scripts/generate_rollouts.py`. Every measurement runs in a process of its own; the seconds and
 the memory of importing the library are measured alone, as `import`, and are part of all others.
@@ -10,12 +11,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from implicit_prm.config import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig
+from implicit_prm import fit
+from implicit_prm.config import (
+    CEConfig,
+    DataConfig,
+    ModelConfig,
+    PolicyConfig,
+    ProblemsConfig,
+    RolloutConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from implicit_prm.rollouts.provenance import Provenance, fixed_options, run_record
 from implicit_prm.rollouts.run import rollout
 from implicit_prm.rollouts.transformers_sampler import TransformersSampler
@@ -57,6 +70,43 @@ def rollouts(options: argparse.Namespace) -> None:
     measure("resumed and ended", cut, problems)
 
 
+def tiny_model(folder: Path, tokenizer: str) -> Path:
+    """A model of one narrow layer with a real model's tokenizer: what it computes takes no time."""
+    path = folder / "tiny"
+    if not path.exists():
+        from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+        loaded = AutoTokenizer.from_pretrained(tokenizer)
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        config = LlamaConfig(vocab_size=len(loaded), max_position_embeddings=8192, tie_word_embeddings=True, **sizes)
+        LlamaForCausalLM(config).save_pretrained(path)
+        loaded.save_pretrained(path)
+    return path
+
+
+def train_config(data: Path, model: Path) -> TrainConfig:
+    trainer = {"max_steps": 1, "per_device_train_batch_size": 1, "learning_rate": 1e-4, "report_to": "none"}
+    return TrainConfig(
+        data=DataConfig(train=str(data)),
+        model=ModelConfig(name=str(model), beta=1.0, dtype="float32", reference="none"),
+        loss=CEConfig(),
+        trainer=trainer,
+        output_dir=str(data.with_name("run")),
+        overwrite=True,
+    )
+
+
+def training(options: argparse.Namespace) -> None:
+    """Start a training run twice: the second time its data are encoded already."""
+    data, _ = generated(options.folder, "training", options.prompts or 32_942)
+    model = tiny_model(options.folder, options.tokenizer)
+    os.environ["IPR_CACHE"] = str(options.folder / "cache")
+    shutil.rmtree(options.folder / "cache", ignore_errors=True)
+    measure("import")
+    measure("first start", data, model)
+    measure("second start", data, model)
+
+
 def measure(what: str, *arguments: Path) -> None:
     """Run one measurement in a process of its own and print its CPU seconds and its peak memory."""
     command = [sys.executable, __file__, "--only", what, *map(str, arguments)]
@@ -66,7 +116,9 @@ def measure(what: str, *arguments: Path) -> None:
 
 def run_alone(what: str, arguments: list[str]) -> None:
     paths = [Path(argument) for argument in arguments]
-    if what != "import":
+    if what.endswith("start"):
+        fit(train_config(*paths), lambda _: None)
+    elif what != "import":
         rollout(rollout_config(*paths), lambda _: None)
     used, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime
@@ -75,10 +127,12 @@ def run_alone(what: str, arguments: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["rollouts"])
+    parser.add_argument("part", choices=["rollouts", "training"])
     parser.add_argument("--folder", type=Path, default=Path("outputs/bench_data"))
     parser.add_argument("--prompts", type=int, help="fewer than at full size")
-    rollouts(parser.parse_args())
+    parser.add_argument("--tokenizer", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="of the tiny model")
+    options = parser.parse_args()
+    {"rollouts": rollouts, "training": training}[options.part](options)
 
 
 if __name__ == "__main__":
