@@ -11,9 +11,9 @@ from transformers import TrainingArguments
 
 from implicit_prm.baselines.layouts import Layout, choose_tokens
 from implicit_prm.baselines.trainer import RewardModelTrainer
-from implicit_prm.config import BaselineConfig, CEConfig, from_mapping
-from implicit_prm.data.groups import fingerprint
-from implicit_prm.data.tokenization import EncodedGroup, Encoder
+from implicit_prm.config import BaselineConfig, CEConfig, StepTokens, from_mapping
+from implicit_prm.data.encoded_sets import EncodedSet, EncodedSets, Encoding
+from implicit_prm.data.tokenization import EncodedGroup, Encoder, context_length
 from implicit_prm.data.training_set import GradedSet
 from implicit_prm.models import forward, loading
 from implicit_prm.models.checkpoint import BaselineMetadata
@@ -21,7 +21,7 @@ from implicit_prm.models.source import ModelSource
 from implicit_prm.training import GroupDataset, initial_model
 from implicit_prm.training.arguments import compile_options
 from implicit_prm.training.model_card import Run
-from implicit_prm.training.prepare import EncodedSets, GradedSets, Say
+from implicit_prm.training.prepare import Say
 from implicit_prm.training.run import Prepared, run_training
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.lock import locked
@@ -52,23 +52,27 @@ def fit(config: BaselineConfig, say: Say = print, command: str | None = None) ->
         return run.metrics
 
 
-def _prepare(
-    config: BaselineConfig, arguments: TrainingArguments, sets: GradedSets, checkpoint: str | None, say: Say
-) -> Prepared:
+def _prepare(config: BaselineConfig, arguments: TrainingArguments, checkpoint: str | None, say: Say) -> Prepared:
     """The model with its head, its metadata and its trainer."""
-    source = None if config.targets == "outcome" else label_source(sets.values())
     model_source = ModelSource.of(config.model)
     encoder = Encoder(loading.open_tokenizer(model_source), config.data.text)
-    head: loading.Head = "causal_lm" if config.kind == "next_token" else "new_value"
-    model: Any = loading.open_model(model_source, config.model.dtype, config.model.attn_implementation, head=head)
-    forward.disable_dropout(model)
-    metadata = _metadata(config, encoder, sets["train"], source, model.config.get_text_config().vocab_size)
-    if checkpoint is not None:
-        metadata.check_same_run(checkpoint, config.output_dir)
+    model_config = loading.open_config(model_source)
+    tokens = config.tokens
+    if config.kind == "next_token" and tokens is None:
+        tokens = choose_tokens(encoder, model_config.get_text_config().vocab_size)
 
-    def make_trainer(encoded: EncodedSets) -> RewardModelTrainer:
-        say(_target_line(config, source, encoded["train"]))
-        datasets = {name: GroupDataset(groups, step_labels=True) for name, groups in encoded.items()}
+    def open_model() -> Any:
+        head: loading.Head = "causal_lm" if config.kind == "next_token" else "new_value"
+        model: Any = loading.open_model(model_source, config.model.dtype, config.model.attn_implementation, head=head)
+        forward.disable_dropout(model)
+        return model
+
+    def make_trainer(model: Any, sets: EncodedSets) -> RewardModelTrainer:
+        metadata = _metadata(config, encoder, sets["train"], tokens)
+        if checkpoint is not None:
+            metadata.check_same_run(checkpoint, config.output_dir)
+        say(_target_line(config, metadata.label_source, sets["train"].groups))
+        datasets = {name: GroupDataset(one.groups, step_labels=True) for name, one in sets.items()}
         compiled = compile_options(config.trainer)
         if compiled is not None:
             forward.compile_blocks(model, **compiled)
@@ -82,7 +86,21 @@ def _prepare(
             processing_class=encoder.tokenizer,
         )
 
-    return Prepared(model, encoder, Layout(encoder, config.kind, metadata.tokens, config.targets).group, make_trainer)
+    return Prepared(encoder, _encoding(config, encoder, model_config, tokens), open_model, make_trainer)
+
+
+def _encoding(config: BaselineConfig, encoder: Encoder, model_config: Any, tokens: StepTokens | None) -> Encoding:
+    layout = Layout(encoder, config.kind, tokens, config.targets)
+    with_labels = config.targets != "outcome"
+    return Encoding(
+        layout.group,
+        f"{encoder.identity} {config.kind} {layout.separator} {config.targets}",
+        context_length(model_config, config.data.max_length),
+        config.data.too_long,
+        needs_pairs=False,
+        step_labels=with_labels,
+        check=(lambda sets: label_source(sets.values())) if with_labels else (lambda _: None),
+    )
 
 
 def label_source(sets: Iterable[GradedSet]) -> str:
@@ -113,21 +131,18 @@ def label_source(sets: Iterable[GradedSet]) -> str:
 
 
 def _metadata(
-    config: BaselineConfig, encoder: Encoder, train: GradedSet, source: str | None, embedded: int
+    config: BaselineConfig, encoder: Encoder, train: EncodedSet, tokens: StepTokens | None
 ) -> BaselineMetadata:
-    tokens = config.tokens
-    if config.kind == "next_token" and tokens is None:
-        tokens = choose_tokens(encoder, embedded)
     return BaselineMetadata(
         kind=config.kind,
         labels=config.targets,
-        label_source=source,
+        label_source=None if config.targets == "outcome" else train.step_label_source,
         tokens=tokens,
         start=initial_model.absolute(config.model.name),
         start_revision=config.model.revision,
         text=config.data.text,
         template_hash=encoder.template_hash,
-        data_fingerprint=fingerprint(train.groups, step_labels=source is not None),
+        data_fingerprint=train.fingerprint,
         versions={package: version(package) for package in ("implicit-prm", "torch", "transformers")},
     )
 

@@ -213,6 +213,9 @@ class DataConfig:
         template_kwargs: Variables of the chat template, or None.
         max_length: Maximum length of prompt + response in tokens; None for the model's context.
         too_long: What to do with a longer response: stop with an `error`, or `drop` it.
+        num_proc: Processes that encode data of 20 MB or more; None for one per CPU core, at most 32.
+        cache: Folder where such data are kept encoded; `default` is $IPR_CACHE/data, or ~/.cache/implicit_prm/data.
+            None encodes in memory, in every process of every run.
     """
 
     train: str
@@ -230,6 +233,8 @@ class DataConfig:
     template_kwargs: dict[str, Any] | None = TextConfig.template_kwargs
     max_length: int | None = None
     too_long: Literal["error", "drop"] = "error"
+    num_proc: int | None = None
+    cache: str | None = "default"
 
     @property
     def text(self) -> TextConfig:
@@ -238,7 +243,7 @@ class DataConfig:
 
     def validate(self) -> None:
         self.text.validate("data.")
-        check_range(self, "max_prompts", "max_responses", "max_length", at_least=1, where="data.")
+        check_range(self, "max_prompts", "max_responses", "max_length", "num_proc", at_least=1, where="data.")
         check_range(self, "hold_out_prompts", at_least=0, where="data.")
         if not self.train:
             raise ImplicitPRMError("data.train is empty; name a file of graded responses (ipr-rollout writes one)")

@@ -70,27 +70,32 @@ class Report:
             self.repeated_prompts += key in seen
             seen.add(key)
 
-    def measure(self, encoded: Sequence[EncodedGroup]) -> None:
-        """Measure the lengths, before long responses are left out."""
-        self.prompt_tokens = LengthSummary.of([len(group.prompt_ids) for group in encoded])
-        self.response_tokens = LengthSummary.of(
-            [len(response.ids) for group in encoded for response in group.responses]
-        )
+    def measure(self, prompt_tokens: Sequence[int], response_tokens: Sequence[int]) -> None:
+        """Summarise the lengths of all prompts and responses, before long responses are left out."""
+        self.prompt_tokens, self.response_tokens = LengthSummary.of(prompt_tokens), LengthSummary.of(response_tokens)
 
-    def count_used(self, encoded: Sequence[EncodedGroup]) -> None:
-        """Count what is used in training."""
-        labels = [(sum(group.labels), len(group.labels)) for group in encoded]
-        pairs = sum(correct * (size - correct) for correct, size in labels)
-        self.used = dict(zip(_USED, (len(labels), sum(size for _, size in labels), pairs), strict=True))
-        self.used_tokens = {
-            "prompts": sum(len(group.prompt_ids) for group in encoded),
-            "responses": sum(len(response.ids) for group in encoded for response in group.responses),
-        }
+    def reset_used(self) -> None:
+        """Forget what was counted as used."""
+        self.used, self.used_tokens = dict.fromkeys(_USED, 0), {"prompts": 0, "responses": 0}
+
+    def count_used(self, group: EncodedGroup) -> None:
+        """Count a group that is used in training."""
+        correct, size = sum(group.labels), len(group.labels)
+        for name, count in zip(_USED, (1, size, correct * (size - correct)), strict=True):
+            self.used[name] += count
+        self.used_tokens["prompts"] += len(group.prompt_ids)
+        self.used_tokens["responses"] += sum(len(response.ids) for response in group.responses)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
         # dataclasses.asdict breaks a Counter that is not empty (Python 3.11).
         return {**asdict(replace(self, dropped=Counter())), "dropped": dict(+self.dropped)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """The report that `as_dict` gave."""
+        lengths = {name: LengthSummary(**values[name]) for name in ("prompt_tokens", "response_tokens")}
+        return cls(**{**values, **lengths, "dropped": Counter(values["dropped"])})
 
 
 def table(reports: Mapping[str, Report], needs_pairs: bool = False) -> list[str]:

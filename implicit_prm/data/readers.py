@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union, cast
 
-from implicit_prm.data.columns import LABEL
+from implicit_prm.data.columns import KNOWN, LABEL
 from implicit_prm.data.hub import DataFile, folder_files, hub_files
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.io import file_digest
 
 _LFS = b"version https://git-lfs"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -90,20 +92,66 @@ def read_rows(
         return _in_memory(source, limit)
     source = str(source)
     path = Path(source).expanduser()
-    if path.exists() and revision is not None:
-        raise ImplicitPRMError(f"{source} is a local copy, and revision={revision} names a commit of the hub; drop one")
-    files: Iterable[DataFile]
-    if path.is_file():
-        files = [DataFile(source, str(path))]
-    elif (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+    if _is_saved(path):
         return _saved(path, source, split, limit)
-    elif path.is_dir():
-        files = folder_files(path, source, split, subset)
-    else:
-        files = hub_files(source, split, subset, revision, limit is None, option)
+    files = _files(source, split, revision, subset, limit is None, option)
     found = ((f"{file.name}, row {number}", row) for file in files for number, row in _read(file))
     pairs = list(itertools.islice(found, limit))
     return _rows(pairs, source)
+
+
+def _files(
+    source: str, split: str, revision: str | None, subset: str | None, download: bool, option: str | None
+) -> Iterable[DataFile]:
+    """The files of a source that was not saved by `Dataset.save_to_disk`."""
+    path = Path(source).expanduser()
+    if path.exists() and revision is not None:
+        raise ImplicitPRMError(f"{source} is a local copy, and revision={revision} names a commit of the hub; drop one")
+    if path.is_file():
+        return [DataFile(source, str(path))]
+    if path.is_dir():
+        return folder_files(path, source, split, subset)
+    return hub_files(source, split, subset, revision, download, option)
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+
+
+def content_of(
+    source: Source, split: str = "train", revision: str | None = None, option: str | None = None
+) -> tuple[str, int]:
+    """A fingerprint of what `read_rows` reads without a limit, and its size in bytes.
+
+    Of rows in memory, only the columns that groups are made of count.
+
+    Args:
+        source: as for `read_rows`.
+        split: as for `read_rows`.
+        revision: as for `read_rows`.
+        option: as for `read_rows`.
+
+    Raises:
+        ImplicitPRMError: a source that cannot be found.
+    """
+    digest, size = hashlib.sha256(), 0
+    if not isinstance(source, str | Path):
+        for row in source:
+            known = {name: row[name] for name in row if name in KNOWN} if isinstance(row, Mapping) else row
+            line = json.dumps(known, default=str).encode()
+            digest.update(line + b"\n")
+            size += len(line)
+        return digest.hexdigest(), size
+    path = Path(source).expanduser()
+    if _is_saved(path):
+        digest.update(split.encode())
+        files = [DataFile(file.name, str(file)) for file in sorted(path.rglob("*")) if file.is_file()]
+    else:
+        files = list(_files(str(source), split, revision, None, True, option))
+    for file in files:
+        digest.update(f"{''.join(Path(file.path).suffixes)} {file_digest(file.path)}\n".encode())
+        size += Path(file.path).stat().st_size
+    return digest.hexdigest(), size
 
 
 def _in_memory(source: Iterable[Mapping[str, Any]], limit: int | None) -> Rows:

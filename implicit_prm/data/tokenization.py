@@ -13,9 +13,11 @@ import math
 import warnings
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.config import TextConfig
@@ -24,6 +26,8 @@ from implicit_prm.rewards.step_splitting import split_steps, steps_of_tokens
 from implicit_prm.types import Group, ImplicitPRMError, Prompt, StepSpan
 from implicit_prm.utils.errors import error_context
 
+# Increase it when the same texts give other token ids or steps than before.
+ENCODING_VERSION = 1
 # The characters [start, end) of a token.
 Offset = tuple[int, int]
 
@@ -50,20 +54,35 @@ class EncodedResponse:
         return [StepSpan(*pair) for pair in self.offsets]
 
 
+def key_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> bytes:
+    """A 16-byte hash of a prompt and a response."""
+    lengths = np.array([len(prompt_ids), len(ids)], dtype=np.int64)
+    tokens = [np.asarray(some, dtype=np.int64) for some in (prompt_ids, ids)]
+    return hashlib.sha256(b"".join(one.tobytes() for one in (lengths, *tokens))).digest()[:16]
+
+
 @dataclass(frozen=True)
 class TrainingResponse:
-    """What training keeps of a response. Compact arrays: a data set may hold 10^8 tokens.
+    """What training keeps of a response. Compact arrays, in memory or on disk: a data set may hold 10^8 tokens.
 
     Args:
         ids: [T] token ids.
-        step_of_token: [T] the step that each token belongs to.
+        step_sizes: the number of tokens of each step, up to the last step that owns a token.
+        key: `key_of` the prompt and the response.
         step_labels: [S] what the model should predict for each step, from 0 (wrong) to 1 (right), NaN for a step
             without a label; None if the loss reads none.
     """
 
-    ids: array[int]
-    step_of_token: array[int]
-    step_labels: array[float] | None = None
+    ids: Sequence[int]
+    step_sizes: Sequence[int]
+    key: bytes
+    step_labels: Sequence[float] | None = None
+
+    @property
+    def step_of_token(self) -> array[int]:
+        """[T] the step that each token belongs to."""
+        steps = np.repeat(np.arange(len(self.step_sizes), dtype=np.int32), self.step_sizes)
+        return array("i", steps.tobytes())
 
 
 @dataclass(frozen=True)
@@ -107,7 +126,8 @@ class EncodedGroup:
                 if not response.ids:
                     raise ImplicitPRMError("the response is empty and was cut off; remove it")
                 labels = None if step_labels is None else array("f", step_labels(group, place, response))
-            kept.append(TrainingResponse(array("i", response.ids), array("i", response.step_of_token), labels))
+            ids, step_sizes = array("i", response.ids), array("i", np.bincount(response.step_of_token).tolist())
+            kept.append(TrainingResponse(ids, step_sizes, key_of(prompt_ids, ids), labels))
         return cls(group.id, array("i", prompt_ids), kept, [bool(label) for label in group.correctness])
 
     @property
@@ -307,6 +327,16 @@ class Encoder:
         """
         labels = given_step_labels if step_labels else None
         return EncodedGroup.of(group, self.prompt_ids(group.prompt), self.group_responses(group), labels)
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of everything that turns prompts and responses into token ids and steps."""
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for state in ("truncation", "padding"):  # of the last call; neither is used here
+            tokenizer.pop(state, None)
+        parts = [tokenizer, str(self.tokenizer.chat_template), self.tokenizer.special_tokens_map, asdict(self.text)]
+        text = json.dumps([*parts, version("tokenizers"), ENCODING_VERSION], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def template_hash(self) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from implicit_prm.config import DataConfig, LossConfig
 from implicit_prm.data.data_report import Report
 from implicit_prm.data.groups import balance, is_mixed, labelled_responses, load_groups, subset, take_responses
-from implicit_prm.data.readers import Source
+from implicit_prm.data.readers import Source, content_of
 from implicit_prm.data.tokenization import EncodedGroup
 from implicit_prm.types import Group, ImplicitPRMError
-from implicit_prm.utils.io import write_json
-from implicit_prm.utils.progress import tracked
+
+_ROWS = {"train": "train_dataset", "dev": "eval_dataset"}  # names of rows in memory, in messages
 
 REPORT_FILE = "data_report.json"  # in the output folder of every run, before its first step
 
@@ -32,6 +34,76 @@ class GradedSet:
     groups: list[Group]
     report: Report
     options: str = "data."
+
+
+GradedSets = Mapping[str, GradedSet]  # "train", and "dev" if there is a dev set
+
+
+@dataclass(frozen=True)
+class UnreadSets:
+    """The sets of a run before they are read.
+
+    Args:
+        read: reads them; errors as for `read` and `from_rows`.
+        sources: source and split of each set.
+        identity: what they depend on; None if that is not known before they are read.
+        size_bytes: of all sources together.
+    """
+
+    read: Callable[[], GradedSets]
+    sources: Mapping[str, tuple[str, str]]
+    identity: Mapping[str, Any] | None
+    size_bytes: int
+
+
+def unread(data: DataConfig, loss: LossConfig, seed: int) -> UnreadSets:
+    """The sets that `read` reads.
+
+    Raises:
+        ImplicitPRMError: a source that cannot be found.
+    """
+    sources = {"train": (data.train, data.train_split)}
+    if data.dev:
+        sources["dev"] = data.dev, data.dev_split
+    elif data.hold_out_prompts:
+        sources["dev"] = sources["train"]
+
+    def read_both() -> GradedSets:
+        return _by_name(*read(data, loss, seed))
+
+    if data.max_prompts is not None and not Path(data.train).expanduser().exists():
+        return UnreadSets(read_both, sources, None, 0)  # only the first rows of a hub dataset are fetched
+    contents = {"train": content_of(data.train, data.train_split, data.revision, "data.train")}
+    if data.dev:
+        contents["dev"] = content_of(data.dev, data.dev_split, data.dev_revision, "data.dev")
+    options = (data.hold_out_prompts, data.max_prompts, data.max_responses)
+    drawn = bool(data.hold_out_prompts) or data.max_responses is not None
+    return UnreadSets(read_both, sources, *_identity(contents, options, loss, seed, drawn))
+
+
+def unread_rows(train: Source, dev: Source | None, loss: LossConfig, seed: int) -> UnreadSets:
+    """The sets that `from_rows` reads."""
+    given = {"train": train} | ({} if dev is None else {"dev": dev})
+    sources = {name: (_ROWS[name], "") for name in given}
+    identity, size = _identity({name: content_of(rows) for name, rows in given.items()}, (), loss, seed, False)
+    return UnreadSets(lambda: _by_name(*from_rows(train, dev, loss, seed)), sources, identity, size)
+
+
+def _by_name(train: GradedSet, dev: GradedSet | None) -> GradedSets:
+    return {"train": train} | ({} if dev is None else {"dev": dev})
+
+
+def _identity(
+    contents: Mapping[str, tuple[str, int]], options: tuple[Any, ...], loss: LossConfig, seed: int, drawn: bool
+) -> tuple[dict[str, Any], int]:
+    """What the sets depend on, and the size of their sources. The seed counts only if something is `drawn` with it."""
+    balanced = getattr(loss, "balance", "none")
+    identity = {
+        **{name: digest for name, (digest, _) in contents.items()},
+        "selection": [*options, balanced, loss.needs_pairs, loss.needs_step_labels],
+        "seed": seed if drawn or balanced != "none" else None,
+    }
+    return identity, sum(size for _, size in contents.values())
 
 
 def read(data: DataConfig, loss: LossConfig, seed: int) -> tuple[GradedSet, GradedSet | None]:
@@ -86,12 +158,12 @@ def from_rows(train: Source, dev: Source | None, loss: LossConfig, seed: int) ->
     groups = load_groups(train, dropped=report.dropped)
     if dev is not None:
         dev_report = Report()
-        dev_set = GradedSet("eval_dataset", "", load_groups(dev, dropped=dev_report.dropped), dev_report, "")
+        dev_set = GradedSet(_ROWS["dev"], "", load_groups(dev, dropped=dev_report.dropped), dev_report, "")
         dev_report.describe(dev_set.groups)
         if loss.needs_step_labels:
-            _check_step_labels(dev_set.groups, loss, "eval_dataset")
+            _check_step_labels(dev_set.groups, loss, _ROWS["dev"])
     report.describe(groups)
-    return GradedSet("train_dataset", "", _usable(groups, loss, seed, report, "train_dataset"), report, ""), dev_set
+    return GradedSet(_ROWS["train"], "", _usable(groups, loss, seed, report, _ROWS["train"]), report, ""), dev_set
 
 
 def _usable(groups: list[Group], loss: LossConfig, seed: int, report: Report, source: str) -> list[Group]:
@@ -124,49 +196,63 @@ def encode(
     limit: int | None,
     too_long: str,
     needs_pairs: bool = False,
-    progress: bool = False,
 ) -> list[EncodedGroup]:
-    """Encode all groups. Their lengths and the responses left out are added to the report.
+    """Encode all groups; arguments and errors as for `usable`."""
+    return list(usable(map(encode_group, graded.groups), graded, limit, too_long, needs_pairs))
+
+
+def usable(
+    encoded: Iterable[EncodedGroup], graded: GradedSet, limit: int | None, too_long: str, needs_pairs: bool = False
+) -> Iterator[EncodedGroup]:
+    """The groups without responses that are too long. Lengths and what is left out are added to the report.
 
     Args:
-        graded: the groups to encode.
-        encode_group: the `group` method of an `Encoder` or a `Layout`.
+        encoded: the groups of `graded`, encoded.
+        graded: the set, for its report and for messages.
         limit: maximum length of prompt and response together, in tokens.
         too_long: what to do with longer ones: error or drop.
         needs_pairs: leave out prompts that have only correct or only incorrect responses left.
-        progress: show progress; a CPU core encodes about 300,000 tokens per second.
 
     Raises:
-        ImplicitPRMError: a response over the limit with `too_long="error"`, step labels that do not match the steps, or
-            nothing left.
+        ImplicitPRMError: at the end, a response over the limit with `too_long="error"`, or nothing left.
     """
-    report, raise_limit = graded.report, f"raise {graded.options}max_length"
-    encoded = [encode_group(group) for group in tracked(graded.groups, "encoding", progress)]
-    report.measure(encoded)
-    over = sum(size > limit for group in encoded for size in group.lengths) if limit is not None else 0
-    if limit is not None and over:
-        longest = max(encoded, key=lambda group: max(group.lengths))
-        if too_long == "error":
-            raise ImplicitPRMError(
-                f"{graded.source}: {over} of {report.responses} responses are longer than {limit} tokens with their "
-                f"prompt (the longest: {longest.name}, response {longest.lengths.index(max(longest.lengths))}, "
-                f"{max(longest.lengths)} tokens). Set {graded.options}too_long=drop to leave them out. "
-                f"The limit is {graded.options}max_length, or the model's context where that is smaller"
+    report = graded.report
+    report.reset_used()
+    prompts, responses = array("q"), array("q")
+    over = without_response = without_pair = 0
+    longest = (0, "")
+    for group in encoded:
+        prompts.append(len(group.prompt_ids))
+        responses.extend(len(response.ids) for response in group.responses)
+        if limit is not None and max(group.lengths) > limit:
+            over += sum(size > limit for size in group.lengths)
+            size = max(group.lengths)
+            longest = max(
+                longest, (size, f"{group.name}, response {group.lengths.index(size)}"), key=lambda one: one[0]
             )
+            group = _within(group, limit)
+        if not group.responses:
+            without_response += 1
+        elif needs_pairs and len(set(group.labels)) < 2:
+            without_pair += 1
+        else:
+            report.count_used(group)
+            yield group
+    report.measure(prompts, responses)
+    if over and too_long == "error":
+        raise ImplicitPRMError(
+            f"{graded.source}: {over} of {report.responses} responses are longer than {limit} tokens with their "
+            f"prompt (the longest: {longest[1]}, {longest[0]} tokens). Set {graded.options}too_long=drop to leave them "
+            f"out. The limit is {graded.options}max_length, or the model's context where that is smaller"
+        )
+    if over:
         report.dropped[f"responses over {limit} tokens with the prompt"] += over
-        kept = [group for group in (_within(group, limit) for group in encoded) if group.responses]
-        report.dropped["prompts without a response that fits"] += len(encoded) - len(kept)
-        encoded = kept
-        if not encoded:
-            raise ImplicitPRMError(f"{graded.source}: no response fits in {limit} tokens; {raise_limit}")
+        report.dropped["prompts without a response that fits"] += without_response
     if needs_pairs:
-        mixed = [group for group in encoded if len(set(group.labels)) > 1]
-        report.dropped["prompts without a pair that fits"] += len(encoded) - len(mixed)
-        if not mixed:
-            raise ImplicitPRMError(f"{graded.source}: no correct-incorrect pair fits; {raise_limit}")
-        encoded = mixed
-    report.count_used(encoded)
-    return encoded
+        report.dropped["prompts without a pair that fits"] += without_pair
+    if not report.used["prompts"]:
+        what = "correct-incorrect pair fits" if without_pair else f"response fits in {limit} tokens"
+        raise ImplicitPRMError(f"{graded.source}: no {what}; raise {graded.options}max_length")
 
 
 def _with_step_labels(groups: list[Group], report: Report) -> list[Group]:
@@ -180,8 +266,3 @@ def _within(group: EncodedGroup, limit: int) -> EncodedGroup:
     kept = [place for place, size in enumerate(group.lengths) if size <= limit]
     responses, labels = [group.responses[place] for place in kept], [group.labels[place] for place in kept]
     return replace(group, responses=responses, labels=labels)
-
-
-def write_report(path: str | Path, sets: Mapping[str, GradedSet]) -> None:
-    """The reports as JSON, by the name of the set."""
-    write_json(path, {name: {"source": s.source, "split": s.split, **s.report.as_dict()} for name, s in sets.items()})

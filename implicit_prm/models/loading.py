@@ -54,6 +54,20 @@ def open_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def open_config(source: ModelSource) -> Any:
+    """Open a model's configuration; its base's if it is an adapter.
+
+    Raises:
+        ImplicitPRMError: it cannot be read.
+    """
+    if source.adapter is not None:
+        return open_config(source.base)
+    with _readable_errors(source):
+        return AutoConfig.from_pretrained(
+            str(source.folder), token=source.token, trust_remote_code=source.trust_remote_code
+        )
+
+
 def open_model(
     source: ModelSource,
     dtype: Dtype = "float32",

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from implicit_prm.data.tokenization import key_of
 from implicit_prm.models.forward import base_model
-from implicit_prm.models.reference_cache import ReferenceCache, key_of
+from implicit_prm.models.reference_cache import ReferenceCache
 from implicit_prm.models.shared_prompt import Ids, response_logprobs
 from implicit_prm.models.source import ModelSource
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.progress import tracked
 
-Request = tuple[Ids, Sequence[Ids]]  # a prompt and its responses
+Request = tuple[Ids, Sequence[Ids], Sequence[bytes]]  # a prompt, its responses, and their keys (`key_of`)
 _FLUSH_GROUPS = 256
 
 
@@ -115,7 +117,7 @@ def reference_logprobs(
 def fill(
     cache: ReferenceCache,
     model: Any,
-    requests: Sequence[Request],
+    requests: Iterable[Request],
     max_tokens: int,
     process: int = 0,
     processes: int = 1,
@@ -130,11 +132,11 @@ def fill(
         process: rank of this process, which computes every `processes`-th request.
         processes: how many processes share the work.
     """
-    mine = [
-        (prompt, [ids for ids in responses if cache.get(key_of(prompt, ids), len(ids)) is None])
-        for prompt, responses in requests[process::processes]
-    ]
-    mine = [request for request in mine if request[1]]
+    mine = []
+    for prompt, responses, keys in islice(requests, process, None, processes):
+        missing = [ids for ids, key in zip(responses, keys, strict=True) if cache.get(key, len(ids)) is None]
+        if missing:
+            mine.append((prompt, missing))
     try:
         for number, (prompt, responses) in enumerate(tracked(mine, "reference log-probabilities", process == 0), 1):
             reference_logprobs(model, prompt, responses, max_tokens, cache)

@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from implicit_prm.utils.caches import Stored, cache_folder
-from implicit_prm.utils.io import atomic_write, write_json
+from implicit_prm.utils.io import atomic_write, file_digest, write_json
 
 # Part of every identity. Increase it when the same weights and tokens give other numbers than before.
 VERSION = 1
 _SHARD_ENTRIES = 4096
 Identity = dict[str, str]
-
-
-def key_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> bytes:
-    """A 16-byte hash of a prompt and a response."""
-    lengths = np.array([len(prompt_ids), len(ids)], dtype=np.int64)
-    tokens = np.array([*prompt_ids, *ids], dtype=np.int64)
-    return hashlib.sha256(lengths.tobytes() + tokens.tobytes()).digest()[:16]
 
 
 class ReferenceCache:
@@ -123,7 +115,7 @@ def _counts(path: Path) -> tuple[int, int]:
 def _entries(path: Path) -> dict[bytes, np.ndarray]:
     """A shard's entries. A damaged shard is deleted with a warning and has none."""
     try:
-        if _name_of(path) != path.stem:
+        if file_digest(path)[:32] != path.stem:
             raise ValueError("its content does not match its name")
         return _mapped(path)
     except FileNotFoundError:  # another process pruned it
@@ -147,14 +139,6 @@ def _mapped(path: Path) -> dict[bytes, np.ndarray]:
     mapped = np.memmap(path, np.float32, "c", 8 + header_bytes + start, shape=(int(offsets[-1]),))
     values = np.asarray(mapped)
     return {key.tobytes(): values[offsets[n] : offsets[n + 1]] for n, key in enumerate(keys)}
-
-
-def _name_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:32]
 
 
 def _name(content: bytes) -> str:

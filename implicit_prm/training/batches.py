@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
-from implicit_prm.data.tokenization import EncodedGroup
-from implicit_prm.models.reference_cache import ReferenceCache, key_of
+from implicit_prm.data.tokenization import EncodedGroup, key_of
+from implicit_prm.models.reference_cache import ReferenceCache
 from implicit_prm.models.shared_prompt import Ids
 from implicit_prm.rewards.losses import LossInputs
 from implicit_prm.types import ImplicitPRMError
@@ -128,37 +128,42 @@ class GroupDataset(Dataset):
 
     def part(self, place: int, numbers: Sequence[int]) -> TrainingGroup:
         """A prompt with some of its responses, and as many of the mismatched ones."""
-        group, mismatched = self.groups[place], self._mismatched_ids(place)
+        group = self.groups[place]
         responses = [group.responses[number] for number in numbers]
+        mismatched = self._mismatched_ids(group, place)
+        others = [mismatched[number] for number in numbers] if mismatched else []
         return TrainingGroup(
-            group.prompt_ids,
-            self._rows(group, [response.ids for response in responses]),
+            list(group.prompt_ids),
+            self._rows(group, [one.ids for one in responses], [one.key for one in responses]),
             [group.labels[number] for number in numbers],
             [response.step_of_token for response in responses],
-            self._rows(group, [mismatched[number] for number in numbers] if mismatched else []),
-            [one.step_labels or [] for one in responses] if self.step_labels else None,
+            self._rows(group, others, [key_of(group.prompt_ids, ids) for ids in others]),
+            [list(one.step_labels or []) for one in responses] if self.step_labels else None,
         )
 
-    def requests(self) -> list[tuple[Ids, list[Ids]]]:
-        """Each prompt with the responses whose reference log-probabilities an item holds."""
-        return [
-            (group.prompt_ids, [*(response.ids for response in group.responses), *self._mismatched_ids(place)])
-            for place, group in enumerate(self.groups)
-        ]
+    def requests(self) -> Iterator[tuple[Ids, list[Ids], list[bytes]]]:
+        """Each prompt with the responses whose reference log-probabilities an item holds, and their keys."""
+        for place, group in enumerate(self.groups):
+            others = self._mismatched_ids(group, place)
+            ids = [*(response.ids for response in group.responses), *others]
+            keys = [*(one.key for one in group.responses), *(key_of(group.prompt_ids, one) for one in others)]
+            yield group.prompt_ids, ids, keys
 
-    def _mismatched_ids(self, place: int) -> list[Ids]:
+    def _mismatched_ids(self, group: EncodedGroup, place: int) -> list[Ids]:
         if not self.mismatched:
             return []
-        group, other = self.groups[place], self.groups[(place + 1) % len(self.groups)].responses
+        other = self.groups[(place + 1) % len(self.groups)].responses
         room = None if self.limit_tokens is None else self.limit_tokens - len(group.prompt_ids)
         return [other[number % len(other)].ids[:room] for number in range(len(group.responses))]
 
-    def _rows(self, group: EncodedGroup, ids: list[Ids]) -> ResponseRows:
+    def _rows(self, group: EncodedGroup, responses: list[Ids], keys: list[bytes]) -> ResponseRows:
+        """The responses with their reference log-probabilities, as lists: arrays on disk cannot go to a data worker."""
+        ids: list[Ids] = [list(one) for one in responses]
         if self.cache is None:
             return ResponseRows(ids, None)
         reference = []
-        for one in ids:
-            values = self.cache.get(key_of(group.prompt_ids, one), len(one))
+        for one, key in zip(ids, keys, strict=True):
+            values = self.cache.get(key, len(one))
             if values is None:
                 raise ImplicitPRMError(f"{group.name}: no reference log-probabilities in {self.cache.folder}")
             reference.append(values)

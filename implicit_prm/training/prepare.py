@@ -2,68 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from transformers import TrainingArguments
 
 from implicit_prm.config import LossConfig
-from implicit_prm.data import training_set
 from implicit_prm.data.data_report import table
-from implicit_prm.data.groups import fingerprint
-from implicit_prm.data.tokenization import EncodedGroup, Encoder
-from implicit_prm.data.training_set import GradedSet
+from implicit_prm.data.encoded_sets import EncodedSet, EncodedSets, Encoding, encode_sets
+from implicit_prm.data.tokenization import Encoder
+from implicit_prm.data.training_set import UnreadSets
 from implicit_prm.models.checkpoint import ADAPTER_OFF, CheckpointMetadata
 from implicit_prm.training.arguments import step_line
 from implicit_prm.training.batches import GroupDataset
 from implicit_prm.training.initial_model import InitialModel, absolute
-from implicit_prm.types import Group
 
 Say = Callable[[str], None]
-GradedSets = Mapping[str, GradedSet]  # "train", and "dev" if there is a dev set
-EncodedSets = Mapping[str, list[EncodedGroup]]
 
 
-def encode_sets(
-    sets: GradedSets,
-    encode_group: Callable[[Group], EncodedGroup],
-    loss: LossConfig,
-    limit_tokens: int | None,
-    too_long: str,
-    progress: bool,
+def load_sets(
+    sets: UnreadSets,
+    encoding: Encoding,
+    arguments: TrainingArguments,
+    *,
+    cache: str | None,
+    num_proc: int | None,
+    say: Say,
 ) -> EncodedSets:
-    """Encode the groups of all sets; what is left out for its length is counted in the sets' reports.
+    """Read and encode all sets, or open them if they are kept encoded.
 
     Args:
-        sets: the graded groups.
-        encode_group: a group's token ids and labels.
-        loss: whether a training group needs a correct-incorrect pair.
-        limit_tokens: of prompt and response together.
-        too_long: `error` or `drop`.
-        progress: show the progress of the training set.
+        sets: what to read.
+        encoding: how to encode it.
+        arguments: the trainer's, for the rank of this process.
+        cache: folder where large sets are kept, `default`, or None.
+        num_proc: processes that encode a large set; None for the default.
+        say: prints a line.
     """
-    return {
-        name: training_set.encode(
-            graded,
-            encode_group,
-            limit_tokens,
-            too_long,
-            needs_pairs=loss.needs_pairs and name == "train",
-            progress=progress and name == "train",
-        )
-        for name, graded in sets.items()
-    }
+    return encode_sets(
+        sets,
+        encoding,
+        folder=cache,
+        num_proc=num_proc,
+        first=arguments.process_index == 0,
+        local_first=arguments.local_process_index == 0,
+        say=say,
+    )
 
 
-def report_sets(
-    sets: GradedSets, loss: LossConfig, train: list[EncodedGroup], arguments: TrainingArguments, say: Say
-) -> None:
+def outcome_encoding(encoder: Encoder, loss: LossConfig, limit_tokens: int | None, too_long: str) -> Encoding:
+    """How the groups of an implicit PRM become token ids.
+
+    Args:
+        encoder: the text handling.
+        loss: whether it needs pairs and step labels.
+        limit_tokens: of prompt and response together.
+        too_long: what to do with longer responses: error or drop.
+    """
+    encode_group = partial(encoder.group, step_labels=loss.needs_step_labels)
+    return Encoding(encode_group, encoder.identity, limit_tokens, too_long, loss.needs_pairs, loss.needs_step_labels)
+
+
+def report_sets(sets: EncodedSets, loss: LossConfig, arguments: TrainingArguments, say: Say) -> None:
     """Print what will be trained on: a table of the sets, and the size of an optimiser step."""
     for line in table({name: graded.report for name, graded in sets.items()}, loss.needs_pairs):
         say(line)
-    responses = sum(len(group.responses) for group in train) / len(train)
+    used = sets["train"].report.used
+    responses = used["responses"] / used["prompts"]
     say(step_line(arguments, arguments.world_size, responses, loss.single_responses))
 
 
@@ -71,7 +79,8 @@ def group_datasets(encoded: EncodedSets, loss: LossConfig, limit_tokens: int | N
     """The encoded sets as the loss reads them, without reference log-probabilities yet."""
     mismatched = loss.name == "kto" and not loss.needs_pairs
     return {
-        name: GroupDataset(groups, mismatched, limit_tokens, loss.needs_step_labels) for name, groups in encoded.items()
+        name: GroupDataset(one.groups, mismatched, limit_tokens, loss.needs_step_labels)
+        for name, one in encoded.items()
     }
 
 
@@ -81,7 +90,7 @@ def checkpoint_metadata(
     lora: dict[str, Any] | None,
     encoder: Encoder,
     loss: LossConfig,
-    train: GradedSet,
+    train: EncodedSet,
     max_length: int | None,
 ) -> CheckpointMetadata:
     """The metadata of every checkpoint of a run.
@@ -115,6 +124,6 @@ def checkpoint_metadata(
         max_length=max_length,
         template_hash=encoder.template_hash,
         loss=asdict(loss),
-        data_fingerprint=fingerprint(train.groups, loss.needs_step_labels),
+        data_fingerprint=train.fingerprint,
         versions={package: version(package) for package in packages},
     )

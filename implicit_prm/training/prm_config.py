@@ -35,6 +35,9 @@ class ImplicitPRMConfig(TrainingArguments):
         system_prompt: of the chat. Saved with the checkpoint.
         max_length: limit of prompt and response together, in tokens; by default the model's context.
         too_long: `error` or `drop` for longer responses.
+        dataset_num_proc: processes that encode data of 20 MB or more; by default one for each CPU core, at most 32.
+        dataset_cache: folder where such data are kept encoded, for later runs and for all processes of a machine;
+            `default` is $IPR_CACHE/data, or ~/.cache/implicit_prm/data. None encodes in memory.
         max_tokens_per_batch: tokens in one forward pass, padding included; by default what suits the device. It bounds
             memory and changes no result.
         reference_cache: folder of the reference log-probabilities, or `default` ($IPR_CACHE, or ~/.cache/implicit_prm).
@@ -69,6 +72,8 @@ class ImplicitPRMConfig(TrainingArguments):
         default=None, metadata={"help": "Limit of prompt and response together in tokens; default: the context."}
     )
     too_long: Literal["error", "drop"] = field(default="error", metadata={"help": "What to do with longer responses."})
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that encode a large dataset."})
+    dataset_cache: str | None = field(default="default", metadata={"help": "Folder of large datasets, encoded."})
     max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Tokens in one forward pass."})
     reference_cache: str = field(default="default", metadata={"help": "Folder of the reference log-probabilities."})
     model_init_kwargs: dict[str, Any] | str | None = field(
@@ -83,7 +88,7 @@ class ImplicitPRMConfig(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         self.ddp_find_unused_parameters = False
         super().__post_init__()
-        for name in ("max_length", "max_tokens_per_batch"):
+        for name in ("max_length", "dataset_num_proc", "max_tokens_per_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ImplicitPRMError(f"{name}={value}: expected at least 1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,14 @@ from implicit_prm.models.source import ModelSource
 from implicit_prm.training import initial_model
 from implicit_prm.training.initial_model import START_FOLDER, InitialModel
 from implicit_prm.training.log_ratio_trainer import LogRatioTrainer
-from implicit_prm.training.prepare import Say, checkpoint_metadata, encode_sets, group_datasets, report_sets
+from implicit_prm.training.prepare import (
+    Say,
+    checkpoint_metadata,
+    group_datasets,
+    load_sets,
+    outcome_encoding,
+    report_sets,
+)
 from implicit_prm.training.prm_config import ImplicitPRMConfig
 from implicit_prm.training.reference_pass import add_reference_logprobs
 from implicit_prm.types import ImplicitPRMError
@@ -86,20 +92,20 @@ class ImplicitPRMTrainer(LogRatioTrainer):
             raise ImplicitPRMError("train_dataset: expected a dataset, got None")
         set_seed(args.seed)
         say, loss = spoken_once(print), args.loss_config
-        train, dev = training_set.from_rows(train_dataset, eval_dataset, loss, args.seed)
-        sets = {"train": train} | ({"dev": dev} if dev else {})
+        unread = training_set.unread_rows(train_dataset, eval_dataset, loss, args.seed)
         initial = _initial_model(model, ref_model, args, processing_class, say)
-        policy = _policy(model, initial, args, peft_config)
         encoder = Encoder(processing_class or loading.open_tokenizer(initial.source), args.text)
+        model_config = loading.open_config(initial.source) if isinstance(model, str) else model.config
+        limit = context_length(model_config, args.max_length)
+        encoding = outcome_encoding(encoder, loss, limit, args.too_long)
+        sets = load_sets(unread, encoding, args, cache=args.dataset_cache, num_proc=args.dataset_num_proc, say=say)
+        report_sets(sets, loss, args, say)
+        policy = _policy(model, initial, args, peft_config)
         loading.check_embeds(policy, encoder)
         start = (model, initial.config.revision) if isinstance(model, str) else _name_of(model)
         lora = _lora_options(model, peft_config)
-        metadata = checkpoint_metadata(initial, start, lora, encoder, loss, train, args.max_length)
-        limit = context_length(policy.config, args.max_length)
-        encode_group = partial(encoder.group, step_labels=loss.needs_step_labels)
-        encoded = encode_sets(sets, encode_group, loss, limit, args.too_long, args.process_index == 0)
-        report_sets(sets, loss, encoded["train"], args, say)
-        datasets = group_datasets(encoded, loss, limit)
+        metadata = checkpoint_metadata(initial, start, lora, encoder, loss, sets["train"], args.max_length)
+        datasets = group_datasets(sets, loss, limit)
         if metadata.reference != NONE:
             add_reference_logprobs(
                 initial,

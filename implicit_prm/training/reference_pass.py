@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def add_reference_logprobs(
         model_or_base = stack.enter_context(reference_model(policy, reference)) if has_adapter or reference else policy
         weights = weights_in_memory(model_or_base) if changeable else None
         cache = open_cache(model_or_base, source, folder, weights)
-        requests = [request for dataset in datasets for request in dataset.requests()]
+        requests = chain.from_iterable(dataset.requests() for dataset in datasets)
         fill(cache, model_or_base, requests, budget, state.rank, state.size)
         state.gather(None)
     cache.refresh()

@@ -18,7 +18,8 @@ from transformers import TrainingArguments, set_seed
 from implicit_prm.config import BaselineConfig, LossConfig, TrainConfig, from_mapping
 from implicit_prm.data import training_set
 from implicit_prm.data.data_report import table
-from implicit_prm.data.tokenization import EncodedGroup, Encoder, context_length
+from implicit_prm.data.encoded_sets import EncodedSets, Encoding, write_report
+from implicit_prm.data.tokenization import Encoder, context_length
 from implicit_prm.models import forward, loading
 from implicit_prm.models.checkpoint import BASELINE_FILE, METADATA_FILE, NONE, CheckpointMetadata
 from implicit_prm.training import hub, initial_model, model_card, resume
@@ -32,16 +33,14 @@ from implicit_prm.training.checkpoint_errors import kept
 from implicit_prm.training.group_trainer import GroupTrainer
 from implicit_prm.training.log_ratio_trainer import LogRatioTrainer
 from implicit_prm.training.prepare import (
-    EncodedSets,
-    GradedSets,
     Say,
     checkpoint_metadata,
-    encode_sets,
     group_datasets,
+    load_sets,
+    outcome_encoding,
     report_sets,
 )
 from implicit_prm.training.reference_pass import add_reference_logprobs
-from implicit_prm.types import Group
 from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.io import write_json
 from implicit_prm.utils.lock import locked
@@ -54,16 +53,16 @@ class Prepared:
     """What differs between the kinds of runs.
 
     Attributes:
-        model: opened, on the CPU or wherever its quantisation has put it.
         encoder: the tokenizer and the text options.
-        encode_group: a graded group's token ids and labels.
-        make_trainer: the trainer of the encoded sets.
+        encoding: how the groups become token ids.
+        open_model: opens the model, on the CPU or wherever its quantisation puts it.
+        make_trainer: the trainer of that model on the encoded sets.
     """
 
-    model: Any
     encoder: Encoder
-    encode_group: Callable[[Group], EncodedGroup]
-    make_trainer: Callable[[EncodedSets], GroupTrainer]
+    encoding: Encoding
+    open_model: Callable[[], Any]
+    make_trainer: Callable[[Any, EncodedSets], GroupTrainer]
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,12 @@ class Finished:
     """A run whose model is saved. `metrics` are the training loss and seconds, and the dev metrics."""
 
     trainer: GroupTrainer
-    sets: GradedSets
+    sets: EncodedSets
     metrics: dict[str, float]
 
 
-# From config, arguments, graded sets and the checkpoint to resume from (None for a new run).
-Prepare = Callable[[Config, TrainingArguments, GradedSets, str | None, Say], Prepared]
+# From config, arguments and the checkpoint to resume from (None for a new run).
+Prepare = Callable[[Config, TrainingArguments, str | None, Say], Prepared]
 
 
 def fit(config: TrainConfig, say: Say = print, command: str | None = None) -> dict[str, float]:
@@ -144,18 +143,18 @@ def run_training(
     if arguments.process_index == 0:
         model_card.Run(command, asdict(config), {}).write(config.output_dir)
     set_seed(arguments.seed)
-    train, dev = training_set.read(config.data, loss, arguments.seed)
-    sets = {"train": train} | ({"dev": dev} if dev else {})
-    prepared = prepare(config, arguments, sets, checkpoint, say)
-    loading.check_embeds(prepared.model, prepared.encoder)
-    limit = context_length(prepared.model.config, config.data.max_length)
-    first = arguments.process_index == 0
-    encoded = encode_sets(sets, prepared.encode_group, loss, limit, config.data.too_long, progress=first)
-    report_sets(sets, loss, encoded["train"], arguments, say)
-    if first:
-        training_set.write_report(Path(config.output_dir) / training_set.REPORT_FILE, sets)
-    _warn_of_half_precision(prepared.model, say)
-    trainer = prepared.make_trainer(encoded)
+    unread = training_set.unread(config.data, loss, arguments.seed)
+    prepared = prepare(config, arguments, checkpoint, say)
+    sets = load_sets(
+        unread, prepared.encoding, arguments, cache=config.data.cache, num_proc=config.data.num_proc, say=say
+    )
+    report_sets(sets, loss, arguments, say)
+    if arguments.process_index == 0:
+        write_report(Path(config.output_dir) / training_set.REPORT_FILE, sets)
+    model = prepared.open_model()
+    loading.check_embeds(model, prepared.encoder)
+    _warn_of_half_precision(model, say)
+    trainer = prepared.make_trainer(model, sets)
     log_offline_without_wandb_key(arguments, say)
     try:
         metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
@@ -163,7 +162,7 @@ def run_training(
         say(kept(config.output_dir, read_metadata))
         raise
     warn_if_all_warmup(arguments, trainer.state.global_step, say)
-    if dev:
+    if "dev" in sets:
         metrics |= trainer.evaluate()
     if trainer.is_world_process_zero():  # a folder without metadata holds no finished model
         for name in (METADATA_FILE, BASELINE_FILE):
@@ -184,22 +183,19 @@ def _warn_of_half_precision(model: Any, say: Say) -> None:
         )
 
 
-def _prepare(
-    config: TrainConfig, arguments: TrainingArguments, sets: GradedSets, checkpoint: str | None, say: Say
-) -> Prepared:
+def _prepare(config: TrainConfig, arguments: TrainingArguments, checkpoint: str | None, say: Say) -> Prepared:
     """The policy, its metadata, and the trainer with the reference log-probabilities."""
     initial = initial_model.resolve(config.model, config.output_dir, arguments, checkpoint is not None, say)
     encoder = Encoder(loading.open_tokenizer(initial.source), config.data.text)
-    policy = initial_model.open_initial_policy(initial, arguments)
-    lora = None if config.model.lora is None else asdict(config.model.lora)
-    start = config.model.name, config.model.revision
-    metadata = checkpoint_metadata(initial, start, lora, encoder, config.loss, sets["train"], config.data.max_length)
-    if checkpoint is not None:
-        metadata.check_same_run(checkpoint, config.output_dir)
-    loss, limit = config.loss, context_length(policy.config, config.data.max_length)
+    loss, limit = config.loss, context_length(loading.open_config(initial.source), config.data.max_length)
 
-    def make_trainer(encoded: EncodedSets) -> LogRatioTrainer:
-        datasets = group_datasets(encoded, loss, limit)
+    def make_trainer(policy: Any, sets: EncodedSets) -> LogRatioTrainer:
+        lora = None if config.model.lora is None else asdict(config.model.lora)
+        start = config.model.name, config.model.revision
+        metadata = checkpoint_metadata(initial, start, lora, encoder, loss, sets["train"], config.data.max_length)
+        if checkpoint is not None:
+            metadata.check_same_run(checkpoint, config.output_dir)
+        datasets = group_datasets(sets, loss, limit)
         if metadata.reference != NONE:
             add_reference_logprobs(
                 initial,
@@ -224,4 +220,5 @@ def _prepare(
             processing_class=encoder.tokenizer,
         )
 
-    return Prepared(policy, encoder, partial(encoder.group, step_labels=loss.needs_step_labels), make_trainer)
+    encoding = outcome_encoding(encoder, loss, limit, config.data.too_long)
+    return Prepared(encoder, encoding, partial(initial_model.open_initial_policy, initial, arguments), make_trainer)

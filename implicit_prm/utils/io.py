@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import mmap
@@ -97,6 +98,15 @@ def set_weight_permissions(folder: Path, like: Path) -> None:
     for file in folder.glob("*.safetensors"):
         with contextlib.suppress(PermissionError):  # some network file systems have no permissions to set
             file.chmod(mode)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class JsonLines:

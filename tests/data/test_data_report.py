@@ -13,7 +13,7 @@ def _group(labels, prompt="p", texts=None, finished=None):
 
 
 def _encoded(prompt, lengths, labels=()):
-    responses = [TrainingResponse(array("i", range(length)), array("i", [0] * length)) for length in lengths]
+    responses = [TrainingResponse(array("i", range(length)), array("i", [length]), b"") for length in lengths]
     return EncodedGroup("g", array("i", range(prompt)), responses, list(labels))
 
 
@@ -38,7 +38,7 @@ def test_everything_is_counted():
 
 def test_lengths_are_of_prompts_and_responses():
     report = Report()
-    report.measure([_encoded(3, [10, 20]), _encoded(5, range(100, 130)), _encoded(4, [7])])
+    report.measure([3, 5, 4], [10, 20, *range(100, 130), 7])
     assert report.prompt_tokens == LengthSummary(4, 5, 5)
     assert report.response_tokens == LengthSummary(113, 128, 129)
 
@@ -48,10 +48,11 @@ def test_the_table_has_a_column_for_each_set():
         _group([True, False]), _group([True, True], "q"), *(_group([False], f"r{n}") for n in range(1000))
     )
     dev = _described(_group([True, False], "d", finished=[True, False]))
-    train.measure([_encoded(30, [10, 2000])])
+    train.measure([30], [10, 2000])
     train.dropped["responses over 1024 tokens"] += 1
     train.dropped["nothing"] += 0
-    train.count_used([_encoded(30, [10, 20], [True, False])])
+    train.reset_used()
+    train.count_used(_encoded(30, [10, 20], [True, False]))
     lines = table({"train": train, "dev": dev}, needs_pairs=True)
     assert lines == [
         "data                                                 train        dev",

@@ -1,13 +1,12 @@
 """Options to encoded groups: what is read, held out and left out, and that all of it is accounted for."""
 
-import json
 from functools import partial
 
 import pytest
 
 from implicit_prm.config import CEConfig, DataConfig, DPOConfig, StepsConfig
 from implicit_prm.data.tokenization import Encoder
-from implicit_prm.data.training_set import encode, read, write_report
+from implicit_prm.data.training_set import encode, read
 from implicit_prm.types import ImplicitPRMError
 from tests.conftest import graded_rows, write_rows
 
@@ -146,14 +145,3 @@ def test_responses_without_a_step_label_are_left_out_and_counted(tmp_path, rows,
 def test_ce_held_against_a_groups_mean_needs_both_kinds(path):
     assert len(read(DataConfig(train=path), CEConfig(offset="group_mean"), 0)[0].groups) == 11
     assert len(read(DataConfig(train=path), CEConfig(offset="prompt_accuracy"), 0)[0].groups) == 12
-
-
-def test_the_report_is_written_with_where_the_data_is_from(path, encoder, tmp_path):
-    train, dev = read(DataConfig(train=path, hold_out_prompts=2, max_prompts=5), CEConfig(), 0)
-    encode(train, encoder.group, 40, "drop")
-    assert train.report.dropped
-    write_report(tmp_path / "report.json", {"train": train, "dev": dev})
-    written = json.loads((tmp_path / "report.json").read_text())
-    assert (written["train"]["source"], written["train"]["split"]) == (path, "train")
-    assert written["train"]["dropped"] == dict(train.report.dropped)
-    assert written["dev"]["prompts"] == 2

@@ -10,8 +10,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from implicit_prm.data.tokenization import key_of
 from implicit_prm.models import reference_cache
-from implicit_prm.models.reference_cache import ReferenceCache, key_of, stored
+from implicit_prm.models.reference_cache import ReferenceCache, stored
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.caches import prune
 
