@@ -11,6 +11,7 @@ from implicit_prm.config import CacheConfig
 
 
 def _cache(config: CacheConfig) -> None:
+    from implicit_prm.data import encoded_sets
     from implicit_prm.models import reference_cache
     from implicit_prm.utils.caches import Stored, cache_folder, prune
 
@@ -25,6 +26,8 @@ def _cache(config: CacheConfig) -> None:
 
     folder = config.reference_cache if config.reference_cache != "default" else str(cache_folder("reference"))
     show("references", folder, reference_cache.stored(folder))
+    folder = config.data_cache if config.data_cache != "default" else str(cache_folder("data"))
+    show("data sets", folder, encoded_sets.stored(folder))
 
 
 @command("cache")

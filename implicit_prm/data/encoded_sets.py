@@ -9,6 +9,7 @@ time write the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -23,7 +24,7 @@ from implicit_prm.data.encoding import default_processes, encoded_groups
 from implicit_prm.data.groups import fingerprint
 from implicit_prm.data.tokenization import EncodedGroup
 from implicit_prm.data.training_set import GradedSets, UnreadSets, usable
-from implicit_prm.types import Group
+from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.caches import Stored, cache_folder
 from implicit_prm.utils.distributed import processes
 from implicit_prm.utils.io import file_digest, write_json
@@ -154,7 +155,12 @@ def _write(
         write_groups(kept / f"{name}.arrow", groups)
         return EncodedFile(kept / f"{name}.arrow")
 
-    encoded = _encode(sets.read(), encoding, keep, num_proc, shown)
+    try:
+        encoded = _encode(sets.read(), encoding, keep, num_proc, shown)
+    except ImplicitPRMError:
+        with contextlib.suppress(OSError):
+            kept.rmdir()  # if it is empty
+        raise
     described = {
         name: {
             "source": one.source,

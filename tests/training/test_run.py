@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
+from implicit_prm.data import encoded_sets
 from implicit_prm.models.shared_prompt import open_prompt
 from implicit_prm.training import log_ratio_trainer
 from tests.conftest import graded_rows, tiny_model, write_rows
@@ -29,6 +30,21 @@ def test_accumulation_does_not_change_losses_or_weights(loss, tmp_path, tiny_fol
         )
     for name, weight in weights(tmp_path / "at_once").items():
         torch.testing.assert_close(weights(tmp_path / "one_by_one")[name], weight, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dpo", "kto", "steps"])
+def test_data_that_are_kept_encoded_train_the_same_weights(loss, tmp_path, tiny_folder, rollouts_file, monkeypatch):
+    """Encoded in memory, encoded in two processes, and read from disk."""
+    monkeypatch.setattr(encoded_sets, "KEPT_FROM_BYTES", 0)
+    folder = tmp_path / "cache"
+    for name, cache in (("memory", None), ("written", str(folder)), ("read", str(folder))):
+        data = {"hold_out_prompts": 3, "cache": cache, "num_proc": 2}
+        fit(config(tmp_path / name, tiny_folder, rollouts_file, loss, data, eval_strategy="epoch"), quiet)
+        assert len(list(folder.glob("*/*.arrow"))) == (0 if cache is None else 2)
+        first = (tmp_path / "memory" / "model.safetensors").read_bytes()
+        assert (tmp_path / name / "model.safetensors").read_bytes() == first
+        for file in ("data_report.json", "implicit_prm.json"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "memory" / file).read_bytes()
 
 
 @pytest.mark.parametrize(
