@@ -12,6 +12,7 @@ from implicit_prm.config import CacheConfig
 
 def _cache(config: CacheConfig) -> None:
     from implicit_prm.data import encoded_sets
+    from implicit_prm.grading import store
     from implicit_prm.models import reference_cache
     from implicit_prm.utils.caches import Stored, cache_folder, prune
 
@@ -28,6 +29,8 @@ def _cache(config: CacheConfig) -> None:
     show("references", folder, reference_cache.stored(folder))
     folder = config.data_cache if config.data_cache != "default" else str(cache_folder("data"))
     show("data sets", folder, encoded_sets.stored(folder))
+    folder = config.grading_cache if config.grading_cache != "default" else str(cache_folder("grading"))
+    show("versions of grading", folder, store.stored(folder))
 
 
 @command("cache")

@@ -37,6 +37,18 @@ _LEADING_NUMBER = re.compile(
 
 _EMPHASIS = re.compile(r"(?<![\w)\]}])\*\*|\*\*(?![\w(\[{\\])")
 
+# What may stand after the last value of a statement: punctuation, closing brackets and delimiters, a smiley.
+_CLOSING = re.compile(r"(?::-?\)|[\s}$?!.…)\]`_\"'”’]|\\[\])]|\\l?dots|(?<!\s)\*)+$")
+_RULED_LINE = re.compile(r"\n[ \t]*(?:-{3,}|={3,}|\*{3,}|_{3,}|`{3,})\s*$")
+# A statement that ends in one of these has no value: "0 * 8 = ", "The total is:", "$y = \frac{".
+_NO_VALUE = re.compile(
+    r"(?:[=≈≤≥<+×÷^/(\[{#:]|\s[>*]|(?<!-)-|\\(?:times|cdot|div|approx|equiv|leq?|geq?|pm|boxed|[dt]?frac|sqrt))$"
+)
+_NO_END = re.compile(
+    r"\b(?:is|are|was|were|be|equals?|and|or|the|of|to|by|from|plus|minus)(?:[\s:$*_]|\\[\[(])*$", re.IGNORECASE
+)
+_RELATION, _BRACE = re.compile(r"[=<>≈≤≥]|\\(?:approx|equiv|leq?|geq?)\b"), re.compile(r"(?<!\\)[{}]")
+
 
 def find_answer(text: str, extraction: Extraction = "standard") -> tuple[str, Rule] | tuple[None, None]:
     r"""Find the final answer that a response marks as such.
@@ -59,9 +71,23 @@ def find_answer(text: str, extraction: Extraction = "standard") -> tuple[str, Ru
 
 
 def closing_text(text: str) -> str:
-    """The last 300 characters of a text, without Markdown emphasis: where an unmarked answer is looked for."""
-    # The end of a JSON object says nothing.
-    return "" if text.lstrip().startswith("{") else _EMPHASIS.sub("", repair(text).rstrip()[-300:])
+    """The last 300 characters of a text, without Markdown emphasis: where an unmarked answer is looked for.
+
+    Empty if the text ends in a statement without a value: an earlier statement does not answer in its place.
+    """
+    if text.lstrip().startswith("{"):  # the end of a JSON object says nothing
+        return ""
+    end = _EMPHASIS.sub("", _RULED_LINE.sub("", repair(text).rstrip()[-300:]))
+    return "" if _is_unfinished(end) else end
+
+
+def _is_unfinished(text: str) -> bool:
+    """Does the last statement stop before its value, or within it?"""
+    last_line = text.rstrip().rpartition("\n")[2]
+    *_, side = _RELATION.split(last_line)  # the right side of an equation
+    braces = _BRACE.findall(side) if side != last_line else []
+    within = braces.count("{") > braces.count("}")
+    return within or bool(_NO_VALUE.search(_CLOSING.sub("", text)) or _NO_END.search(text))
 
 
 def is_sentence(answer: str) -> bool:

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import TracebackType
-from typing import Literal
+from typing import Literal, cast
 
-from implicit_prm.config import Extraction, GradingConfig
+from implicit_prm.config import Extraction
 from implicit_prm.grading.extraction import Rule, closing_text, find_answer, is_sentence
+from implicit_prm.grading.grouping import group_answers
 from implicit_prm.grading.latex import exact_value, normalise, plain_text
 from implicit_prm.grading.process import TIMEOUT, WorkerProcess
+from implicit_prm.grading.store import ResultStore
 from implicit_prm.types import ImplicitPRMError
 
 Status = Literal["equal", "different", "no_answer", "timeout", "unparsable"]
@@ -64,23 +66,23 @@ class Grader:
     Args:
         extraction: where a response's answer is looked for: `boxed` or `standard`, see `extract`.
         limit_s: CPU seconds that one comparison may take; then its verdict is `timeout`.
+        store: results of the worker on disk, which several graders may share.
 
     Raises:
         ImplicitPRMError: if `limit_s` is not a positive number, or (from the first comparison) if the worker cannot
             start, for example because math-verify is not installed.
     """
 
-    def __init__(self, extraction: Extraction = "standard", limit_s: float = 5.0) -> None:
+    def __init__(
+        self, extraction: Extraction = "standard", limit_s: float = 5.0, store: ResultStore | None = None
+    ) -> None:
         if not (limit_s > 0 and math.isfinite(limit_s)):
             raise ImplicitPRMError(f"limit_s must be a positive number of seconds, got {limit_s!r}")
         self.extraction = extraction
         self._worker = WorkerProcess(limit_s)
-        self._compare = lru_cache(maxsize=100_000)(self._compare_in_worker)
-
-    @classmethod
-    def of(cls, config: GradingConfig) -> Grader:
-        """The grader that a config describes."""
-        return cls(config.extraction, config.limit_s)
+        self._store = store
+        self._status = lru_cache(maxsize=100_000)(self._compare)
+        self._normalise = lru_cache(maxsize=10_000)(normalise)
 
     def extract(self, response: str, finished: bool = True) -> tuple[str, Rule] | tuple[None, None]:
         r"""Find a response's final answer.
@@ -112,7 +114,7 @@ class Grader:
         """Compare an extracted answer with the gold answer."""
         if gold is None or answer is None:
             return Verdict("no_answer", answer)
-        return Verdict(self._status(normalise(gold), normalise(answer)), answer)
+        return Verdict(self._status(self._normalise(gold), self._normalise(answer)), answer)
 
     def answer_classes(self, answers: Sequence[str | None]) -> list[int]:
         """Group the answers to one problem: the class of each, numbered from 0 by first appearance; -1 for None.
@@ -120,25 +122,20 @@ class Grader:
         An answer joins the first class whose first member it equals, in either direction. Only answers of about the
         same value are compared. One that math-verify cannot finish with is equal to identical strings only.
         """
-        class_of: dict[str, int] = {}
-        first_of_class: list[str] = []
-        classes_by_value: dict[str, list[int]] = {}
-        for answer in dict.fromkeys(normalise(answer) for answer in answers if answer is not None):
-            value = self._about(answer)
-            if value == "":
-                alike = [index for known, indices in classes_by_value.items() if known != TIMEOUT for index in indices]
-            else:
-                alike = classes_by_value.get(value, []) + classes_by_value.get("", []) if value != TIMEOUT else []
-            new = len(first_of_class)
-            class_of[answer] = next((k for k in sorted(alike) if self._either_equal(first_of_class[k], answer)), new)
-            if class_of[answer] == new:
-                first_of_class.append(answer)
-                classes_by_value.setdefault(value, []).append(new)
-        return [-1 if answer is None else class_of[normalise(answer)] for answer in answers]
+        normalised = [None if answer is None else self._normalise(answer) for answer in answers]
+        distinct = list(dict.fromkeys(answer for answer in normalised if answer is not None))
+        class_of = group_answers(distinct, self._log_magnitude, self._either_equal)
+        return [-1 if answer is None else class_of[answer] for answer in normalised]
 
     def close(self) -> None:
         """End the worker, if there is one. The grader remains usable: the next comparison starts another."""
         self._worker.close()
+        if self._store is not None:
+            self._store.close()
+
+    def stop(self) -> None:
+        """End the worker for good: a comparison that another thread waits for, and all others, raise an error."""
+        self._worker.stop()
 
     def __enter__(self) -> Grader:
         return self
@@ -146,27 +143,38 @@ class Grader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _status(self, gold: str, answer: str) -> Status:
-        return _compare_directly(gold, answer) or self._compare(gold, answer)
-
-    def _compare_in_worker(self, gold: str, answer: str) -> Status:
-        return self._worker.call("compare", gold, answer) or "unparsable"  # type: ignore[return-value]
+    def _compare(self, gold: str, answer: str) -> Status:
+        return _compare_directly(gold, answer) or cast(Status, self._ask("compare", gold, answer)) or "unparsable"
 
     def _either_equal(self, first: str, second: str) -> bool:
-        return self.equal(first, second).correct or self.equal(second, first).correct
+        return "equal" in (self._status(first, second), self._status(second, first))
 
-    def _about(self, answer: str) -> str:
-        """The value of a normalised answer to three digits; "" for sets, texts and the like."""
+    def _log_magnitude(self, answer: str) -> float | None:
+        """The logarithm of an answer's largest number; None if it has none, NaN if the worker cannot finish."""
         if len(answer) > LIMIT_CHARACTERS:
-            return ""
+            return math.nan
         exact = exact_value(answer)
-        if exact is not None and abs(exact) < 1e300:
-            return f"{float(exact):.2e}"
-        return self._worker.call("about", answer)
+        if exact is None:
+            found = self._ask("magnitude", answer)
+            return math.nan if found == TIMEOUT else float(found) if found else None
+        if exact and not 1e-300 < abs(exact) < 1e300:
+            return None
+        return math.log(abs(exact)) if exact else -math.inf
 
     def _read_end(self, text: str) -> str | None:
-        value = self._worker.call("closing_value", closing_text(text))
+        end = closing_text(text)
+        value = self._ask("closing_value", end) if end else ""
         return None if value in ("", TIMEOUT) else value
+
+    def _ask(self, function: str, *arguments: str) -> str:
+        """Call a function of the worker, or read its result from the store."""
+        known = None if self._store is None else self._store.get(function, arguments)
+        if known is not None:
+            return known
+        result, lasting = self._worker.call(function, *arguments)
+        if self._store is not None and lasting:
+            self._store.add(function, arguments, result)
+        return result
 
 
 def _compare_directly(gold: str, answer: str) -> Status | None:

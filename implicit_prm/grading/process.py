@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,14 +27,21 @@ class WorkerProcess:
         self._limit_s = limit_s
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
+        self._stopped = False
 
-    def call(self, function: str, *arguments: str) -> str:
-        """The result of a function of `equality`, "" if it failed, `TIMEOUT` if it took too long or ended the worker.
+    def call(self, function: str, *arguments: str) -> tuple[str, bool]:
+        """Call a function of the worker.
+
+        Returns:
+            Its result: "" if it failed, `TIMEOUT` if it took too long or ended the worker. And whether another call
+            would give the same: not if the worker was killed from outside.
 
         Raises:
-            ImplicitPRMError: the worker cannot start.
+            ImplicitPRMError: the worker cannot start, or `stop` was called.
         """
         with self._lock:
+            if self._stopped:
+                raise ImplicitPRMError("the grading worker was stopped")
             if self._process is None or self._process.poll() is not None:
                 self._start()
             try:
@@ -42,14 +50,23 @@ class WorkerProcess:
                 self.close()
                 raise
             if reply is None:
+                assert self._process is not None
+                ended_itself = self._process.wait() == -getattr(signal, "SIGPROF", 0)
                 self.close()
-            return TIMEOUT if reply is None else reply["result"]
+                return TIMEOUT, ended_itself
+            return reply["result"], True
 
     def close(self) -> None:
         """End the process, if there is one."""
         if self._process is not None:
             self._end_process()
             self._process = None
+
+    def stop(self) -> None:
+        """End a call that another thread waits for, and refuse all others."""
+        self._stopped = True
+        if (process := self._process) is not None:
+            process.kill()
 
     def _start(self) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""The child process of `Grader`: calls functions of `equality`, one JSON line per call.
+"""The child process of `Grader`: reads and compares answers, one JSON line per call.
 
 Run as `python -m implicit_prm.grading.worker`. The first line out is {"ready": true} or {"error": reason}. Then, for
 each {"function": str, "arguments": [str, ...], "limit_s": float} in, {"result": str} comes out, "" if the call failed.
@@ -34,7 +34,7 @@ def main() -> None:
         replies.flush()
 
     try:
-        from implicit_prm.grading import equality
+        from implicit_prm.grading import equality, magnitudes, reading
 
         equality.compare("1", "x")  # slow imports and first calls, before any clock runs
         _limit_memory()
@@ -45,8 +45,8 @@ def main() -> None:
 
     functions: dict[str, Callable[..., str]] = {
         "compare": equality.compare,
-        "closing_value": equality.closing_value,
-        "about": equality.about,
+        "closing_value": reading.closing_value,
+        "magnitude": magnitudes.magnitude,
     }
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from implicit_prm.config import RolloutConfig, ServerConfig, TextConfig, from_mapping
 from implicit_prm.data.problems import load_problems, step_checker
 from implicit_prm.data.tokenization import build_prompt
-from implicit_prm.grading import Grader
+from implicit_prm.grading import Grader, GraderPool, Verdict
 from implicit_prm.rollouts.provenance import Provenance, fixed_options, run_record
 from implicit_prm.rollouts.rows import RolloutRows, part, parts
 from implicit_prm.rollouts.server_sampler import ServerSampler
@@ -129,14 +129,14 @@ def _sample(
     checker = step_checker(config.problems.name)
     share, started = _Share(), time.perf_counter()
     expected = -(-sum(problem.id not in done for problem in problems) // team.size)
-    with Grader.of(config.grading) as grader, progress("sampling", expected, team.first) as advance:
+    with GraderPool(config.grading) as graders, progress("sampling", expected, team.first) as advance:
         for sampled in sampler.sample(problems, done, team):
             samples = _without_empty(sampled)
             share.left_out.update(samples.left_out)
             if samples.refused:
                 share.refused.append(samples)
             else:
-                output.append(_row(samples, text, grader, checker))
+                output.append(_row(samples, text, graders, checker))
                 share.tokens += samples.tokens
             advance(1)
     share.seconds = time.perf_counter() - started
@@ -163,13 +163,14 @@ def _without_empty(samples: Samples) -> Samples:
 
 
 def _row(
-    samples: Samples, text: TextConfig, grader: Grader, checker: Callable[[str, str], list[bool]] | None
+    samples: Samples, text: TextConfig, graders: GraderPool, checker: Callable[[str, str], list[bool]] | None
 ) -> dict[str, Any]:
     problem = samples.problem
-    verdicts = [
-        grader.grade(response, problem.answer, finished)
-        for response, finished in zip(samples.texts, samples.finished, strict=True)
-    ]
+
+    def grade(grader: Grader, response: tuple[str, bool]) -> Verdict:
+        return grader.grade(response[0], problem.answer, finished=response[1])
+
+    verdicts = list(graders.map(grade, list(zip(samples.texts, samples.finished, strict=True))))
     row: dict[str, Any] = {
         "id": problem.id,
         "prompt": build_prompt(problem.text, text),

@@ -59,7 +59,8 @@ def test_what_never_ends_is_ended(hasty, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ENDLESS) - {"power tower", "nested brackets"}))
 def test_more_that_never_ends(hasty, name):
-    assert hasty.equal("5", ENDLESS[name]).status == "timeout"
+    gold = "1" if name == "nested roots" else "5"  # their value, without which the two are compared at once
+    assert hasty.equal(gold, ENDLESS[name]).status == "timeout"
     assert still_right(hasty)
 
 

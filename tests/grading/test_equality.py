@@ -166,6 +166,8 @@ def test_shared_cases(grader, name):
         (r"Hence \[ x = \frac{3}{4}. \]", "0.75"),
         (r"So there are $12$ or $15$ of them.", "12, 15"),
         ("Total = 30 + 20 = 50 minutes", "50"),
+        ("25 * 4 = 0\n0 * 4 = 0\n3 * 8 = 24", "24"),
+        ("3 * 4 = 12\n12 * 2", "24"),
     ],
 )
 def test_the_end_of_an_unmarked_text(grader, text, answer):

@@ -239,3 +239,49 @@ def test_the_last_box_is_the_answer_whatever_stands_before_it(text, content):
     # A backslash at the end would escape that of the box; a comma after an earlier box would make a list of the two.
     before = text.rstrip("\\") + " hence\n"
     assert find_answer(before + rf"\boxed{{{content}}}") == (content, "box")
+
+
+UNFINISHED = [
+    "25 * 4 = 0\n0 * 4 = 0\n0 * 8 = }",
+    "x = 12\ny = ",
+    "3 + 4 = 7\n10 * 2 = ?",
+    "Total: 3 + 4 =",
+    "5 * 2 = 10 and 10 * ",
+    "We have $x=3$. Hence $y = \\frac{",
+    "We have $x=3$. Hence $y = \\frac{1}{2",
+    "\\[ x = 3 \\]\nso that\n\\[ y =",
+    "$$x = 5$$\n\nThen $y =$",
+    "3 + 4 = 7, so \\boxed{}",
+    "a = 5\nSo the cost is $",
+    "There are 3 + 4 = 7 birds. The total is:",
+    "There are 3 + 4 = 7 birds.\n\nAnswer:",
+    "7 birds and 5 cats, so in all there are the",
+    "3 + 4 = 7\n####",
+    "x = 12\nThe rest is ____",
+]
+
+
+@pytest.mark.parametrize("text", UNFINISHED)
+def test_an_unfinished_statement_is_not_answered_from_an_earlier_one(text):
+    assert closing_text(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He paid $12.\n\n---",
+        "I hope 12 is what it is.",
+        "She is 12 and he is 14.",
+        "It is <b>12</b>",
+        "It is *12*",
+        "**12**",
+        "So she walks it 12 times",
+        "It is 12. I hope this helps :)",
+        "\\[\nx = 12\n\\]",
+        "```\n12\n```",
+        "x \\in \\{1, 2\\}",
+        "f(x) = \\begin{cases} 1 \\\\ 2 \\end{cases}",
+    ],
+)
+def test_a_finished_statement_is_read(text):
+    assert closing_text(text) != ""

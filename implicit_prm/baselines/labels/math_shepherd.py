@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from implicit_prm.baselines.labels.labeller import LabelledGroup
 from implicit_prm.baselines.layouts import read_positions
 from implicit_prm.config import MathShepherdConfig, PolicyConfig
 from implicit_prm.data.tokenization import EncodedResponse, Encoder, context_length
-from implicit_prm.grading import Grader
+from implicit_prm.grading import Grader, GraderPool
 from implicit_prm.models import loading
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts.transformers_sampler import Prefix, complete, open_for_sampling
@@ -66,18 +67,18 @@ class MathShepherd:
         model = open_for_sampling(self._source, self._config.policy)  # type: ignore[arg-type]
         self._check(groups, context_length(model.config, None))
         size = self._config.problems_at_once
-        with Grader.of(self._config.grading) as grader:
+        with GraderPool(self._config.grading) as graders:
             # Blocks are cut before finished groups are skipped: a resumed run then batches the same prefixes together,
             # and logits agree to the last bit.
             for block in (groups[start : start + size] for start in range(0, len(groups), size)):
                 if all(group.id in done for group in block):
                     continue
-                completed = self._complete(model, block, grader)
+                completed = self._complete(model, block, graders)
                 for index, group in enumerate(block):
                     if group.id not in done:
                         yield self._labelled(group, index, completed)
 
-    def _complete(self, model: Any, block: Sequence[Group], grader: Grader) -> dict[PrefixKey, _Completed]:
+    def _complete(self, model: Any, block: Sequence[Group], graders: GraderPool) -> dict[PrefixKey, _Completed]:
         """Complete every distinct prefix of the block's responses and grade the completions."""
         prefixes: dict[PrefixKey, Prefix] = {}
         remaining: dict[PrefixKey, int] = {}
@@ -97,7 +98,7 @@ class MathShepherd:
             completions = complete(model, self._encoder, batch, self._config.sampling)
             for key, prefix, completion in zip(keys, batch, completions, strict=True):
                 answer = str(block[key[0]].answer)
-                correct = sum(grader.grade(text, answer).correct for text in completion.texts)
+                correct = sum(graders.map(partial(_is_correct, answer), completion.texts))
                 prefix_tokens = len(prefix.prompt_ids) + len(prefix.ids)
                 tokens = TokenCounts(1, len(completion.texts), prefix_tokens, completion.tokens)
                 results[key] = _Completed(correct, tokens)
@@ -137,6 +138,10 @@ class MathShepherd:
                         f"sampling.max_new_tokens={new_tokens} exceed the model's context of {context} tokens; lower "
                         "sampling.max_new_tokens or remove the response"
                     )
+
+
+def _is_correct(answer: str, grader: Grader, text: str) -> bool:
+    return grader.grade(text, answer).correct
 
 
 def _cuts(encoded: EncodedResponse) -> list[_Cut]:

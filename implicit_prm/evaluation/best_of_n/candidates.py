@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from implicit_prm.config import BestOfNConfig
 from implicit_prm.data.groups import take_responses
 from implicit_prm.evaluation.selection import Candidates
-from implicit_prm.grading import Grader
+from implicit_prm.grading import Grader, GraderPool
 from implicit_prm.types import Group, ImplicitPRMError
-from implicit_prm.utils.progress import tracked
+from implicit_prm.utils.distributed import processes
+from implicit_prm.utils.progress import progress
 
 
 def select(groups: Sequence[Group], config: BestOfNConfig, say: Callable[[str], None]) -> list[Group]:
@@ -35,42 +37,44 @@ def select(groups: Sequence[Group], config: BestOfNConfig, say: Callable[[str], 
     return chosen
 
 
-def grade(groups: Sequence[Group], config: BestOfNConfig, shown: bool = True) -> tuple[list[Group], list[Candidates]]:
+def grade(groups: Sequence[Group], config: BestOfNConfig) -> tuple[list[Group], list[Candidates]]:
     """The groups with every response graded, and what selection sees of each.
+
+    Of several processes the first grades, and the others wait for the result.
 
     Args:
         groups: labels that are there are kept.
         config: `grading` says how answers are found and compared; with `unanswered=lowest`, a response without an
             answer is not picked.
-        shown: whether progress is shown.
     """
-    with Grader.of(config.grading) as grader:
-        graded = [grade_group(group, grader) for group in tracked(groups, "grading", shown)]
-        candidates = [
-            as_candidates(group, grader, config.unanswered) for group in tracked(graded, "grouping answers", shown)
-        ]
-    return graded, candidates
+    with processes() as state:
+        candidates = _in_this_process(groups, config) if state.first else []
+        candidates = state.gather(candidates)[0]
+    labels = [c.correct.tolist() for c in candidates]
+    return [replace(group, correctness=some) for group, some in zip(groups, labels, strict=True)], candidates
 
 
-def grade_group(group: Group, grader: Grader) -> Group:
-    """The group with every response graded; labels that are there are kept."""
-    if None not in group.correctness:
-        return group
-    if group.answer is None:
-        raise ImplicitPRMError(f"problem {group.id}: no correctness and no answer to grade against; give one of them")
-    answer = group.answer
-    labels: list[bool | None] = [
-        grader.grade(text, answer, finished).correct if label is None else label
-        for text, finished, label in zip(group.completions, group.finished, group.correctness, strict=True)
-    ]
-    return replace(group, correctness=labels)
+def _in_this_process(groups: Sequence[Group], config: BestOfNConfig) -> list[Candidates]:
+    found = []
+    with GraderPool(config.grading) as graders, progress("grading", sum(map(len, groups))) as advance:
+        for group, candidates in zip(groups, graders.map(partial(_graded, config.unanswered), groups), strict=True):
+            found.append(candidates)
+            advance(len(group))
+    return found
 
 
-def as_candidates(group: Group, grader: Grader, unanswered: str) -> Candidates:
-    """Group equal answers. A response that was cut off can neither vote nor be picked, whatever it boxed before."""
+def _graded(unanswered: str, grader: Grader, group: Group) -> Candidates:
+    """Grade the responses and group equal answers.
+
+    A response that was cut off can neither vote nor be picked, whatever it boxed before.
+    """
     valid = np.array(group.finished, dtype=bool)
-    answers = [grader.extract(text)[0] if ok else None for text, ok in zip(group.completions, valid, strict=True)]
-    classes = np.array(grader.answer_classes(answers))
+    answers = [grader.extract(text, ok)[0] for text, ok in zip(group.completions, group.finished, strict=True)]
+    correct = [
+        grader.equal(group.answer, answer).correct if label is None else label
+        for answer, label in zip(answers, group.correctness, strict=True)
+    ]
+    classes = np.array(grader.answer_classes([a if ok else None for a, ok in zip(answers, valid, strict=True)]))
     if unanswered == "lowest":
         valid &= classes >= 0
-    return Candidates(np.array(group.correctness, dtype=bool), classes, valid)
+    return Candidates(np.array(correct, dtype=bool), classes, valid)

@@ -93,7 +93,7 @@ def evaluate_best_of_n(
         The metrics, as metrics.json holds them.
     """
     main = is_first()
-    groups, candidates = grade(groups, config, main)
+    groups, candidates = grade(groups, config)
     others = earlier_scores(config.against, groups, cache_key(groups))
     scores = scorer.score_all(groups, folder)
     metrics = best_of_n_metrics(config, groups, candidates, scores, scorer, others)
