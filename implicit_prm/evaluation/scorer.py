@@ -65,7 +65,11 @@ class OpenScorer:
             ImplicitPRMError: what the scorer raises, or log-ratios and probabilities in one run.
         """
         try:
-            if folder is not None and self.identity is not None:
+            if self.column is not None:  # every process has read it
+                scores = list(map(self.score, groups))
+                if folder is not None and is_first():
+                    write_scores(groups, scores, folder, self.key(groups))
+            elif folder is not None and self.identity is not None:
                 scores = score_all(groups, self.score, folder, self.key(groups))
             else:
                 scores = score_in_memory(groups, self.score)

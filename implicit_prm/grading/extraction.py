@@ -13,7 +13,9 @@ from implicit_prm.grading.latex import repair
 Rule = Literal["field", "box", "hashes", "phrase", "end"]
 
 # One left-to-right pass: a box, an escaped character, or a brace. JSON escaping leaves a second backslash.
-_BOX_TOKEN = re.compile(r"(?P<box>\\\\?(?:boxed|fbox)(?![a-zA-Z])\s*)(?P<brace>\{?)|\\.|[{}]", re.DOTALL)
+_BOX = r"\\\\?(?:boxed|fbox)(?![a-zA-Z])\s*"
+_FIRST_BOX = re.compile(_BOX)
+_BOX_TOKEN = re.compile(rf"(?P<box>{_BOX})(?P<brace>\{{?)|\\.|[{{}}]", re.DOTALL)
 _UNBRACED = re.compile(r"(?:[^$\n\\}]|\\[^)\]\n])*")
 # What stands between the boxes of one list: "$\boxed{2}$ and $x = \boxed{3}$".
 _SPACING = r"(?:\s|\$|\*|\\[()\[\],;]|\\q?quad)*"
@@ -111,7 +113,8 @@ def _field(text: str) -> str:
 def _boxed(text: str) -> str:
     boxes: list[tuple[int, int, str]] = []  # command's start, end, content
     openings: list[tuple[int, int] | None] = []  # of each open brace: start of the box and of its content
-    for token in _BOX_TOKEN.finditer(text):
+    first = _FIRST_BOX.search(text)
+    for token in _BOX_TOKEN.finditer(text, first.start() if first else len(text)):
         if token["box"] and not token["brace"]:
             content = _UNBRACED.match(text, token.end(), token.end() + 100)
             if content and content[0].strip():

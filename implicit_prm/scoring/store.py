@@ -84,10 +84,13 @@ def score_in_memory(groups: Sequence[Group], score: ScoreGroup) -> list[list[Ste
     return [found[number] for number in range(len(groups))]
 
 
-def write_scores(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]], folder: Path) -> None:
-    """Write `folder/scores.parquet` under no key: a later run computes the scores again."""
-    _is_current(folder / FILE, "")
-    _write(folder / FILE, _to_table(groups, scores), "")
+def write_scores(
+    groups: Sequence[Group], scores: Sequence[Sequence[StepScores]], folder: Path, key: str | None = None
+) -> None:
+    """Write `folder/scores.parquet`, unless it is there under this key. Without a key, no run reads it."""
+    current = _is_current(folder / FILE, key or "")
+    if key is None or not current:
+        _write(folder / FILE, _to_table(groups, scores), key or "")
 
 
 def _for_own_share(groups: Sequence[Group], state: Processes, work: Callable[[int], None]) -> None:
@@ -169,7 +172,12 @@ def _part(folder: Path, number: int) -> Path:
 def _to_table(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]) -> pa.Table:
     import pyarrow as pa
 
-    rows = [
+    rows = (_to_rows(group, scored) for group, scored in zip(groups, scores, strict=True))
+    return pa.concat_tables([pa.Table.from_pylist(some, schema=_schema()) for some in rows])  # not all rows at once
+
+
+def _to_rows(group: Group, scores: Sequence[StepScores]) -> list[dict[str, Any]]:
+    return [
         {
             "problem_id": group.id,
             "response": place,
@@ -184,10 +192,8 @@ def _to_table(groups: Sequence[Group], scores: Sequence[Sequence[StepScores]]) -
             "step_tokens": one.step_tokens,
             "token_sums": None if one.token_sums is None else asdict(one.token_sums),
         }
-        for group, scored in zip(groups, scores, strict=True)
-        for place, one in enumerate(scored)
+        for place, one in enumerate(scores)
     ]
-    return pa.Table.from_pylist(rows, schema=_schema())
 
 
 def _from_table(table: pa.Table, groups: Sequence[Group]) -> list[list[StepScores]]:
