@@ -85,9 +85,13 @@ REPEATED += ["\x08a", "**", "[", " + 2x", ". ", "\t", "(", "=", "1 1/2 ", r"\tex
 
 
 def seconds(function, text):
-    start = time.process_time()
-    function(text)
-    return time.process_time() - start
+    """CPU time, the least of three: a garbage collection may fall into any of them."""
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        function(text)
+        taken.append(time.process_time() - start)
+    return min(taken)
 
 
 @pytest.mark.parametrize("function", [find_answer, closing_text, is_sentence, normalise, plain_text])
