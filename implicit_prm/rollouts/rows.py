@@ -14,6 +14,8 @@ from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.types import ImplicitPRMError, Problem
 from implicit_prm.utils.io import JsonLines, atomic_write
 
+_COLUMNS = ("id", "prompt", "answer", "correctness", "finished")
+
 
 def part(path: Path, rank: int) -> Path:
     """The file that the process of this rank writes to."""
@@ -70,10 +72,16 @@ class RolloutRows:
         """Read the rows that were written to the output since the last call, and those of the parts.
 
         Raises:
-            ImplicitPRMError: the source lacks a row's problem, or has another text or answer for it.
+            ImplicitPRMError: the source lacks a row's problem, or has another text or answer for it; or the file was
+                edited.
         """
         for file, start in [(self.path, self._size), *((file, 0) for file in parts(self.path))]:
             for place, size, row in JsonLines(file).entries(start):
+                if missing := [name for name in _COLUMNS if name not in row]:
+                    raise ImplicitPRMError(
+                        f"{file}: the row at byte {place} has no column {missing[0]}; restore the file, or choose "
+                        "another output"
+                    )
                 self._check(row)
                 known = Row(
                     row["id"], file, place, size, len(row["correctness"]), sum(row["correctness"]), _cut_off(row)

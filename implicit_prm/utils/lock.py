@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
@@ -88,8 +89,10 @@ def _this_process() -> dict[str, str | int]:
 
 
 def _described(holder: Path) -> str:
-    try:
-        known = json.loads(holder.read_text(encoding="utf-8"))
-        return f"{known['command']} (process {known['process']} on {known['host']}, since {known['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just started
-        return "another process"
+    for _ in range(20):
+        try:
+            known = json.loads(holder.read_text(encoding="utf-8"))
+            return f"{known['command']} (process {known['process']} on {known['host']}, since {known['since']})"
+        except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
+            time.sleep(0.1)
+    return "another process"

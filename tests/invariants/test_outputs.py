@@ -30,7 +30,8 @@ PROBLEMS = ProblemsConfig("sandbox", limit=2, prompt_template="{problem}")
 
 
 def _rollout(folder, model, rows):
-    rollout(RolloutConfig(PolicyConfig(str(model)), PROBLEMS, SamplingConfig(n=1), str(folder / "out")), quiet)
+    sampling = SamplingConfig(n=1, max_new_tokens=2)
+    rollout(RolloutConfig(PolicyConfig(str(model)), PROBLEMS, sampling, str(folder / "out")), quiet)
 
 
 def _label(folder, model, rows):
@@ -125,3 +126,12 @@ def test_a_file_that_only_lacks_its_first_row_is_our_own(tmp_path, tiny_folder, 
     _label(tmp_path, tiny_folder, rows)
     assert (tmp_path / "out").read_bytes() == whole
     assert len(json.loads((tmp_path / "out.meta.json").read_text())["runs"]) == 1
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_a_file_whose_rows_were_replaced_is_refused(command, tmp_path, tiny_folder, rows):
+    command(tmp_path, tiny_folder, rows)
+    (tmp_path / "out").write_text('{"a": 1}\n')
+    with pytest.raises(ImplicitPRMError, match=r"out: .* has no .*id"):
+        command(tmp_path, tiny_folder, rows)
+    assert (tmp_path / "out").read_text() == '{"a": 1}\n'

@@ -1,9 +1,11 @@
 """One run writes an output at a time, and a run that was killed is no obstacle."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
+import threading
 
 import filelock
 import pytest
@@ -47,6 +49,19 @@ def test_a_folder_is_locked_inside_and_removed_again_if_nothing_was_written(tmp_
     with locked(tmp_path / "full", inside=True):
         (tmp_path / "full" / "file").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "file"]
+
+
+def test_a_run_that_has_only_just_started_is_named(tmp_path):
+    """Its description is written when it has the lock already."""
+    with filelock.FileLock(tmp_path / ".rows.jsonl.lock"):
+        described = {"command": "ipr-rollout", "process": 4711, "host": "node7", "since": "now"}
+        holder = tmp_path / ".rows.jsonl.lock.json"
+        threading.Timer(0.2, holder.write_text, [json.dumps(described)]).start()
+        with (
+            pytest.raises(ImplicitPRMError, match=r"ipr-rollout .process 4711 on node7"),
+            locked(tmp_path / "rows.jsonl"),
+        ):
+            pass
 
 
 def test_only_the_first_process_of_a_launch_locks(tmp_path, monkeypatch):

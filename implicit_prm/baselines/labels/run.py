@@ -62,6 +62,8 @@ def _label(config: LabelConfig, say: Say) -> Path:
     settings = _settings(config, groups)
     if rows:
         record.check(settings)
+    if not all("id" in row for row in rows):
+        raise ImplicitPRMError(f"{output.path}: a row has no id; restore the file, or choose another output")
     done = {row["id"] for row in rows}
     if len(done) == len(groups):
         say(f"{output.path}: all {len(groups)} prompts are labelled already")
