@@ -5,9 +5,12 @@
     python scripts/run_on_gpu.py --model FOLDER --rollouts FILE --candidates FILE    # existing graded responses
     python scripts/run_on_gpu.py --model sandbox --device cpu --problems 40 --test-problems 20    # minutes, no GPU
 
-Each stage is one command of this package, in its own process and with a time limit. Run the same command again after an
-interruption: finished stages are skipped, and the interrupted one resumes. The report, docs/results/<GPU>-<model>.md,
-has accuracies with intervals, tokens per second and peak memory. Arguments after `--` are overrides for `ipr-train`:
+Each stage is one command, in its own process and with a time limit. Run the same command again after an interruption:
+finished stages are skipped, and the interrupted one resumes. Where a command may run for ten minutes at most, use
+`--call-minutes 7`: a stage that is interrupted has two minutes to save its work, and the next call resumes it. The
+report, docs/results/<GPU>-<model>.md, has accuracies and AUROCs with intervals, benchmarks of scoring and training
+against the official implementation, tokens per second and peak memory. Arguments after `--` are overrides for
+`ipr-train`:
 
     python scripts/run_on_gpu.py --model Qwen/Qwen2.5-1.5B-Instruct -- model.lora=null trainer.learning_rate=1e-6
 """
@@ -19,16 +22,19 @@ import json
 import re
 import shlex
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages import Stage, nvidia_smi, run_stage
+from stages import Stage, nvidia_smi, read_record, run_stage
 
+from implicit_prm.evaluation.formatting import decimals
 from implicit_prm.utils.io import atomic_write
 
 LOSSES = ("ce", "dpo")
 BENCH = ["gsm8k", "math"]
+BENCHMARKS, BENCHMARK_PAGE = ("scoring", "training"), "benchmarks.md"
 
 
 def parse() -> argparse.Namespace:
@@ -47,6 +53,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="limit of a sampled response")
     parser.add_argument("--score-dtype", default="float32", help="weights for scoring: float32, bfloat16 or float16")
     parser.add_argument("--minutes", type=float, default=60, help="time limit of each stage")
+    parser.add_argument(
+        "--call-minutes", type=float, default=float("inf"), help="time limit of this call (default: none)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of the benchmarks, or 0 for none")
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu"), help="folder of the results")
     parser.add_argument("--report", type=Path, default=Path("docs/results"), help="folder of the report")
     parser.add_argument("--device", default="cuda:0", help="cuda:K or cpu")
@@ -78,6 +88,8 @@ def stages(options: argparse.Namespace) -> list[Stage]:
     listed += [reranking(loss, candidates, options) for loss in LOSSES]
     if options.bench_problems and options.model != "sandbox":  # whose tokenizer only knows its own problems
         listed += [process_bench(loss, options) for loss in LOSSES]
+    if options.rounds:
+        listed += [benchmark(name, options) for name in BENCHMARKS]
     return listed
 
 
@@ -125,6 +137,16 @@ def process_bench(loss: str, options: argparse.Namespace) -> Stage:
     overrides += [f"max_problems={options.bench_problems}", f"output_dir={folder}", "too_long=wrong"]
     overrides.append(f"dtype={options.score_dtype}")
     return Stage(f"processbench {loss}", "eval", overrides, folder / "metrics.json", None)
+
+
+def benchmark(name: str, options: argparse.Namespace) -> Stage:
+    """Time this library and the official implementation on generated text."""
+    page = options.out / BENCHMARK_PAGE
+    sandbox = options.model == "sandbox"
+    arguments = ["--model", "random" if sandbox else options.model, *(["--lengths", "24", "20"] if sandbox else [])]
+    arguments += ["--device", "cpu"] if options.device == "cpu" else ["--device", "cuda", "--dtype", "bfloat16"]
+    arguments += ["--responses", "8", "--rounds", str(options.rounds), "--variants", "ours", "--markdown", str(page)]
+    return Stage(f"bench {name}", str(Path(__file__).with_name(f"bench_{name}.py")), arguments, page)
 
 
 def source_of(name: str, data: str | None) -> list[str]:
@@ -195,6 +217,9 @@ def write_report(listed: list[Stage], options: argparse.Namespace) -> Path:
     ]
     for loss in LOSSES:
         lines += ["", *results(loss, options.out / loss)]
+    if options.rounds:
+        _, benchmarks = (options.out / BENCHMARK_PAGE).read_text(encoding="utf-8").split("\n", 1)  # without its heading
+        lines += ["", "## Benchmarks", "", benchmarks.strip()]
     path = options.report / f"{slug(name)}-{slug(Path(options.model).name)}.md"
     with atomic_write(path) as stream:
         stream.write(("\n".join(lines) + "\n").encode())
@@ -214,12 +239,18 @@ def results(loss: str, folder: Path) -> list[str]:
         f"{training_loss}Of {metrics['responses']} candidates, {metrics['cut_off_responses']} were cut off and "
         f"{metrics['unanswered_responses']} have no answer. Intervals: 95 %, bootstrap over problems.",
         "",
-        "| selected by | accuracy, % | minus majority vote |",
-        "|---|---|---|",
+        "| selected by | accuracy, % | minus majority vote | within-problem AUROC |",
+        "|---|---|---|---|",
     ]
     for name, row in metrics["accuracy"].items():
         difference = metrics["difference"].get(f"{name} - majority vote", {}).get(largest)
-        lines.append(f"| {name} | {interval(row[largest])} | {interval(difference, '+') if difference else ''} |")
+        auroc = metrics["within_problem_auroc"].get(name)
+        cells = [
+            interval(row[largest]),
+            interval(difference, "+") if difference else "",
+            decimals(auroc) if auroc else "",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     bench = folder / "processbench" / "metrics.json"
     return lines + (bench_results(json.loads(bench.read_text(encoding="utf-8"))) if bench.exists() else [])
 
@@ -252,8 +283,13 @@ def slug(name: str) -> str:
 def main() -> None:
     options = parse()
     listed = stages(options)
+    deadline = time.monotonic() + options.call_minutes * 60
     for stage in listed:
-        run_stage(stage, options.out, options.minutes, options.device)
+        left = (deadline - time.monotonic()) / 60
+        read_record(stage, options.out)
+        if not stage.done and left < 1:
+            sys.exit(f"run_on_gpu: reached --call-minutes before stage {stage.name}; the same command resumes")
+        run_stage(stage, options.out, min(options.minutes, left), options.device)
     print(f"report: {write_report(listed, options)}")
 
 

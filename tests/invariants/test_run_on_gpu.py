@@ -7,8 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import bench_scoring
+import bench_training
 import pytest
 import run_on_gpu
+from benchlib import options as bench_options
 from studylib import work
 
 from implicit_prm.config import ProcessBenchConfig
@@ -45,9 +48,13 @@ def test_options_of_every_stage_are_valid(model, device, monkeypatch):
     monkeypatch.setattr(run_on_gpu, "gpu", lambda device: "a GPU")
     monkeypatch.setattr(sys, "argv", ["run_on_gpu.py", "--model", model, "--device", device])
     listed = run_on_gpu.stages(run_on_gpu.parse())
-    assert len(listed) == (6 if model == "sandbox" else 8)
+    assert len(listed) == (8 if model == "sandbox" else 10)
     commands = {name: work.COMMANDS[name] for name in ("rollout", "train")} | {"eval": work.COMMANDS["measure"]}
+    benchmarks = {one.__name__: one for one in (bench_scoring, bench_training)}
     for stage in listed:
+        if stage.name.startswith("bench "):
+            bench_options.parse(benchmarks[Path(stage.program).stem].parser(), stage.arguments)
+            continue
         command = commands[stage.program]
         if "task=processbench" in stage.arguments:
             command = replace(command, options=ProcessBenchConfig)
@@ -59,13 +66,14 @@ def test_results_without_a_training_loss(tmp_path):
     interval = {"value": 0.5, "low": 0.4, "high": 0.6}
     metrics = {"sizes": [2], "problems": 4, "responses": 8, "cut_off_responses": 1, "unanswered_responses": 0}
     metrics |= {"accuracy": {"majority vote": {"2": interval}}, "difference": {}}
+    metrics |= {"within_problem_auroc": {"majority vote": interval}}
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "metrics.json").write_text(json.dumps(metrics))
     for trained, expected in (({"train_loss": 0.25}, True), ({}, False)):
         (tmp_path / "train_metrics.json").write_text(json.dumps(trained))
         page = "\n".join(run_on_gpu.results("ce", tmp_path))
         assert ("Training loss 0.2500" in page) is expected
-        assert "| majority vote | 50.0 [40.0, 60.0] |" in page
+        assert "| majority vote | 50.0 [40.0, 60.0] |  | 0.500 [0.400, 0.600] |" in page
 
 
 @pytest.mark.slow
@@ -87,14 +95,19 @@ def test_failed_stage_is_resumed_and_finished_ones_are_skipped(tmp_path):
         assert f"| {stage} |" in page
     assert "## ce: best of 2 on 4 problems" in page
     assert "| PRM, min of steps |" in page
+    assert "## Scoring 8 responses per prompt" in page
     tokens = int(page.split("| sample | ")[1].split(" | ")[1].replace(",", ""))
     assert 8 * 4 * 5 < tokens < 8 * 4 * 48
 
     again = run(tmp_path, "--", steps)
     assert again.returncode == 0
-    assert again.stdout.count(": done") == 6
+    assert again.stdout.count(": done") == 8
     other = run(tmp_path, "--", "trainer.max_steps=3")
     assert "outputs/gpu has results of another command for stage train ce" in other.stderr
+
+    # A call that has no time left ends before the next stage.
+    late = run(tmp_path, "--out", "late", "--call-minutes", "0.5")
+    assert "--call-minutes before stage sample" in late.stderr
 
     # A stage that reaches its limit is reported, and its time recorded.
     cut = run(tmp_path, "--out", "cut", minutes="0.01")
