@@ -181,7 +181,7 @@ def _unknown_option(name: str, parent: Any) -> str:
     elif (other := similar_option(key, elsewhere)) is not None:
         near = elsewhere[other]
     hint = f"did you mean {near}?" if near else "--help lists all options"
-    if group == "trainer":
+    if group in ("trainer", "grpo"):
         hint += f" (other options of transformers.TrainingArguments need a plus sign: +{name}=VALUE)"
     elif group.endswith(("extra_body", "template_kwargs")):
         hint = f"a new field needs a plus sign: +{name}=VALUE"

@@ -31,6 +31,7 @@ from implicit_prm.config.models import (
     StepRule,
     TextConfig,
 )
+from implicit_prm.config.rl import ExactRewards, ImplicitRewards, NoRewards, RLConfig
 from implicit_prm.config.rollouts import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
 from implicit_prm.config.training import (
     CEConfig,
@@ -59,8 +60,10 @@ __all__ = [
     "Dtype",
     "EstimateConfig",
     "ExactConfig",
+    "ExactRewards",
     "Extraction",
     "GradingConfig",
+    "ImplicitRewards",
     "KTOConfig",
     "LabelConfig",
     "LabelUse",
@@ -71,11 +74,13 @@ __all__ = [
     "MergeConfig",
     "ModelConfig",
     "NCAConfig",
+    "NoRewards",
     "PolicyConfig",
     "PrefixConfig",
     "ProblemsConfig",
     "ProcessBenchConfig",
     "Quantization",
+    "RLConfig",
     "RolloutConfig",
     "SamplingConfig",
     "ScorerConfig",

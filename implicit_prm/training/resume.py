@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerState, TrainingArguments
 
-from implicit_prm.config import BaselineConfig, TrainConfig
+from implicit_prm.config import BaselineConfig, RLConfig, TrainConfig
 from implicit_prm.data.training_set import REPORT_FILE
 from implicit_prm.models.checkpoint import BASELINE_FILE, METADATA_FILE, CheckpointMetadata
 from implicit_prm.models.source import find_damage
@@ -22,10 +22,11 @@ _STATE = "trainer_state.json"  # written last: a checkpoint without it is incomp
 
 
 def find_checkpoint(
-    config: TrainConfig | BaselineConfig,
+    config: TrainConfig | BaselineConfig | RLConfig,
     arguments: TrainingArguments,
     say: Callable[[str], None],
     read: Callable[[Path], Any] = CheckpointMetadata.read,
+    option: str = "trainer.resume_from_checkpoint",
 ) -> str | None:
     """Find the checkpoint to resume from.
 
@@ -37,6 +38,7 @@ def find_checkpoint(
         arguments: the trainer's, for the order of processes.
         say: prints a line.
         read: reads a checkpoint's metadata, and raises ImplicitPRMError for another kind of checkpoint.
+        option: name of the option, for messages.
 
     Returns:
         The checkpoint's folder; None to start from the beginning.
@@ -54,15 +56,15 @@ def find_checkpoint(
     if wanted not in ("", "true", "auto", "false", "none"):
         named = Path(str(arguments.resume_from_checkpoint))
         if not named.is_dir():
-            raise ImplicitPRMError(f"trainer.resume_from_checkpoint={named}: no such checkpoint")
+            raise ImplicitPRMError(f"{option}={named}: no such checkpoint")
         problem = find_problem(named, read)
         if problem:
-            raise ImplicitPRMError(f"trainer.resume_from_checkpoint={named}: {problem}; name an earlier one")
+            raise ImplicitPRMError(f"{option}={named}: {problem}; name an earlier one")
         return str(named)
     if config.overwrite:
         _clear(folder, arguments)
     elif finished or found:
-        resume = "resume with trainer.resume_from_checkpoint=true, " if found else ""
+        resume = f"resume with {option}=true, " if found else ""
         raise ImplicitPRMError(
             f"{config.output_dir} already holds {'a model' if finished else found[-1]}; set another "
             f"output_dir, {resume}or start over with overwrite=true"

@@ -1,0 +1,200 @@
+"""One run of reinforcement learning, from options to a trained policy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Container
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from implicit_prm.config import ExactRewards, GradingConfig, ImplicitRewards, ProblemsConfig, RLConfig, from_mapping
+from implicit_prm.data.chat_template import as_chat
+from implicit_prm.data.problems import load_problems
+from implicit_prm.data.tokenization import build_prompt
+from implicit_prm.grading import Grader
+from implicit_prm.models import loading
+from implicit_prm.models.implicit_prm import ImplicitPRM
+from implicit_prm.models.source import ModelSource
+from implicit_prm.rl.exact_steps import ExactSteps
+from implicit_prm.rl.prime_config import PrimeConfig
+from implicit_prm.rl.prime_trainer import PrimeTrainer
+from implicit_prm.rl.reward_function import RewardFunction, completion_text
+from implicit_prm.training.arguments import log_offline_without_wandb_key
+from implicit_prm.training.metrics import JsonLog
+from implicit_prm.training.resume import find_checkpoint
+from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Scorer
+from implicit_prm.utils.distributed import spoken_once
+from implicit_prm.utils.io import write_json
+from implicit_prm.utils.lock import locked
+
+METRICS_FILE = "rl_metrics.json"
+
+Say = Callable[[str], None]
+
+
+def train_policy(config: RLConfig, say: Say = print, command: str | None = None) -> dict[str, float]:
+    """Train a policy with process rewards and save it in `config.output_dir`.
+
+    Beside the policy it writes `log.jsonl`, `run.json` with the options, `rl_metrics.json`, and in the folder `prm` a
+    PRM that was updated. A run resumes with `grpo.resume_from_checkpoint=true`.
+
+    Args:
+        config: the options.
+        say: prints a line of progress.
+        command: the command line that started the run, for run.json.
+
+    Returns:
+        The final metrics: training loss and seconds, and with `dev_split` those of the dev problems.
+
+    Raises:
+        ImplicitPRMError: invalid options, problems or models, before the first step.
+    """
+    config = from_mapping(RLConfig, asdict(config))  # validate a config made in Python like one from YAML
+    with locked(config.output_dir, inside=True):
+        return _train_policy(config, spoken_once(say), command)
+
+
+def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, float]:
+    arguments = prime_arguments(config)
+    folder = Path(config.output_dir)
+    checkpoint = find_checkpoint(config, arguments, say, lambda _: None, "grpo.resume_from_checkpoint")
+    if arguments.process_index == 0:
+        write_json(folder / "run.json", {"command": command, "config": asdict(config)})
+    problems = {"train": load_problems(config.problems, say)}
+    if config.dev_split is not None:
+        dev = replace(config.problems, split=config.dev_split, limit=config.dev_limit)
+        problems["dev"] = load_problems(dev, say)
+    sets = {name: _dataset(found, config.problems) for name, found in problems.items()}
+    source = ModelSource.of(config.policy)
+    policy = loading.open_model(source, config.policy.dtype, config.policy.attn_implementation)
+    tokenizer = loading.open_tokenizer(source)
+    steps = None
+    if config.problems.name == "sandbox":
+        steps = ExactSteps({_key(p, config.problems): p.text for found in problems.values() for p in found})
+    prm = _open_prm(config, steps, source)
+    say(f"{config.output_dir}: {len(sets['train'])} problems, {arguments.max_steps} optimiser steps")
+    trainer = PrimeTrainer(
+        policy,
+        correctness(config.grading, _ends(policy, tokenizer)),
+        arguments,
+        prm=prm,
+        step_checker=None if steps is None or prm is None else steps.check,
+        train_dataset=sets["train"],
+        eval_dataset=sets.get("dev"),
+        processing_class=tokenizer,
+        peft_config=None if config.lora is None else _peft_config(config),
+        callbacks=[JsonLog(folder / "log.jsonl")],
+    )
+    log_offline_without_wandb_key(arguments, say)
+    metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
+    if "dev" in sets:
+        metrics |= _dev_metrics(trainer)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_json(folder / METRICS_FILE, metrics)
+    return metrics
+
+
+def _dev_metrics(trainer: PrimeTrainer) -> dict[str, float]:
+    """Metrics of the dev problems, evaluated now unless the last step has done so."""
+    last = trainer.state.log_history[-2:]  # an evaluation, then the summary of the run
+    for row in last:
+        if row["step"] == trainer.state.global_step and "eval_reward" in row:
+            return {name: value for name, value in row.items() if name.startswith("eval_")}
+    return trainer.evaluate()
+
+
+def prime_arguments(config: RLConfig) -> PrimeConfig:
+    """`config.grpo` as PrimeConfig, which defines and checks most options.
+
+    Raises:
+        ImplicitPRMError: an unknown option, or a combination that is refused.
+    """
+    known = {f.name for f in fields(PrimeConfig)}
+    for key in config.grpo:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean grpo.{near[0]}?" if near else "see PrimeConfig and trl.GRPOConfig for the names"
+            raise ImplicitPRMError(f"grpo.{key}: unknown option; {hint}")
+    options = dict(config.grpo)
+    for key in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # their names before transformers 5.23
+        renamed = key.replace("gradient", "activation")
+        if renamed in known and key in options:
+            options.setdefault(renamed, options.pop(key))
+    if config.problems.template_kwargs:
+        options.setdefault("chat_template_kwargs", config.problems.template_kwargs)
+    try:
+        return PrimeConfig(output_dir=config.output_dir, **options)
+    except ImplicitPRMError as error:
+        raise ImplicitPRMError(f"grpo.{error}") from None
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise ImplicitPRMError(f"grpo: {str(error).strip()}") from error
+
+
+def correctness(config: GradingConfig, ends: Container[int]) -> RewardFunction:
+    """A reward function that grades final answers: 1 for a correct one, else 0.
+
+    Args:
+        config: how answers are graded.
+        ends: tokens that end a response; what a response that was cut off happens to end in is no answer.
+
+    Returns:
+        A function with TRL's keywords; the dataset has a column `answer`.
+    """
+    grader = Grader.of(config)
+
+    def correct(completions: Any, completion_ids: Any, answer: Any, **_: Any) -> list[float | None]:
+        rows = zip(map(completion_text, completions), completion_ids, answer, strict=True)
+        return [float(grader.grade(text, gold, bool(ids) and ids[-1] in ends).correct) for text, ids, gold in rows]
+
+    return correct
+
+
+def _ends(policy: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens at which sampling stops, as TRL collects them."""
+    found = policy.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])}
+
+
+def _prompt(problem: Problem, config: ProblemsConfig) -> Prompt:
+    """What TRL's dataset holds: a chat, or with a raw: template the text."""
+    prompt = build_prompt(problem.text, config.text)
+    return prompt if config.prompt_template.startswith("raw:") else as_chat(prompt)
+
+
+def _key(problem: Problem, config: ProblemsConfig) -> str:
+    prompt = _prompt(problem, config)
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def _dataset(problems: list[Problem], config: ProblemsConfig) -> Dataset:
+    rows = [{"id": one.id, "prompt": _prompt(one, config), "answer": one.answer} for one in problems]
+    return Dataset.from_list(rows)
+
+
+def _open_prm(config: RLConfig, steps: ExactSteps | None, policy: ModelSource) -> ImplicitPRM | Scorer | None:
+    if isinstance(config.prm, ExactRewards):
+        return steps
+    if not isinstance(config.prm, ImplicitRewards):
+        return None
+    options = {name: value for name, value in asdict(config.prm).items() if name not in ("kind", "checkpoint")}
+    return ImplicitPRM.from_pretrained(
+        config.prm.checkpoint, **options, trust_remote_code=policy.trust_remote_code, device="cpu"
+    )
+
+
+def _peft_config(config: RLConfig) -> Any:
+    from peft import LoraConfig
+
+    assert config.lora is not None
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=config.lora.target_modules,
+    )
