@@ -11,11 +11,11 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from implicit_prm.config import ExactRewards, GradingConfig, ImplicitRewards, ProblemsConfig, RLConfig, from_mapping
+from implicit_prm.config import ExactRewards, ImplicitRewards, ProblemsConfig, RLConfig, from_mapping
 from implicit_prm.data.chat_template import as_chat
 from implicit_prm.data.problems import load_problems
 from implicit_prm.data.tokenization import build_prompt
-from implicit_prm.grading import Grader
+from implicit_prm.grading import Grader, GraderPool
 from implicit_prm.models import loading
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.source import ModelSource
@@ -64,6 +64,19 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
     checkpoint = find_checkpoint(config, arguments, say, lambda _: None, "grpo.resume_from_checkpoint")
     if arguments.process_index == 0:
         write_json(folder / "run.json", {"command": command, "config": asdict(config)})
+    with GraderPool(config.grading) as graders:
+        trainer = _make_trainer(config, arguments, graders, say)
+        log_offline_without_wandb_key(arguments, say)
+        metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
+        if config.dev_split is not None:
+            metrics |= _dev_metrics(trainer)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_json(folder / METRICS_FILE, metrics)
+    return metrics
+
+
+def _make_trainer(config: RLConfig, arguments: PrimeConfig, graders: GraderPool, say: Say) -> PrimeTrainer:
     problems = {"train": load_problems(config.problems, say)}
     if config.dev_split is not None:
         dev = replace(config.problems, split=config.dev_split, limit=config.dev_limit)
@@ -76,10 +89,9 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
     if config.problems.name == "sandbox":
         steps = ExactSteps({_key(p, config.problems): p.text for found in problems.values() for p in found})
     prm = _open_prm(config, steps, source)
-    say(f"{config.output_dir}: {len(sets['train'])} problems, {arguments.max_steps} optimiser steps")
-    trainer = PrimeTrainer(
+    return PrimeTrainer(
         policy,
-        correctness(config.grading, _ends(policy, tokenizer)),
+        correctness(graders, _ends(policy, tokenizer)),
         arguments,
         prm=prm,
         step_checker=None if steps is None or prm is None else steps.check,
@@ -87,16 +99,8 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
         eval_dataset=sets.get("dev"),
         processing_class=tokenizer,
         peft_config=None if config.lora is None else _peft_config(config),
-        callbacks=[JsonLog(folder / "log.jsonl")],
+        callbacks=[JsonLog(Path(config.output_dir) / "log.jsonl")],
     )
-    log_offline_without_wandb_key(arguments, say)
-    metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
-    if "dev" in sets:
-        metrics |= _dev_metrics(trainer)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        write_json(folder / METRICS_FILE, metrics)
-    return metrics
 
 
 def _dev_metrics(trainer: PrimeTrainer) -> dict[str, float]:
@@ -135,21 +139,24 @@ def prime_arguments(config: RLConfig) -> PrimeConfig:
         raise ImplicitPRMError(f"grpo: {str(error).strip()}") from error
 
 
-def correctness(config: GradingConfig, ends: Container[int]) -> RewardFunction:
+def correctness(graders: GraderPool, ends: Container[int]) -> RewardFunction:
     """A reward function that grades final answers: 1 for a correct one, else 0.
 
     Args:
-        config: how answers are graded.
+        graders: compare the answers.
         ends: tokens that end a response; what a response that was cut off happens to end in is no answer.
 
     Returns:
         A function with TRL's keywords; the dataset has a column `answer`.
     """
-    grader = Grader.of(config)
+
+    def grade(grader: Grader, row: tuple[str, str, bool]) -> float:
+        return float(grader.grade(*row).correct)
 
     def correct(completions: Any, completion_ids: Any, answer: Any, **_: Any) -> list[float | None]:
-        rows = zip(map(completion_text, completions), completion_ids, answer, strict=True)
-        return [float(grader.grade(text, gold, bool(ids) and ids[-1] in ends).correct) for text, ids, gold in rows]
+        texts = map(completion_text, completions)
+        finished = [bool(ids) and ids[-1] in ends for ids in completion_ids]
+        return list(graders.map(grade, list(zip(texts, answer, finished, strict=True))))
 
     return correct
 

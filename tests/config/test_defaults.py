@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from trl import GRPOConfig
 
 from implicit_prm import config as options
 from implicit_prm.cli.eval import TASKS
 from implicit_prm.cli.label import METHODS
+from implicit_prm.rl import PrimeConfig
 from implicit_prm.training.arguments import training_arguments
 from implicit_prm.training.prm_config import ImplicitPRMConfig
 
@@ -24,6 +26,7 @@ DEFAULTS = {
     "eval": [],
     "cache": [],
     "merge": [],
+    "rl": ["policy=hub", "problems=file", "prm=checkpoint", "grpo=default", "arm=frozen"],
 }
 LOSSES = {
     "ce": options.CEConfig,
@@ -76,6 +79,8 @@ def test_the_groups_of_losses_tasks_and_methods_are_the_files():
         ("rollout", options.RolloutConfig, [], set()),
         ("cache", options.CacheConfig, [], set()),
         ("merge", options.MergeConfig, [], set()),
+        # It evaluates, and `grpo` holds the names of PrimeConfig.
+        ("rl", options.RLConfig, [], {"dev_split", "dev_limit", "grpo"}),
         # As it stands, it labels the sandbox, with one step per line.
         ("label", options.MathShepherdConfig, [], {"steps"}),
     ],
@@ -110,6 +115,10 @@ def test_the_options_of_a_loss(loss):
         ("train", "data", "sandbox", options.DataConfig, {"hold_out_prompts", "steps"}),
         ("train", "data", "ultrainteract", options.DataConfig, {"steps"}),
         ("train", "estimate", "here", options.EstimateConfig, set()),
+        ("rl", "prm", "checkpoint", options.ImplicitRewards, set()),
+        ("rl", "prm", "sandbox", options.ImplicitRewards, set()),
+        ("rl", "prm", "exact", options.ExactRewards, set()),
+        ("rl", "prm", "none", options.NoRewards, set()),
         ("rollout", "policy", "hub", options.PolicyConfig, set()),
         ("rollout", "policy", "server", options.ServerConfig, set()),
         ("rollout", "policy", "sandbox", options.PolicyConfig, {"dtype"}),
@@ -156,6 +165,16 @@ def test_options_made_in_python_and_by_the_command_are_equal():
     assert options.RolloutConfig(
         options.PolicyConfig("m"), options.ProblemsConfig("p"), options.SamplingConfig(), "o"
     ) == options.from_mapping(options.RolloutConfig, tree)
+
+
+@pytest.mark.parametrize("name", ["default", "sandbox"])
+def test_the_files_of_grpo_have_the_defaults_of_process_rewards(name):
+    """They repeat every option that PrimeConfig adds to TRL's GRPOConfig."""
+    values = composed("rl", *DEFAULTS["rl"], f"grpo={name}")["grpo"]
+    ours = {spec.name: spec.default for spec in fields(PrimeConfig)} | {"scale_rewards": "none"}
+    added = set(ours) - {spec.name for spec in fields(GRPOConfig)} | {"scale_rewards"}
+    rest = {"outcome_reward"}  # ipr-rl has one reward function
+    assert {key: values[key] for key in added - rest} == {key: ours[key] for key in added - rest}
 
 
 def test_the_trainer_in_python_has_the_values_of_the_default_file(tmp_path):

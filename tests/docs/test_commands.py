@@ -14,6 +14,7 @@ from implicit_prm.config import (
     CacheConfig,
     MergeConfig,
     ProcessBenchConfig,
+    RLConfig,
     RolloutConfig,
     TrainConfig,
     from_mapping,
@@ -21,11 +22,17 @@ from implicit_prm.config import (
 from tests.docs.pages import PAGES, ROOT, blocks, name
 
 CONFIGS = {
-    **{"train": TrainConfig, "rollout": RolloutConfig, "baseline": BaselineConfig, "cache": CacheConfig},
+    **{
+        "train": TrainConfig,
+        "rollout": RolloutConfig,
+        "baseline": BaselineConfig,
+        "cache": CacheConfig,
+        "rl": RLConfig,
+    },
     **{"merge": MergeConfig, "best_of_n": BestOfNConfig, "processbench": ProcessBenchConfig, **METHODS},
 }
 # Outside of a run Hydra cannot name the output after the groups; and a command in a text may be a part of one.
-OUTPUT = {"train": "output_dir", "baseline": "output_dir", "rollout": "output", "label": "output"}
+OUTPUT = {"train": "output_dir", "rl": "output_dir", "baseline": "output_dir", "rollout": "output", "label": "output"}
 COMMAND = re.compile(r"(?:^ipr-|-m implicit_prm\.cli\.)(\w+)(.*)")
 
 

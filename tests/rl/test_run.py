@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
 from implicit_prm.config import GradingConfig, RLConfig, from_mapping
+from implicit_prm.grading import GraderPool
 from implicit_prm.rl.run import correctness, prime_arguments, train_policy
 from tests.conftest import graded_rows, write_rows
 from tests.runs import config as training
@@ -86,9 +87,10 @@ def test_the_recipe_for_a_real_model_is_a_run(tmp_path):
 
 
 def test_grading_as_a_reward():
-    reward = correctness(GradingConfig(), {2})
     texts = ["so \\boxed{0.5}", "the sum is 7", "the sum is 7", ""]
-    found = reward(completions=texts, completion_ids=[[5, 2], [5, 2], [5, 7], []], answer=["1/2", "7", "7", "7"])
+    ids = [[5, 2], [5, 2], [5, 7], []]
+    with GraderPool(GradingConfig(workers=1, cache=None)) as graders:
+        found = correctness(graders, {2})(completions=texts, completion_ids=ids, answer=["1/2", "7", "7", "7"])
     assert found == [1.0, 1.0, 0.0, 0.0]  # the third was cut off
 
 
