@@ -79,7 +79,7 @@ def test_every_option_has_a_comment(path):
         assert path.read_text().startswith("#")
         return
     assert header(path)[0]
-    sections = ("defaults", "hydra", "rollout", "model", "trainer", "loss", "data", "estimate")
+    sections = ("defaults", "hydra", "rollout", "model", "trainer", "loss", "data", "estimate", "grpo", "prm", "policy")
     for name, comment in file_comments(path, "").items():
         first = name.split(".")[0]
         assert comment or first in ("defaults", "hydra") or name in sections or first == "rollout", name
