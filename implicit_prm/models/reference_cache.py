@@ -14,14 +14,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
+import socket
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.caches import Stored, cache_folder
+from implicit_prm.utils.distributed import Processes
 from implicit_prm.utils.io import atomic_write, file_digest, write_json
 
 # Part of every identity. Increase it when the same weights and tokens give other numbers than before.
@@ -45,6 +51,7 @@ class ReferenceCache:
         self._values: dict[bytes, np.ndarray] = {}
         self._unwritten: dict[bytes, np.ndarray] = {}
         self._read: set[str] = set()
+        self.written: list[str] = []  # names of the shards that this process wrote
         self.refresh()
 
     def __contains__(self, key: bytes) -> bool:
@@ -81,16 +88,49 @@ class ReferenceCache:
         with atomic_write(self.folder / name) as stream:
             stream.write(content)
         self._read.add(name)
+        self.written.append(name)
         self._values |= _mapped(self.folder / name)
         self._unwritten.clear()
 
-    def refresh(self) -> None:
-        """Read new shards, written by any process."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name in self._read:
-                continue
-            self._read.add(path.name)
-            self._values |= _entries(path)
+    def refresh(self, names: Iterable[str] = ()) -> None:
+        """Read new shards, written by any process.
+
+        Args:
+            names: of shards that exist, which the listing of a folder on NFS may not show yet.
+        """
+        for name in sorted({*(path.name for path in self.folder.glob("*.safetensors")), *names} - self._read):
+            self._read.add(name)
+            self._values |= _entries(self.folder / name)
+
+    def lacks(self, requests: Iterable[tuple[Any, Sequence[Sequence[int]], Sequence[bytes]]]) -> bool:
+        """Whether the values of a response are missing. A request is a prompt, its responses and their keys."""
+        return any(
+            self.get(key, len(ids)) is None
+            for _, responses, keys in requests
+            for ids, key in zip(responses, keys, strict=True)
+        )
+
+    def require_shared(self, processes: Processes) -> None:
+        """Check that every process sees what the first one writes. All processes call it.
+
+        Raises:
+            ImplicitPRMError: the folder is not the same one for all of them.
+        """
+        probe = self.folder / f".{secrets.token_hex(8)}"
+        if processes.first:
+            with atomic_write(probe):
+                pass
+        probe = self.folder / processes.gather(probe.name)[0]
+        hosts = processes.gather(None if probe.exists() else socket.gethostname())
+        if processes.first:
+            probe.unlink()
+        blind = sorted({host for host in hosts if host is not None})
+        if blind:
+            raise ImplicitPRMError(
+                f"{self.folder.parent} is not shared with {', '.join(blind)}: what one process computes, the others "
+                "would lack. Set reference_cache (or the environment variable IPR_CACHE) to a folder that all machines "
+                "share"
+            )
 
 
 def stored(root: str | Path | None = None) -> list[Stored]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -141,6 +142,10 @@ class GroupDataset(Dataset):
             [list(one.step_labels or []) for one in responses] if self.step_labels else None,
         )
 
+    def tokens(self) -> list[int]:
+        """Tokens of each prompt and its responses together."""
+        return [sum(map(len, (group.prompt_ids, *(one.ids for one in group.responses)))) for group in self.groups]
+
     def requests(self) -> Iterator[tuple[Ids, list[Ids], list[bytes]]]:
         """Each prompt with the responses whose reference log-probabilities an item holds, and their keys."""
         for place, group in enumerate(self.groups):
@@ -186,6 +191,10 @@ class ResponseDataset(Dataset):
         place, response = self._places[number]
         return self.groups.part(place, [response])
 
+    def tokens(self) -> list[int]:
+        """Tokens of each prompt and response together."""
+        return [length for group in self.groups.groups for length in group.lengths]
+
 
 class GroupSampler(Sampler[int]):
     """Indices of all groups, shuffled anew every epoch and padded with the index of `PADDING` to a multiple.
@@ -193,16 +202,34 @@ class GroupSampler(Sampler[int]):
     With a multiple of batch size x processes, every process gets the same number of batches, and no prompt counts
     twice, as it would if the first prompts filled up the last batch.
 
+    Several processes wait for each other in every optimiser step. Its items, whose order changes nothing but rounding,
+    are therefore ordered so that every process gets about as many tokens.
+
     Args:
         size: number of groups.
         multiple: the length is padded to a multiple of it.
         seed: of the order; the epoch is added.
-        shuffle: False keeps the order of the groups.
+        shuffle: False keeps the order of the optimiser steps' items.
+        processes: how many take batches in turn.
+        accumulation: batches of each process in an optimiser step.
+        tokens: [size] of each group; needed for several processes.
     """
 
-    def __init__(self, size: int, multiple: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        multiple: int,
+        seed: int,
+        shuffle: bool = True,
+        *,
+        processes: int = 1,
+        accumulation: int = 1,
+        tokens: Sequence[int] = (),
+    ) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
         self.padding = -size % multiple
+        self.multiple, self.processes, self.accumulation = multiple, processes, accumulation
+        self._tokens = [*tokens, 0]  # `PADDING` has none
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, on which the order depends. The data loader calls it."""
@@ -214,8 +241,31 @@ class GroupSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
-        yield from order.tolist()
-        yield from [self.size] * self.padding
+        items = [*order.tolist(), *[self.size] * self.padding]
+        if self.processes == 1:
+            yield from items
+            return
+        window = self.multiple * self.accumulation
+        for start in range(0, len(items), window):
+            yield from self._balanced(items[start : start + window])
+
+    def _balanced(self, step: Sequence[int]) -> list[int]:
+        """The items of an optimiser step, batch by batch, which go to the processes in turn.
+
+        The longest come first, and the process with the fewest tokens so far gets the longest of the next ones. So the
+        processes have about as many tokens together, and in each of their batches.
+        """
+        step = sorted(step, key=lambda item: -self._tokens[item])
+        load, balanced = [0] * self.processes, list[int]()
+        for start in range(0, len(step), self.multiple):
+            batches: list[list[int]] = [[] for _ in load]
+            for row in range(start, start + self.multiple, self.processes):
+                fewest_first = sorted(range(self.processes), key=load.__getitem__)
+                for process, item in zip(fewest_first, step[row : row + self.processes], strict=True):
+                    batches[process].append(item)
+                    load[process] += self._tokens[item]
+            balanced += chain.from_iterable(batches)
+        return balanced
 
 
 def collate(items: Sequence[TrainingGroup]) -> dict[str, list[TrainingGroup]]:

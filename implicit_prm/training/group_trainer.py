@@ -121,9 +121,16 @@ class GroupTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupSampler:
         dataset: Any = train_dataset or self.train_dataset
         # One process leaves its last batch short; several must have as many batches as each other.
-        multiple = self.args.train_batch_size * self.args.world_size if self.args.world_size > 1 else 1
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return GroupSampler(len(dataset), multiple, seed, self.args.train_sampling_strategy == "random")
+        processes = self.args.world_size
+        return GroupSampler(
+            len(dataset),
+            self.args.train_batch_size * processes if processes > 1 else 1,
+            self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            self.args.train_sampling_strategy == "random",
+            processes=processes,
+            accumulation=self.args.gradient_accumulation_steps,
+            tokens=dataset.tokens() if processes > 1 else (),
+        )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of an optimiser step, and their number of loss units over all processes."""

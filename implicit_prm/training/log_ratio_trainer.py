@@ -33,7 +33,6 @@ from implicit_prm.training.batches import (
 )
 from implicit_prm.training.group_trainer import GroupTrainer
 from implicit_prm.training.metrics import ABSENT, dev_metrics, pair_accuracy
-from implicit_prm.types import ImplicitPRMError
 
 
 class LogRatioTrainer(GroupTrainer):
@@ -104,13 +103,8 @@ class LogRatioTrainer(GroupTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The same loss from one forward pass through the wrapper, with a row per response: for DeepSpeed."""
-        groups = [group for group in inputs["groups"] if len(group.rows)]
-        if not groups:
-            raise ImplicitPRMError(
-                "DeepSpeed: the number of prompts is not a multiple of processes x batch size; leave some out "
-                "(data.max_prompts of ipr-train)"
-            )
-        output = self._padded_loss(model, groups)
+        # A process that has only padding left runs a row without a response, whose loss is 0.
+        output = self._padded_loss(model, [group for group in inputs["groups"] if len(group.rows)])
         loss = output.total * self.args.world_size / max(float(num_items_in_batch or output.units), 1.0)
         return (loss, output) if return_outputs else loss
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import forward, loading
-from implicit_prm.models.reference import fill, open_cache, reference_model, weights_in_memory
+from implicit_prm.models.reference import Request, fill, open_cache, reference_model, weights_in_memory
 from implicit_prm.training import initial_model
 from implicit_prm.training.batches import GroupDataset
 from implicit_prm.utils.distributed import processes
@@ -67,9 +67,13 @@ def add_reference_logprobs(
         model_or_base = stack.enter_context(reference_model(policy, reference)) if has_adapter or reference else policy
         weights = weights_in_memory(model_or_base) if changeable else None
         cache = open_cache(model_or_base, source, folder, weights)
-        requests = chain.from_iterable(dataset.requests() for dataset in datasets)
-        fill(cache, model_or_base, requests, budget, state.rank, state.size)
-        state.gather(None)
-    cache.refresh()
+
+        def requests() -> Iterator[Request]:
+            return chain.from_iterable(dataset.requests() for dataset in datasets)
+
+        if any(state.gather(cache.lacks(requests()))):
+            cache.require_shared(state)
+            fill(cache, model_or_base, requests(), budget, state.rank, state.size)
+        cache.refresh(chain.from_iterable(state.gather(cache.written)))
     for dataset in datasets:
         dataset.cache = cache

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import tracemalloc
 
@@ -15,6 +16,7 @@ from implicit_prm.models import reference_cache
 from implicit_prm.models.reference_cache import ReferenceCache, stored
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.caches import prune
+from implicit_prm.utils.distributed import Processes
 
 IDENTITY = {"weights": "abc", "dtype": "float32"}
 KEY, OTHER = key_of([1, 2, 3], [4, 5]), key_of([1, 2, 3], [4, 5, 6])
@@ -126,6 +128,64 @@ def test_a_writer_s_shards_are_seen_after_a_refresh(tmp_path):
     assert reader.get(KEY, 2) is None
     reader.refresh()
     assert reader.get(KEY, 2) is not None
+
+
+def test_a_shard_is_read_by_name_where_the_folder_does_not_list_it(tmp_path, monkeypatch):
+    """As on NFS, whose listings are cached."""
+    reader = ReferenceCache(IDENTITY, tmp_path)
+    writer = ReferenceCache(IDENTITY, tmp_path)
+    writer.add(KEY, VALUES)
+    writer.flush()
+    monkeypatch.setattr(reference_cache.Path, "glob", lambda *_: iter(()))
+    reader.refresh()
+    assert reader.get(KEY, 2) is None
+    reader.refresh(writer.written)
+    assert reader.get(KEY, 2) is not None
+
+
+class Team(Processes):
+    """Processes that are threads of this one."""
+
+    def gather(self, value):
+        values, barrier = self.group
+        values[self.rank] = value
+        barrier.wait(10)
+        gathered = list(values)
+        barrier.wait(10)
+        return gathered
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_folders_of_their_own_are_noticed_by_all_processes(shared, tmp_path):
+    group = [None, None], threading.Barrier(2)
+    roots = [tmp_path / ("a" if shared else str(rank)) for rank in (0, 1)]
+    found = []
+
+    def check(rank):
+        try:
+            ReferenceCache(IDENTITY, roots[rank]).require_shared(Team(rank, 2, group))
+            found.append("shared")
+        except ImplicitPRMError as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=check, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert all(one == "shared" if shared else "reference_cache" in one for one in found)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_cache_knows_whether_anything_lacks(tmp_path):
+    cache = ReferenceCache(IDENTITY, tmp_path)
+    request = [1, 2, 3], [[4, 5], [4, 5, 6]], [KEY, OTHER]
+    assert cache.lacks([request])
+    cache.add(KEY, VALUES)
+    assert cache.lacks([request])
+    cache.add(OTHER, np.zeros(3))
+    assert not cache.lacks([request])
 
 
 def test_caches_are_listed_and_pruned(tmp_path):

@@ -1,5 +1,7 @@
 """A group that is run in pieces, or row by row for DeepSpeed, gives the loss and the gradients of one pass."""
 
+import random
+
 import pytest
 import torch
 from transformers import TrainingArguments
@@ -128,3 +130,39 @@ def test_the_sampler_leaves_no_group_out_and_takes_none_twice():
     sampler.set_epoch(1)
     assert list(sampler) != first
     assert list(GroupSampler(3, 1, seed=1, shuffle=False)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("processes", "batch", "accumulation"), [(2, 1, 4), (4, 2, 1), (3, 2, 2)])
+def test_processes_get_as_many_tokens_in_every_step(processes, batch, accumulation):
+    rng = random.Random(0)
+    tokens = [round(rng.lognormvariate(6, 0.7)) for _ in range(101)]
+    multiple = processes * batch
+    items = list(GroupSampler(101, multiple, 1, processes=processes, accumulation=accumulation, tokens=tokens))
+    drawn = list(GroupSampler(101, multiple, 1))
+    window = multiple * accumulation
+    differences = {"drawn": [], "balanced": []}
+    for start in range(0, len(items), window):
+        steps = {"drawn": drawn[start : start + window], "balanced": items[start : start + window]}
+        assert sorted(steps["drawn"]) == sorted(steps["balanced"])
+        for name, step in steps.items():
+            batches = [
+                sum([*tokens, 0][n] for n in step[place : place + batch]) for place in range(0, len(step), batch)
+            ]
+            load = [sum(batches[process::processes]) for process in range(processes)]
+            differences[name].append(max(load) - min(load))
+    assert sum(differences["balanced"]) < 0.5 * sum(differences["drawn"])
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=_name)
+def test_a_process_without_a_prompt_adds_nothing_to_a_deepspeed_step(loss, dataset, tokenizer, tmp_path):
+    """At the end of an epoch whose prompts do not divide, it runs a row without a response."""
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    policy, built = tiny_model(tokenizer), dataset(loss)
+    trainer = LogRatioTrainer(
+        policy, arguments, loss, CheckpointMetadata(0.5, "r"), 60, processing_class=tokenizer, train_dataset=built
+    )
+    trainer._kl = torch.zeros(2)
+    total = trainer.compute_loss(policy, {"groups": [built[len(built)]]}, num_items_in_batch=torch.tensor(6.0))
+    total.backward()
+    assert total.item() == 0
+    assert not any(parameter.grad.any() for parameter in policy.parameters() if parameter.grad is not None)
