@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 # Shares of the work are uneven and the first process waits for the last; torch's own timeout is 10 to 30 minutes.
 _TIMEOUT = timedelta(days=30)
+_connections = itertools.count()  # the same in all processes, which connect equally often
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ def processes() -> Iterator[Processes]:
         return
     ours = not distributed.is_initialized()
     if ours:
-        distributed.init_process_group("gloo", timeout=_TIMEOUT)
+        store, rank, size = next(distributed.rendezvous("env://", timeout=_TIMEOUT))
+        # A prefix of its own: the addresses that an earlier group has left in the store are no longer listened at.
+        store = distributed.PrefixStore(f"implicit_prm_{next(_connections)}", store)
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         group = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
         yield Processes(distributed.get_rank(), distributed.get_world_size(), group)
