@@ -69,11 +69,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return [convert(options[0], item, f"{where}[{place}]") for place, item in enumerate(value)]
     if origin is dict:
         return dict(_group(value, where))
+    if hint in (int, float) and isinstance(value, int) and abs(value) >= 2**63:
+        raise ImplicitPRMError(f"{where}: expected a number of less than 64 bits, got one of {value.bit_length()}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise ImplicitPRMError(f"{where}: a whole number of more than 300 digits; expected a number") from None
+        return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ImplicitPRMError(f"{where}={value!r}: expected {_type_name(hint)}, got {type(value).__name__}")
     return value

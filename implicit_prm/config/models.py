@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.unicode import LONE_SURROGATE
 
 StepRule = Literal["blank_line", "newline", "step_marker", "given"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -123,5 +124,8 @@ class TextConfig:
                 f"{where}template_kwargs are variables of the chat template, which a raw: prompt_template does not "
                 "use; leave one of them out"
             )
+        for name in ("prompt_template", "system_prompt"):
+            if LONE_SURROGATE.search(getattr(self, name) or ""):
+                raise ImplicitPRMError(f"{where}{name}: half a surrogate pair, which is no character; correct the text")
         if "{problem}" not in self.prompt_template:
             raise ImplicitPRMError(f"{where}prompt_template must contain {{problem}}, the place of the problem's text")

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.types import ImplicitPRMError, Prompt
@@ -64,12 +63,14 @@ class ChatTemplate:
 
     def _apply(self, chat: list[dict[str, str]], add_generation_prompt: bool) -> str:
         try:
-            return str(
+            text = str(
                 self.tokenizer.apply_chat_template(
                     chat, tokenize=False, add_generation_prompt=add_generation_prompt, **self.kwargs
                 )
             )
-        except TemplateError as error:
+            text.encode()  # no tokenizer takes half a surrogate pair
+            return text
+        except Exception as error:  # a template may raise any kind
             roles = ", ".join(message["role"] for message in chat)
             raise ImplicitPRMError(
                 f"the tokenizer's chat template does not take a chat of {roles} ({error}); change "

@@ -180,6 +180,8 @@ def _is_whole(kept: Path) -> bool:
         whole = all(file_digest(kept / f"{name}.arrow") == one["sha256"] for name, one in _described(kept).items())
     except FileNotFoundError:
         return False
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # the description is damaged
+        whole = False
     if not whole:
         warnings.warn(f"{kept}: damaged; the data are encoded again", stacklevel=4)
     return whole
@@ -209,7 +211,7 @@ def stored(root: str | Path | None = None) -> list[Stored]:
         files = [path.stat() for path in folder.iterdir()]
         size, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0)
         sources, content = {}, "incomplete"
-        if (folder / _SETS).exists():
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             described = _described(folder)
             sources = {name: one["source"] for name, one in described.items()}
             totals = [

@@ -9,7 +9,6 @@ import hashlib
 import io
 import itertools
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union, cast
 from implicit_prm.data.columns import KNOWN, LABEL
 from implicit_prm.data.hub import DataFile, folder_files, hub_files
 from implicit_prm.types import ImplicitPRMError
-from implicit_prm.utils.io import file_digest
+from implicit_prm.utils.io import clear_os_errors, file_digest
+from implicit_prm.utils.unicode import LONE_SURROGATE
 
 _LFS = b"version https://git-lfs"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 if TYPE_CHECKING:
@@ -115,7 +114,8 @@ def _files(
 
 
 def _is_saved(path: Path) -> bool:
-    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+    with clear_os_errors(Path(str(path)[:200])):  # no permission, or a name that is too long
+        return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
 
 
 def content_of(
@@ -175,7 +175,7 @@ def _check_text(row: Mapping[str, Any], place: str) -> None:
 
 def _has_lone_surrogate(value: Any) -> bool:
     if isinstance(value, str):
-        return not value.isascii() and _SURROGATE.search(value) is not None
+        return not value.isascii() and LONE_SURROGATE.search(value) is not None
     if isinstance(value, Mapping):
         return any(_has_lone_surrogate(one) for pair in value.items() for one in pair)
     return isinstance(value, list | tuple) and any(map(_has_lone_surrogate, value))

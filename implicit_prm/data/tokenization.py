@@ -344,7 +344,7 @@ class Encoder:
         parts = [str(self.tokenizer.chat_template), self.text.prompt_template, str(self.text.system_prompt)]
         if self.text.template_kwargs:  # checkpoints of 0.1 know none
             parts.append(json.dumps(self.text.template_kwargs, sort_keys=True))
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def given_step_labels(group: Group, place: int, encoded: EncodedResponse) -> list[float]:

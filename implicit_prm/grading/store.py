@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit_prm.types import ImplicitPRMError
-from implicit_prm.utils.caches import Stored, cache_folder
+from implicit_prm.utils.caches import Stored, cache_folder, read_identity
 from implicit_prm.utils.io import write_json
 
 FILE = "results.sqlite"
@@ -113,9 +113,7 @@ def stored(root: str | Path | None = None) -> list[Stored]:
     """List the results of all versions."""
     found = []
     for path in sorted(Path(root or cache_folder("grading")).glob(f"*/{FILE}")):
-        identity, content = {}, "damaged"
-        with contextlib.suppress(OSError, ValueError):
-            identity = json.loads((path.parent / "identity.json").read_text(encoding="utf-8"))
+        identity, content = read_identity(path.parent / "identity.json"), "damaged"
         with contextlib.suppress(sqlite3.Error), contextlib.closing(_open_to_read(path)) as connection:
             content = f"{connection.execute('SELECT COUNT(*) FROM results').fetchone()[0]:,} results"
         found.append(Stored(path.parent, identity, content, path.stat().st_size, path.stat().st_mtime))

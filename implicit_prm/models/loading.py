@@ -42,6 +42,7 @@ def open_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(source.folder), token=source.token, trust_remote_code=source.trust_remote_code
             )
+            tokenizer("probe \u2603")  # a damaged one may fail at the first word that it does not know
         except ValueError as error:
             if (source.folder / "tokenizer.json").exists():
                 raise

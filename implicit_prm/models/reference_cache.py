@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from implicit_prm.types import ImplicitPRMError
-from implicit_prm.utils.caches import Stored, cache_folder
+from implicit_prm.utils.caches import Stored, cache_folder, read_identity
 from implicit_prm.utils.distributed import Processes
 from implicit_prm.utils.io import atomic_write, file_digest, write_json
 
@@ -141,7 +141,7 @@ def stored(root: str | Path | None = None) -> list[Stored]:
         size, used = sum(s.stat().st_size for s in shards), max((s.stat().st_mtime for s in shards), default=0.0)
         responses, tokens = map(sum, zip((0, 0), *map(_counts, shards), strict=True))
         content = f"{responses:,} responses, {tokens:,} tokens"
-        found.append(Stored(path.parent, json.loads(path.read_text(encoding="utf-8")), content, size, used))
+        found.append(Stored(path.parent, read_identity(path), content, size, used))
     return found
 
 

@@ -164,7 +164,7 @@ def find_damage(folder: Path) -> str | None:
     for index in sorted(folder.glob("*.index.json")):
         try:
             names = shards(index)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return f"{index.name} is damaged"
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
@@ -201,8 +201,11 @@ def _weight_files(folder: Path) -> list[Path]:
 def _local_folder(name: str) -> Path | None:
     """The folder that a name stands for; None for a hub id."""
     folder = POLICY_PATH if name == "sandbox" else Path(name)
-    if folder.is_dir():
-        return folder
+    try:
+        if folder.is_dir():
+            return folder
+    except OSError as error:  # no permission, or a name that is too long
+        raise ImplicitPRMError(f"cannot open the model {name[:200]!r}: {error.strerror}") from None
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ImplicitPRMError(f"cannot open the model {name!r}: no such folder")
     return None

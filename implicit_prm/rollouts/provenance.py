@@ -41,7 +41,7 @@ class Provenance:
             try:
                 known = json.loads(self.path.read_text(encoding="utf-8"))
                 self._known = {"settings": dict(known["settings"]), "runs": list(known["runs"])}
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise ImplicitPRMError(
                     f"{self.path} is not a record of rollouts or labels; restore it, or choose another output"
                 ) from None

@@ -57,6 +57,7 @@ class Responses:
         at_limit = len(choices) == 1 and tokens >= max_tokens
         for choice in choices:
             reason = getattr(choice, "finish_reason", None)
+            reason = reason if reason is None else str(reason)
             text = _text(choice)
             kind = str(reason).lower()
             if kind in UNUSABLE:

@@ -151,7 +151,7 @@ def _numbers(values: Any, kind: str, where: str) -> list[float]:
     if kind not in ("log_ratio", "probability"):
         raise ImplicitPRMError(f"{where}: unknown kind {kind!r}; expected log_ratio or probability")
     steps = list(values)
-    if not all(isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) for x in steps):
+    if not all(isinstance(x, Real) and not isinstance(x, bool) and _is_finite(x) for x in steps):
         raise ImplicitPRMError(f"{where}: expected finite numbers, got {values!r}")
     if kind == "probability" and not all(0 <= number <= 1 for number in steps):
         raise ImplicitPRMError(
@@ -159,6 +159,13 @@ def _numbers(values: Any, kind: str, where: str) -> list[float]:
             "column)"
         )
     return [float(number) for number in steps]
+
+
+def _is_finite(number: Real) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond float64
+        return False
 
 
 def check_lengths(groups: Sequence[Group], scorer: Scorer) -> None:

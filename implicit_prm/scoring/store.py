@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,6 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
     Several processes score a share of the problems each, and all of them return all scores.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     final, parts = folder / FILE, folder / f"parts-{key}"
 
@@ -47,10 +47,10 @@ def score_all(groups: Sequence[Group], score: ScoreGroup, folder: Path, key: str
             _for_own_share(groups, state, keep)
             state.gather(None)
             if state.first:
-                _write(final, pa.concat_tables(pq.read_table(_part(parts, n)) for n in range(len(groups))), key)
+                _write(final, pa.concat_tables(_read(_part(parts, n)) for n in range(len(groups))), key)
                 shutil.rmtree(parts)
             state.gather(None)
-    return _from_table(pq.read_table(final), groups)
+    return _from_table(_read(final), groups)
 
 
 def read_scores(folder: Path, groups: Sequence[Group]) -> list[list[StepScores]]:
@@ -59,12 +59,10 @@ def read_scores(folder: Path, groups: Sequence[Group]) -> list[list[StepScores]]
     Raises:
         ImplicitPRMError: no scores in `folder`, of another number of responses, or in the columns of another version.
     """
-    import pyarrow.parquet as pq
-
     path = folder / FILE
-    if not path.exists() or not pq.read_schema(path).equals(_schema()):
+    table = _read(path) if path.exists() else None
+    if table is None or not table.schema.equals(_schema()):
         raise ImplicitPRMError(f"{path}: no scores in the columns of this version; evaluate again")
-    table = pq.read_table(path)
     if table.num_rows != sum(map(len, groups)):
         raise ImplicitPRMError(f"{path}: expected scores of {sum(map(len, groups))} responses, got {table.num_rows}")
     return _from_table(table, groups)
@@ -148,17 +146,12 @@ def _is_current(path: Path, key: str) -> bool:
     Raises:
         ImplicitPRMError: it is no table of scores, so it must not be replaced by one.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.exists():
         return False
-    try:
+    with _clear_errors(path):
         schema = pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise ImplicitPRMError(
-            f"{path}: {str(error).splitlines()[0]}; delete it, or choose another output_dir"
-        ) from None
     known = (schema.metadata or {}).get(_KEY)
     if known is None:
         raise ImplicitPRMError(f"{path} is not a table of scores by ipr-eval; choose another output_dir")
@@ -215,8 +208,25 @@ def _from_row(row: dict[str, Any], place: int, text: str) -> StepScores:
     )
 
 
+def _read(path: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with _clear_errors(path):
+        return pq.read_table(path, page_checksum_verification=True)
+
+
 def _write(path: Path, table: pa.Table, key: str) -> None:
     import pyarrow.parquet as pq
 
     with atomic_write(path) as stream:
-        pq.write_table(table.replace_schema_metadata({_KEY: key.encode()}), stream)
+        pq.write_table(table.replace_schema_metadata({_KEY: key.encode()}), stream, write_page_checksum=True)
+
+
+@contextlib.contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # pyarrow raises many kinds
+        raise ImplicitPRMError(
+            f"{path}: {str(error).splitlines()[0]}; delete it, or choose another output_dir"
+        ) from None

@@ -55,7 +55,7 @@ class Run:
             return None
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ImplicitPRMError(f"{path} is damaged ({error}); delete it to continue without") from None
 
     def write(self, folder: str | Path) -> None:

@@ -102,7 +102,7 @@ def find_problem(checkpoint: Path, read: Callable[[Path], Any] = CheckpointMetad
         read(checkpoint)
     except ImplicitPRMError as error:
         return str(error)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return f"{_STATE} is damaged"
     states = [path for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth", ".bin") and path.is_file()]
     for path in sorted(states):

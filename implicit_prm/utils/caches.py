@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -34,6 +35,15 @@ class Stored:
     content: str
     size_bytes: int
     used: float
+
+
+def read_identity(path: Path) -> dict[str, str]:
+    """The identity that a folder of a cache describes itself by, in a JSON file; a damaged one is named as such."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in known.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {path.name: "damaged"}
 
 
 def prune(caches: Iterable[Stored], older_than_days: float = 0.0) -> list[Stored]:

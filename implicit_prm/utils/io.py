@@ -9,7 +9,6 @@ import json
 import math
 import mmap
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,9 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError
 
 from implicit_prm.utils.errors import ImplicitPRMError
+from implicit_prm.utils.unicode import LONE_SURROGATE
 
 DISK_FULL = os.strerror(errno.ENOSPC)  # the words are all that safetensors' own errors have of it
-_SURROGATE = re.compile("[\ud800-\udfff]")  # UTF-8 cannot hold one, as in a file name that is not UTF-8
 
 
 @contextlib.contextmanager
@@ -52,7 +51,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
         text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
-    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    return LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def _finite(value: Any) -> Any:
@@ -149,7 +148,7 @@ class JsonLines:
     def _row(self, line: bytes, where: str) -> dict[str, Any]:
         try:
             row = json.loads(line)
-        except ValueError as error:  # not JSON, or not UTF-8
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
             raise ImplicitPRMError(
                 f"{self.path}, {where}: not JSON ({error}); repair or delete the line, or choose another path"
             ) from None

@@ -96,6 +96,12 @@ def test_a_wrong_type_is_named_with_the_right_one(changes, words):
     assert_refused(TrainConfig, changed(TRAIN, **changes), *words)
 
 
+@pytest.mark.parametrize("number", [2**63, -(10**400)])
+@pytest.mark.parametrize("option", ["n", "temperature"])
+def test_a_whole_number_of_too_many_bits_is_refused(option, number):
+    assert_refused(SamplingConfig, {option: number}, option)
+
+
 def test_a_whole_number_is_a_number_and_null_is_none():
     config = from_mapping(TrainConfig, changed(TRAIN, model__beta=1, model__revision=None, data__max_length=512))
     assert config.model.beta == 1.0

@@ -47,6 +47,11 @@ def test_a_prompt_template_needs_the_problem():
     assert from_mapping(TextConfig, {"prompt_template": "raw:{problem}\n"}).prompt_template == "raw:{problem}\n"
 
 
+@pytest.mark.parametrize("name", ["prompt_template", "system_prompt"])
+def test_half_a_surrogate_pair_is_refused(name):
+    assert_refused(TextConfig, {name: "{problem}\udcff"}, name)
+
+
 def test_a_merge_needs_both_folders():
     assert from_mapping(MergeConfig, {"checkpoint": "c", "output_dir": "o"}).dtype == "float32"
     assert_refused(MergeConfig, {"checkpoint": "c"}, "output_dir: missing")

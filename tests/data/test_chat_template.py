@@ -307,6 +307,16 @@ def test_an_empty_thought_in_the_prompt_is_no_opening_of_a_full_one():
         assert encoder.response("<think>\n\n</think>\n\n2").ids == encoder.response("2").ids
 
 
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{{ messages.x.y }}", "{% for", "{{ messages[0]['content'] }}\ud800"]
+)
+def test_a_template_that_cannot_be_rendered_is_refused(template):
+    tokenizer = _tokenizer("qwen 2.5")
+    tokenizer.chat_template = template
+    with pytest.raises(ImplicitPRMError, match="chat template"):
+        Encoder(tokenizer, TextConfig())
+
+
 def test_template_kwargs_reach_the_template_and_its_hash():
     tokenizer = TOKENIZERS["qwen 3"]
     plain, same, off = (

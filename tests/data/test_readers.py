@@ -146,6 +146,8 @@ def test_what_is_not_there(tmp_path):
     for name in ("none.jsonl", "none.jsonl.gz", "none", "a/b/none"):
         _refused(tmp_path / name, "no such file or folder")
     _refused("none.jsonl", "no such file or folder")
+    with pytest.raises(ImplicitPRMError, match="xxx"):
+        read_rows("x" * 5000)
     _refused("./none", "no such file or folder")
     (tmp_path / "rows.txt").write_text("{}")
     _refused(tmp_path / "rows.txt", ".jsonl, .json, .parquet, .csv", ".jsonl", ".parquet")

@@ -67,6 +67,14 @@ def test_a_damaged_tokenizer_is_refused(damage, message, sharded):
         loading.open_tokenizer(ModelSource.resolve(sharded))
 
 
+def test_a_tokenizer_that_fails_at_unknown_words_is_refused(sharded):
+    described = json.loads((sharded / "tokenizer.json").read_text())
+    described["model"]["unk_token"] = "missing"
+    (sharded / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(ImplicitPRMError, match=str(sharded)):
+        loading.open_tokenizer(ModelSource.resolve(sharded))
+
+
 def test_missing_weights_are_not_initialised_at_random(tmp_path, tokenizer):
     LlamaForSequenceClassification(tiny_model(tokenizer).config).save_pretrained(tmp_path)
     with pytest.raises(ImplicitPRMError, match=r"lm_head\.weight"):

@@ -198,6 +198,17 @@ def test_caches_are_listed_and_pruned(tmp_path):
     assert stored(tmp_path) == []
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, '{"model": 3}'])
+def test_a_damaged_identity_is_listed(content, tmp_path):
+    cache = ReferenceCache(IDENTITY, tmp_path)
+    cache.add(b"k" * 16, np.zeros(2, dtype=np.float32))
+    cache.flush()
+    (cache.folder / "identity.json").write_text(content)
+    (listed,) = stored(tmp_path)
+    assert listed.content == "1 responses, 2 tokens"
+    assert all(isinstance(value, str) for value in listed.identity.values())
+
+
 def test_listing_reads_headers_alone(tmp_path):
     path = _filled(tmp_path)
     content = path.read_bytes()

@@ -142,6 +142,11 @@ def test_a_hub_id_without_network():
         ModelSource.resolve("no/model")
 
 
+def test_a_name_that_is_too_long_is_refused():
+    with pytest.raises(ImplicitPRMError, match="cannot open the model 'xxx"):
+        ModelSource.resolve("x" * 5000)
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/nowhere", "a/b/c"])
 def test_a_missing_path_is_not_a_hub_id(name):
     with pytest.raises(ImplicitPRMError, match="no such folder"):

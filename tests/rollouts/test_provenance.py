@@ -147,7 +147,7 @@ def test_changed_source_is_refused(change, words, config, tmp_path):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"policy": {}}', '{"settings": 3, "runs": []}'])
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"policy": {}}', '{"settings": 3, "runs": []}'])
 def test_damaged_record_is_named(text, config, tmp_path):
     rollouts.rollout(config, _quiet)
     (tmp_path / "r.jsonl.meta.json").write_text(text)

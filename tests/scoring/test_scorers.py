@@ -130,6 +130,7 @@ def test_one_number_per_response_is_one_step():
         ("prm", [["0.5"], [0.5]], "p0, response 0, column prm.*0.5"),
         ("prm", [True, 0.5], "p0, response 0, column prm.*True"),
         ("prm", [[1.5], [0.5]], r"p0, response 0, column prm.*1.5"),
+        ("prm", [0.5, 10**400], "p0, response 1, column prm"),
         ("prm", [0.5, -0.1], r"p0, response 1, column prm.*-0.1"),
         ("prm", [[0.5], [float("nan")]], "p0, response 1, column prm.*nan"),
         ("prm", [[0.5, 0.5], [0.5, 0.5]], "p0, response 1, column prm.*2 .*1 .*steps"),

@@ -1,5 +1,7 @@
 """The store of scores: nothing is scored twice, and nothing stale is read."""
 
+import contextlib
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -112,6 +114,16 @@ def test_the_key_changes_with_scorer_and_candidates():
     }
     assert len(keys) == 5
     assert store.cache_key(groups, beta=0.1) in keys
+
+
+def test_any_flipped_byte_is_detected(tmp_path):
+    groups = _groups(2)
+    expected = store.score_all(groups, Counting(), tmp_path, "key")
+    whole = (tmp_path / "scores.parquet").read_bytes()
+    for place in range(0, len(whole), 37):
+        (tmp_path / "scores.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with contextlib.suppress(ImplicitPRMError):
+            assert store.score_all(groups, Counting(), tmp_path, "key") == expected
 
 
 @pytest.mark.parametrize("content", [b"PAR1 but no table", b"a,b\n1,2\n", None])

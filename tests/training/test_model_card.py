@@ -88,6 +88,12 @@ def test_example_has_two_steps_per_response(steps, tiny_folder):
     assert {index: len(rewards) for index, rewards in seen.items()} == {0: 2, 1: 2}
 
 
+def test_a_run_file_that_is_nested_too_deeply_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(ImplicitPRMError, match=r"run\.json"):
+        model_card.Run.read(tmp_path)
+
+
 def test_damaged_run_file_is_named(tmp_path):
     assert model_card.Run.read(tmp_path) is None
     for text in ("{", json.dumps({"colour": "blue"})):

@@ -1,0 +1,1 @@
+"""Parts of `scripts/fuzz.py`: hostile values, and what is fed with them."""
