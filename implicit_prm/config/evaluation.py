@@ -31,7 +31,7 @@ class ScorerConfig:
         revision: Branch, tag or commit of a checkpoint on the hub.
         dtype: Type of the weights of policy and reference.
         quantization: Quantization of the base below a LoRA adapter; None as in training, `none` for no quantization.
-        trust_remote_code: Run Python code that comes with the checkpoint.
+        trust_remote_code: Run Python code that comes with the checkpoint, or with a `reference` that is named here.
         prompt_template: The user's turn, with {problem} for the problem's text; None as in training.
         over: Value of a step: its reward (`step`), the mean reward of its tokens (`step_mean`), or the sum of the
             rewards up to its end (`prefix`).

@@ -21,6 +21,7 @@ from implicit_prm.rl.prime_config import PrimeConfig
 from implicit_prm.rl.prm_update import Targets
 from implicit_prm.rl.rollouts import Rollout, RolloutBatch
 from implicit_prm.rl.token_rewards import TokenRewards
+from implicit_prm.training.arguments import without_token
 from implicit_prm.types import ImplicitPRMError, Scorer
 
 PRM_FOLDER = "prm"
@@ -212,6 +213,10 @@ class PrimeTrainer(GRPOTrainer):
             )
             self._returns.clear()
             self._accuracies.clear()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with without_token(self):
+            super()._save(output_dir, state_dict)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy, and in the folder `prm` a PRM that was updated."""

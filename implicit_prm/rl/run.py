@@ -30,6 +30,7 @@ from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Scorer
 from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.io import write_json
 from implicit_prm.utils.lock import locked
+from implicit_prm.utils.secrets import without_secrets
 
 METRICS_FILE = "rl_metrics.json"
 
@@ -63,7 +64,7 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
     folder = Path(config.output_dir)
     checkpoint = find_checkpoint(config, arguments, say, lambda _: None, "grpo.resume_from_checkpoint")
     if arguments.process_index == 0:
-        write_json(folder / "run.json", {"command": command, "config": asdict(config)})
+        write_json(folder / "run.json", without_secrets({"command": command, "config": asdict(config)}))
     with GraderPool(config.grading) as graders:
         trainer = _make_trainer(config, arguments, graders, say)
         log_offline_without_wandb_key(arguments, say)

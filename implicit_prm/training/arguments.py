@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import difflib
 import netrc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any, get_args, get_type_hints
 from urllib.parse import urlparse
 
 import torch
-from transformers import EvalPrediction, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from implicit_prm.config import BaselineConfig, TrainConfig, convert
@@ -99,6 +101,18 @@ def refuse_unsupported(options: Mapping[str, Any], prefix: str = "") -> None:
         raise ImplicitPRMError(f"{prefix}train_sampling_strategy: expected random or sequential")
     # Every process computes a share of the reference log-probabilities, so each needs the weights before FSDP shards.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
+@contextlib.contextmanager
+def without_token(trainer: Trainer) -> Iterator[None]:
+    """Leave the hub's access token out of training_args.bin, which `Trainer._save` writes."""
+    arguments = trainer.args
+    trainer.args = copy.copy(arguments)
+    trainer.args.hub_token = None
+    try:
+        yield
+    finally:
+        trainer.args = arguments
 
 
 def compile_options(options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from implicit_prm.models.checkpoint import BaselineMetadata, CheckpointMetadata
 from implicit_prm.models.forward import token_budget
 from implicit_prm.models.shared_prompt import pieces
+from implicit_prm.training.arguments import without_token
 from implicit_prm.training.batches import GroupSampler, collate
 from implicit_prm.training.checkpoint_errors import clear_load_errors, clear_save_errors, kept
 from implicit_prm.training.metrics import JsonLog, check_best_metric, metric_names
@@ -179,13 +179,8 @@ class GroupTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        arguments = self.args
-        self.args = copy.copy(arguments)
-        self.args.hub_token = None  # `_save` writes the arguments to training_args.bin
-        try:
+        with without_token(self):
             super()._save(output_dir, state_dict)
-        finally:
-            self.args = arguments
         if self.args.should_save:
             folder = Path(str(output_dir or self.args.output_dir))
             if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):

@@ -46,7 +46,7 @@ def arm(output, name, checkpoint, *overrides):
 
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_is_a_run(name, tmp_path, checkpoint):
-    config = arm(tmp_path, name, checkpoint)
+    config = arm(tmp_path, name, checkpoint, "+grpo.hub_token=s3same")
     if name in ("exact", "ipvrm"):  # the others differ in options that other tests cover
         metrics = train_policy(config, quiet)
         assert 0 <= metrics["eval_rewards/correct/mean"] <= 1
@@ -54,6 +54,7 @@ def test_every_arm_is_a_run(name, tmp_path, checkpoint):
         assert json.loads((tmp_path / "rl_metrics.json").read_text()) == metrics
         assert json.loads((tmp_path / "run.json").read_text())["config"]["prm"]["kind"] == config.prm.kind
         assert (tmp_path / "prm").exists() == (name == "ipvrm")
+        assert not [one for one in tmp_path.rglob("*") if one.is_file() and b"s3same" in one.read_bytes()]
     else:
         prime_arguments(config)
 
