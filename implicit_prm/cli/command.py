@@ -21,6 +21,7 @@ from implicit_prm.cli.help import help_text, leaves
 from implicit_prm.config import from_mapping
 from implicit_prm.config.validation import similar_option
 from implicit_prm.types import ImplicitPRMError
+from implicit_prm.utils.allocator import keep_freed_memory
 from implicit_prm.utils.progress import disable_bars_in_logs
 from implicit_prm.utils.secrets import hide_argument, hide_secrets
 
@@ -117,7 +118,9 @@ def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any],
         raise ImplicitPRMError(str(error).split("\n")[0] + key) from error
     try:
         with _sigterm_raises():
-            function(from_mapping(cls, values))  # type: ignore[arg-type]
+            config = from_mapping(cls, values)  # type: ignore[arg-type]
+            _set_allocator()
+            function(config)
     except KeyboardInterrupt as error:
         terminated = isinstance(error, _Terminated)
         if int(os.environ.get("RANK", 0)) == 0:
@@ -125,6 +128,14 @@ def run(name: str, cls: type[T], tree: DictConfig, function: Callable[[T], Any],
             what = "terminated" if terminated else "interrupted"
             print(f"\n{name}: {what}; finished work is kept. To resume, {how}.", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
+
+
+def _set_allocator() -> None:
+    """Keep freed memory for reuse if the models run on the CPU."""
+    import torch  # slow, so not before the options are checked
+
+    if not torch.cuda.is_available():
+        keep_freed_memory()
 
 
 class _Terminated(KeyboardInterrupt):

@@ -21,11 +21,12 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One call. `peak_bytes` is its peak above what the process held before, or None if it cannot be measured."""
+    """One call. `peak_bytes` is its peak above `held_bytes`, which the process held before; None if not measurable."""
 
     seconds: float
     cpu_seconds: float
     peak_bytes: int | None
+    held_bytes: int | None = None
 
 
 @dataclass
@@ -80,38 +81,38 @@ def interleave(
     return result
 
 
-def measured(call: Callable[[], Any], device: str) -> Measurement:
-    """Run `call` once; its result is dropped."""
+def measured(call: Callable[[], Any], device: str, trim: bool = True) -> Measurement:
+    """Run `call` once; its result is dropped. With `trim`, freed memory is returned to the system first."""
     gc.collect()
-    with _peak(device) as peak:
+    with _peak(device, trim) as peak:
         wall, cpu = time.perf_counter(), time.process_time()
         call()
         _wait(device)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Measurement(wall, cpu, peak.get("bytes"))
+    return Measurement(wall, cpu, peak.get("bytes"), peak.get("held"))
 
 
 @contextlib.contextmanager
-def _peak(device: str) -> Iterator[dict[str, int]]:
-    """Yield a dict that has `bytes` after the block: peak memory within it, less the memory at its start."""
+def _peak(device: str, trim: bool) -> Iterator[dict[str, int]]:
+    """Yield a dict that has `bytes` after the block: peak memory within it, less `held`, the memory at its start."""
     found: dict[str, int] = {}
     if device.startswith("cuda"):
         _wait(device)
         torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
+        found["held"] = torch.cuda.memory_allocated()
         yield found
-        found["bytes"] = torch.cuda.max_memory_allocated() - start
+        found["bytes"] = torch.cuda.max_memory_allocated() - found["held"]
         return
     try:
-        # Return freed memory to the system, or the next call could reuse it unseen.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        if trim:  # or the next call could reuse freed memory unseen
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         _CLEAR.write_text("5")  # resets the peak (VmHWM) to the current resident size
-        start = _resident("VmRSS")
+        found["held"] = _resident("VmRSS")
     except (OSError, AttributeError):  # not Linux with glibc
         yield found
         return
     yield found
-    found["bytes"] = max(0, _resident("VmHWM") - start)
+    found["bytes"] = max(0, _resident("VmHWM") - found["held"])
 
 
 def _resident(field_name: str) -> int:

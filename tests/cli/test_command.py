@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
+from implicit_prm.cli import command, merge, rollout, train
 from implicit_prm.cli import eval as eval_command
-from implicit_prm.cli import merge, rollout, train
+from implicit_prm.config import MergeConfig
 
 TOO_LONG = "x" * 300  # for the name of a file
 
@@ -87,3 +90,13 @@ def test_any_text_is_printed_whatever_the_encoding():
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
     assert out.startswith(b"\\u2211: ")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_freed_memory_is_kept_on_a_cpu(monkeypatch, gpu):
+    called = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: called.append("allocator"))
+    tree = OmegaConf.create({"checkpoint": "c", "output_dir": "m"})
+    command.run("ipr-merge", MergeConfig, tree, lambda config: called.append(config.checkpoint))
+    assert called == (["c"] if gpu else ["allocator", "c"])

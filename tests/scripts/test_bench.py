@@ -1,10 +1,12 @@
 """The benchmarks on a tiny random model: agreement checks, tables and files. Timings are not checked."""
 
+import argparse
 import io
 import json
 import sys
 from functools import partial
 
+import bench_cpu
 import bench_growth
 import bench_head
 import bench_scoring
@@ -236,3 +238,14 @@ def test_work_is_read_from_rollouts(tmp_path, tokenizer):
     assert all(len(set(group.labels)) == 2 for group in found.encoded)
     with pytest.raises(ImplicitPRMError, match="5 responses; expected 2"):
         work.read(str(path), tokenizer, prompts=2, responses=5, seed=0)
+
+
+@pytest.mark.parametrize("what", sorted({what for calls in bench_cpu.TASKS.values() for what in calls}))
+def test_calls_on_a_cpu_are_measured(what):
+    options = argparse.Namespace(
+        **{"model": "sandbox", "dtype": "float32", "threads": None, "responses": 2, "problems": "sandbox"},
+        **{"prompt_template": "{problem}", "max_new_tokens": 8},
+    )
+    cost = bench_cpu.run(bench_cpu.Call(what, 4, kept=False), options)
+    assert 8 <= cost.tokens <= 4 * 2 * 8
+    assert cost.peak_bytes > 10**7
