@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from implicit_prm.baselines.layouts import Layout, choose_tokens
+from implicit_prm.baselines.lora import with_lora
 from implicit_prm.baselines.trainer import RewardModelTrainer
 from implicit_prm.config import BaselineConfig, CEConfig, StepTokens, from_mapping
 from implicit_prm.data.encoded_sets import EncodedSet, EncodedSets, Encoding
@@ -65,7 +66,7 @@ def _prepare(config: BaselineConfig, arguments: TrainingArguments, checkpoint: s
         head: loading.Head = "causal_lm" if config.kind == "next_token" else "new_value"
         model: Any = loading.open_model(model_source, config.model.dtype, config.model.attn_implementation, head=head)
         forward.disable_dropout(model)
-        return model
+        return model if config.model.lora is None else with_lora(model, config.model.lora, head != "causal_lm")
 
     def make_trainer(model: Any, sets: EncodedSets) -> RewardModelTrainer:
         metadata = _metadata(config, encoder, sets["train"], tokens)
@@ -140,6 +141,7 @@ def _metadata(
         tokens=tokens,
         start=initial_model.absolute(config.model.name),
         start_revision=config.model.revision,
+        lora=None if config.model.lora is None else asdict(config.model.lora),
         text=config.data.text,
         template_hash=encoder.template_hash,
         data_fingerprint=train.fingerprint,

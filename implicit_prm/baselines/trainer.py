@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DistributedType
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from implicit_prm.baselines.layouts import read_positions
+from implicit_prm.baselines.lora import merged
 from implicit_prm.baselines.reward_model import Reader, Row
 from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.training import GroupTrainer, TrainingGroup, dev_metrics
@@ -52,7 +54,15 @@ class RewardModelTrainer(GroupTrainer):
                 "DeepSpeed is not supported for explicit reward models; use one process, DDP or FSDP2 (launch with "
                 "configs/accelerate/fsdp2.yaml)"
             )
+        if self.is_fsdp_enabled and isinstance(self.model, PeftModel):
+            raise ImplicitPRMError("model.lora is not supported with FSDP for explicit reward models; use DDP")
         self.reader = Reader(metadata, processing_class)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; at the end of training, an adapter is merged into its base first."""
+        if not _internal_call and isinstance(self.model, PeftModel):
+            self.model = self.model_wrapped = merged(self.model)
+        super().save_model(output_dir, _internal_call)
 
     def units(self, group: TrainingGroup) -> float:
         """Number of labelled positions."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from implicit_prm.config.grading import GradingConfig
-from implicit_prm.config.models import LanguageModelConfig, StepRule, TextConfig
+from implicit_prm.config.models import LanguageModelConfig, LoraConfig, StepRule, TextConfig
 from implicit_prm.config.rollouts import PolicyConfig, SamplingConfig, ServerConfig
 from implicit_prm.config.training import DataConfig, check_trainer
 from implicit_prm.config.validation import check_range
@@ -20,6 +20,9 @@ LabelUse = Literal["outcome", "hard", "soft"]
 class BackboneConfig(LanguageModelConfig):
     """The language model that an explicit reward model starts from.
 
+    Args:
+        lora: Adapter to train beside the value head; None trains all weights. It is merged into the model at the end.
+
     The other fields only exist because `ipr-train` and `ipr-baseline` share the YAML files of the group `model`. They
     must be None.
     """
@@ -27,16 +30,15 @@ class BackboneConfig(LanguageModelConfig):
     beta: float | None = None
     reference: str | None = None
     reference_revision: str | None = None
-    lora: dict[str, Any] | None = None
+    lora: LoraConfig | None = None
     quantization: str | None = None
 
     def validate(self) -> None:
         for key in ("beta", "reference", "reference_revision"):
             if getattr(self, key) is not None:
                 raise ImplicitPRMError(f"model.{key} is not used by an explicit reward model; leave it out")
-        for key in ("lora", "quantization"):
-            if getattr(self, key) is not None:
-                raise ImplicitPRMError(f"model.{key}: explicit reward models train all of their weights; leave it out")
+        if self.quantization is not None:
+            raise ImplicitPRMError("model.quantization: explicit reward models cannot be quantized; leave it out")
 
 
 @dataclass
@@ -95,6 +97,11 @@ class BaselineConfig:
             )
         if self.kind != "next_token" and self.tokens is not None:
             raise ImplicitPRMError(f"tokens is only used with kind=next_token, not kind={self.kind}; leave it out")
+        if self.kind == "next_token" and self.model.lora is not None and self.tokens is None:
+            raise ImplicitPRMError(
+                "model.lora with kind=next_token: the unused tokens that are chosen by default have no trained "
+                "embeddings, and an adapter does not train them; set tokens to words of the vocabulary"
+            )
 
 
 @dataclass(kw_only=True)

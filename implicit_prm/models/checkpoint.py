@@ -156,6 +156,7 @@ class BaselineMetadata(_Metadata):
         tokens: separator and verdicts of a next-token model.
         start: the model that training started from, as it was named.
         start_revision: its revision on the hub.
+        lora: options of the adapter that was merged; None if all weights were trained.
         text: how a problem becomes a prompt and a response becomes steps.
         template_hash: hash of what turns a problem into a prompt.
         data_fingerprint: hash of the training data.
@@ -170,6 +171,7 @@ class BaselineMetadata(_Metadata):
     tokens: StepTokens | None = None
     start: str | None = None
     start_revision: str | None = None
+    lora: dict[str, Any] | None = None
     text: TextConfig = field(default_factory=TextConfig)
     template_hash: str | None = None
     data_fingerprint: str | None = None

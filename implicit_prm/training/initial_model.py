@@ -193,7 +193,7 @@ def with_lora(policy: Any, lora: LoraConfig, revision: str | None = None) -> Any
     return with_adapter(policy, peft_config, revision, "model.lora")
 
 
-def with_adapter(policy: Any, peft_config: Any, revision: str | None, option: str) -> Any:
+def with_adapter(policy: Any, peft_config: Any, revision: str | None, option: str, causal: bool = True) -> Any:
     """Add a new adapter to a model.
 
     Args:
@@ -201,6 +201,7 @@ def with_adapter(policy: Any, peft_config: Any, revision: str | None, option: st
         peft_config: a `peft.LoraConfig`, which is changed in place.
         revision: of the base on the hub, for adapter_config.json.
         option: the option that it was given by, for messages.
+        causal: the model is a causal LM. Others are wrapped without a task, since PEFT expects certain heads.
 
     Returns:
         A PEFT model.
@@ -210,7 +211,7 @@ def with_adapter(policy: Any, peft_config: Any, revision: str | None, option: st
     """
     import peft
 
-    peft_config.task_type = "CAUSAL_LM"
+    peft_config.task_type = "CAUSAL_LM" if causal else None
     try:
         return peft.get_peft_model(policy, peft_config, revision=revision)
     except ValueError as error:

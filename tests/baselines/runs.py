@@ -23,7 +23,7 @@ def labelled_file(path, problems=12, responses=4, source="exact", **changes):
     return write_rows(path, rows)
 
 
-def baseline(folder, model, rollouts, kind, data=None, **changes):
+def baseline(folder, model, rollouts, kind, data=None, model_options=None, **changes):
     trainer = {
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-3,
@@ -36,7 +36,7 @@ def baseline(folder, model, rollouts, kind, data=None, **changes):
     }
     options = {
         "kind": kind,
-        "model": {"name": str(model)},
+        "model": {"name": str(model), **(model_options or {})},
         "data": {"train": str(rollouts), "steps": "newline", **(data or {})},
         "output_dir": str(folder),
         **changes,

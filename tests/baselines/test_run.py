@@ -122,6 +122,50 @@ def test_training_continues_from_the_head_of_a_verifier(tmp_path, tiny_folder):
     assert scores[0] == scores[1]
 
 
+LORA = {"lora": {"r": 4, "alpha": 8}}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("orm", "float32"), ("value_head", "bfloat16"), ("next_token", "float32")])
+def test_an_adapter_is_merged_into_a_plain_model(kind, dtype, tmp_path, tiny_folder):
+    rollouts = labelled_file(tmp_path / "rows.jsonl")
+    tokens = {"separator": "\n", "good": "1", "bad": "0"} if kind == "next_token" else None
+    options = LORA | {"dtype": dtype}
+    trainer = {"learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 3}
+    run = tmp_path / "run"
+    fit(baseline(run, tiny_folder, rollouts, kind, model_options=options, tokens=tokens, trainer=trainer), quiet)
+    assert not (run / "adapter_config.json").exists()
+    assert (run / "checkpoint-3" / "adapter_config.json").exists()
+    assert BaselineMetadata.read(run).lora["r"] == 4
+    weights, start = load_file(run / "model.safetensors"), load_file(tiny_folder / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    start = {name: weight.to(getattr(torch, dtype)).float() for name, weight in start.items()}
+    changed = {name for name in weights.keys() & start if not torch.equal(weights[name], start[name])}
+    assert changed
+    assert all("proj" in name for name in changed)
+    scores = RewardModel.from_pretrained(run).score(PROBLEM, RESPONSES)
+    assert len({value for score in scores for value in score.step_rewards}) > 1
+
+
+def test_an_adapter_resumes(tmp_path, tiny_folder):
+    rollouts = labelled_file(tmp_path / "rows.jsonl")
+
+    def train(name, **changes):
+        options = {"model_options": LORA, "trainer": RESUMABLE, **changes}
+        fit(baseline(tmp_path / name, tiny_folder, rollouts, "value_head", **options), quiet)
+
+    train("whole")
+    train("cut")
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "cut" / f"checkpoint-{step}")
+    again = RESUMABLE | {"resume_from_checkpoint": "true"}
+    train("cut", trainer=again)
+    resumed = load_file(tmp_path / "cut" / "model.safetensors")
+    for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
+        torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=1e-4)
+    with pytest.raises(ImplicitPRMError, match="lora="):
+        train("cut", trainer=again, model_options={"lora": {"r": 2}})
+
+
 def test_a_value_head_on_an_adapter_is_refused(tmp_path, tiny_folder, rollouts_file):
     folder = adapter(tmp_path / "adapter", tiny_folder)
     with pytest.raises(ImplicitPRMError, match="adapter is a LoRA adapter"):
