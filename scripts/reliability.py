@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small to share
+os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")  # killed commands leave semaphores
 
 from reliabilitylib.campaign import Tally, can_mount, full_disk, kills, terminations, two_at_once, uninterrupted
 from reliabilitylib.cases import Case, cases, prepare

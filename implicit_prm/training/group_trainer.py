@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ from implicit_prm.training.checkpoint_errors import clear_load_errors, clear_sav
 from implicit_prm.training.metrics import JsonLog, check_best_metric, metric_names
 from implicit_prm.training.progress import LogProgress
 from implicit_prm.types import ImplicitPRMError
-from implicit_prm.utils.io import set_weight_permissions
+from implicit_prm.utils.io import set_weight_permissions, write_json
 from implicit_prm.utils.progress import shows_bars
 
 
@@ -97,6 +98,7 @@ class GroupTrainer(Trainer):
         # `training_step` divides by the units of the whole optimiser step; transformers must not divide again.
         self.model_accepts_loss_kwargs = True
         self._step_loss = torch.zeros((), device=args.device)
+        self._log_is_whole = False  # a resumed run knows the losses before its checkpoint, too
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
 
     def units(self, group: Any) -> float:
@@ -175,8 +177,37 @@ class GroupTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with clear_load_errors(str(checkpoint), "the states of random generators"):
+        with clear_load_errors(str(checkpoint), "the states of random generators and of the log"):
             super()._load_rng_state(checkpoint)
+            if checkpoint is not None:
+                self._load_log_state(Path(checkpoint))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        state = {
+            "last_logged": self._globalstep_last_logged,
+            "loss": self._tr_loss.item(),
+            "total_loss": self._total_loss_scalar,
+            "sums": {name: total.tolist() for name, total in self._sums.items()},
+        }
+        write_json(Path(output_dir) / self._log_state_file, state)
+
+    @property
+    def _log_state_file(self) -> str:
+        """What this process has observed since the last log, so that a resumed run logs the same means."""
+        return f"log_state_{self.args.process_index}.json"
+
+    def _load_log_state(self, checkpoint: Path) -> None:
+        path = checkpoint / self._log_state_file
+        if not path.exists():  # another number of processes has saved it, or an earlier version
+            return
+        state = json.loads(path.read_text(encoding="utf-8"))
+        self._globalstep_last_logged = state["last_logged"]
+        self._tr_loss = torch.tensor(state["loss"], device=self.args.device)
+        self._total_loss_scalar = state["total_loss"]
+        for name, total in state["sums"].items():  # the first step may have been observed already
+            self._sums[name] += torch.tensor(total, dtype=torch.float64)
+        self._log_is_whole = True
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         with without_token(self):
@@ -250,6 +281,8 @@ class GroupTrainer(Trainer):
         if "train_loss" in logs and self.state.global_step == self._initial_global_step:
             logs.pop("train_loss")  # a finished run was resumed: there is no loss, and nothing to log
             return
+        if "train_loss" in logs and self._log_is_whole:  # transformers divides by the steps since it has resumed
+            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
         if "loss" in logs:
             logs |= self.observed_means()
             self._sums.clear()

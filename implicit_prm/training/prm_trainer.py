@@ -195,7 +195,7 @@ def _saved_start(model: Any, args: ImplicitPRMConfig, tokenizer: PreTrainedToken
     folder = Path(str(args.output_dir)).resolve() / START_FOLDER
     with args.main_process_first(desc="saving the initial model"):
         if args.local_process_index == 0:
-            with atomic_folder(folder, replace_old=True) as unfinished:
+            with locked(folder), atomic_folder(folder, replace_old=True) as unfinished:
                 (model.get_base_model() if hasattr(model, "peft_config") else model).save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
     return str(folder)

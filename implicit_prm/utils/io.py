@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -72,6 +73,8 @@ def write_json(path: str | Path, value: Any) -> None:
 def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]:
     """Fill the folder `path` completely or not at all: a temporary folder is filled and renamed.
 
+    Only one process may do so at a time (`lock.locked`): what a killed one has left is removed.
+
     Raises:
         ImplicitPRMError: the folder exists and `replace_old` is false, or it cannot be written.
     """
@@ -80,6 +83,8 @@ def atomic_folder(path: str | Path, replace_old: bool = False) -> Iterator[Path]
         if path.exists() and not replace_old:
             raise ImplicitPRMError(f"{path} exists already; choose another folder or delete it")
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         unfinished = _unfinished(path)
         unfinished.mkdir()
         try:

@@ -72,6 +72,21 @@ def test_killed_while_saving_goes_on_from_the_last_whole_checkpoint(kind, tmp_pa
     assert_same_run(run, whole / "full")
 
 
+@pytest.mark.parametrize("loss", ["ce", "kto"])
+def test_means_over_steps_before_and_after_the_checkpoint_are_logged_alike(loss, tmp_path, tiny_folder, rows):
+    """A log of every 3 steps, a checkpoint of every 2: the log of step 3 is also of steps 1 and 2."""
+    options = {**RESUMABLE, "logging_steps": 3}
+    fit(config(tmp_path / "whole", tiny_folder, rows, loss, **options), quiet)
+    shutil.copytree(tmp_path / "whole", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-[46]", "i*.json"))
+    fit(config(tmp_path / "run", tiny_folder, rows, loss, **options, resume_from_checkpoint="true"), quiet)
+    ours, theirs = (
+        [{key: value for key, value in row.items() if not key.endswith(("_runtime", "_second"))} for row in log(folder)]
+        for folder in (tmp_path / "run", tmp_path / "whole")
+    )
+    assert ours == theirs
+    assert "train_loss" in ours[-1]
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_its_step_done_again(tmp_path, tiny_folder, rows, whole):
     run = shutil.copytree(whole / "full", tmp_path / "run")
     os.truncate(run / "checkpoint-6" / "optimizer.pt", 0)

@@ -223,6 +223,14 @@ def test_atomic_folder_is_complete_or_absent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_killed_run_left_of_a_folder_is_removed(tmp_path):
+    for name in (".out.0123abcd", ".out.config", ".other.0123abcd"):
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.0123abcd", ".out.config", "out"]
+
+
 def test_weights_that_do_not_fit_the_disk_leave_no_folder(tmp_path):
     """safetensors has its own error for a file that it cannot write to its end."""
     resource = pytest.importorskip("resource")
