@@ -41,24 +41,21 @@ def bootstrap_mean(values: ArrayLike, resamples: int = 10_000, seed: int = 0) ->
         resamples: bootstrap samples of P problems.
         seed: seed of the resampling.
     """
-    array = _vector(values, "values")
-    means = [counts @ array / len(array) for counts in resampled_counts(len(array), resamples, seed, len(array))]
-    return percentile_interval(float(array.mean()), means)
+    return bootstrap_means(_vector(values, "values")[:, None], resamples, seed)[0]
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Mean of a - b over the same problems. If the interval excludes 0, one of the two is better.
+def bootstrap_means(values: NDArray[np.float64], resamples: int = 10_000, seed: int = 0) -> list[Interval]:
+    """`bootstrap_mean` of every column, from the same draws.
 
     Args:
-        a: [P] finite floats.
-        b: [P] finite floats of the same problems.
+        values: [P, C] finite floats.
         resamples: bootstrap samples of P problems.
         seed: seed of the resampling.
     """
-    first, second = _vector(a, "a"), _vector(b, "b")
-    if len(first) != len(second):
-        raise ImplicitPRMError(f"expected a and b of the same problems, got {len(first)} and {len(second)}")
-    return bootstrap_mean(first - second, resamples, seed)
+    problems = len(values)
+    counts = resampled_counts(problems, resamples, seed, problems)
+    means = np.concatenate([*(some @ values / problems for some in counts), np.empty((0, values.shape[1]))])
+    return [percentile_interval(float(column.mean()), [mean]) for column, mean in zip(values.T, means.T, strict=True)]
 
 
 def clustered_ratio(numerators: ArrayLike, denominators: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:

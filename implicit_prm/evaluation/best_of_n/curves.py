@@ -13,7 +13,7 @@ from implicit_prm.config import BestOfNConfig
 from implicit_prm.evaluation import selection
 from implicit_prm.evaluation.scorer import kind_of
 from implicit_prm.evaluation.selection import Candidates
-from implicit_prm.evaluation.statistics import bootstrap_mean, paired_difference
+from implicit_prm.evaluation.statistics import bootstrap_means
 from implicit_prm.rewards.implicit_reward import aggregate, sigmoid
 from implicit_prm.types import StepScores
 
@@ -123,13 +123,9 @@ def intervals(
         config: number of resamples and seed.
         base: [problems, sizes].
     """
-    options = (config.bootstrap_resamples, config.seed)
-    found = {}
-    for column, n in enumerate(sizes):
-        mine = values[:, column]
-        one = bootstrap_mean(mine, *options) if base is None else paired_difference(mine, base[:, column], *options)
-        found[str(n)] = asdict(one)
-    return found
+    differences = values if base is None else values - base
+    found = bootstrap_means(differences, config.bootstrap_resamples, config.seed)
+    return {str(n): asdict(one) for n, one in zip(sizes, found, strict=True)}
 
 
 def _vote(
