@@ -2,6 +2,7 @@
 
     python scripts/bench_data.py rollouts      # ipr-rollout on a file of 30,000 x 8 responses: finished, or almost
     python scripts/bench_data.py training      # ipr-train on 32,942 x 8 responses, up to the first step of a tiny model
+    python scripts/bench_data.py balance       # tokens of 8 processes in an optimiser step, as drawn and as shared out
 
 The files are written by `scripts/generate_rollouts.py`. Every measurement runs in a process of its own; the seconds and
 the memory of importing the library are measured alone, as `import`, and are part of all others.
@@ -18,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from implicit_prm import fit
 from implicit_prm.config import (
     CEConfig,
@@ -29,9 +32,11 @@ from implicit_prm.config import (
     SamplingConfig,
     TrainConfig,
 )
+from implicit_prm.models import reference
 from implicit_prm.rollouts.provenance import Provenance, fixed_options, run_record
 from implicit_prm.rollouts.run import rollout
 from implicit_prm.rollouts.transformers_sampler import TransformersSampler
+from implicit_prm.training import GroupSampler
 
 LAST = 8  # problems that a file which is almost finished lacks
 
@@ -84,11 +89,11 @@ def tiny_model(folder: Path, tokenizer: str) -> Path:
     return path
 
 
-def train_config(data: Path, model: Path) -> TrainConfig:
+def train_config(data: Path, model: Path, reference: str) -> TrainConfig:
     trainer = {"max_steps": 1, "per_device_train_batch_size": 1, "learning_rate": 1e-4, "report_to": "none"}
     return TrainConfig(
         data=DataConfig(train=str(data)),
-        model=ModelConfig(name=str(model), beta=1.0, dtype="float32", reference="none"),
+        model=ModelConfig(name=str(model), beta=1.0, dtype="float32", reference=reference),
         loss=CEConfig(),
         trainer=trainer,
         output_dir=str(data.with_name("run")),
@@ -97,7 +102,7 @@ def train_config(data: Path, model: Path) -> TrainConfig:
 
 
 def training(options: argparse.Namespace) -> None:
-    """Start a training run twice: the second time its data are encoded already."""
+    """Start a training run: first, with its data encoded, and with its reference log-probabilities as well."""
     data, _ = generated(options.folder, "training", options.prompts or 32_942)
     model = tiny_model(options.folder, options.tokenizer)
     os.environ["IPR_CACHE"] = str(options.folder / "cache")
@@ -105,6 +110,24 @@ def training(options: argparse.Namespace) -> None:
     measure("import")
     measure("first start", data, model)
     measure("second start", data, model)
+    measure("reference pass", data, model)
+    measure("third start", data, model)
+
+
+def balance(options: argparse.Namespace) -> None:
+    """How far the process with the most tokens is above the mean of 8, with 4 prompts each. Characters, for tokens."""
+    data, _ = generated(options.folder, "training", options.prompts or 4_000)
+    rows = map(json.loads, data.read_text(encoding="utf-8").splitlines())
+    tokens = [sum(map(len, [row["prompt"], *row["completions"]])) for row in rows]
+    for name, sampler in (
+        ("as drawn", GroupSampler(len(tokens), 8, 0)),
+        ("shared out", GroupSampler(len(tokens), 8, 0, processes=8, accumulation=4, tokens=tokens)),
+    ):
+        order, above = [item for item in sampler if item < len(tokens)], []
+        for start in range(0, len(order) - 31, 32):
+            load = [sum(tokens[item] for item in order[start + process : start + 32 : 8]) for process in range(8)]
+            above.append(8 * max(load) / sum(load) - 1)
+        print(f"{name:>10}: {sum(above) / len(above):.1%} above the mean")
 
 
 def measure(what: str, *arguments: Path) -> None:
@@ -116,8 +139,10 @@ def measure(what: str, *arguments: Path) -> None:
 
 def run_alone(what: str, arguments: list[str]) -> None:
     paths = [Path(argument) for argument in arguments]
-    if what.endswith("start"):
-        fit(train_config(*paths), lambda _: None)
+    if what == "reference pass":  # without a model's forward passes
+        reference.response_logprobs = lambda _model, _prompt, ids, _tokens: [torch.zeros(len(one)) for one in ids]
+    if what.endswith(("start", "pass")):
+        fit(train_config(*paths, "initial" if what in ("reference pass", "third start") else "none"), lambda _: None)
     elif what != "import":
         rollout(rollout_config(*paths), lambda _: None)
     used, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -127,12 +152,12 @@ def run_alone(what: str, arguments: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["rollouts", "training"])
+    parser.add_argument("part", choices=["rollouts", "training", "balance"])
     parser.add_argument("--folder", type=Path, default=Path("outputs/bench_data"))
     parser.add_argument("--prompts", type=int, help="fewer than at full size")
     parser.add_argument("--tokenizer", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="of the tiny model")
     options = parser.parse_args()
-    {"rollouts": rollouts, "training": training}[options.part](options)
+    {"rollouts": rollouts, "training": training, "balance": balance}[options.part](options)
 
 
 if __name__ == "__main__":
