@@ -212,7 +212,8 @@ def response_logprobs(
     Returns:
         [T] float32 per response, in nats, on the CPU.
     """
-    prompt = open_prompt(model, prompt_ids, core)
+    # A single response shares its prompt with no other.
+    prompt = open_prompt(model, prompt_ids, core) if len(responses) > 1 else PlainRows(model, prompt_ids, core)
     found: dict[int, Tensor] = {}
     for piece in pieces([len(ids) for ids in responses], max_tokens, prompt.row_overhead):
         logprobs = prompt.logprobs([responses[place] for place in piece]).cpu()

@@ -134,6 +134,14 @@ def test_response_logprobs_come_in_the_order_given():
             assert torch.allclose(one, row[: len(ids)], atol=1e-5)
 
 
+def test_a_single_response_is_a_plain_row(monkeypatch):
+    monkeypatch.setattr(shared_prompt, "open_prompt", None)
+    model = _model("llama")
+    (found,) = response_logprobs(model, PROMPT, RESPONSES[:1], 64)
+    with torch.no_grad():
+        torch.testing.assert_close(found, PlainRows(model, PROMPT).logprobs(RESPONSES[:1])[0])
+
+
 def test_log_ratio_trainer_hold_what_fits_and_no_response_is_lost():
     assert pieces([5, 1, 3, 3], 8) == [[0], [2, 3], [1]]
     assert pieces([5, 1, 3, 3], 10) == [[0, 2], [3, 1]]
