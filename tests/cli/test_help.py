@@ -20,7 +20,7 @@ GROUPS = {
     "eval": ["task"],
     "cache": [],
     "merge": [],
-    "rl": ["policy", "problems", "prm", "grpo", "arm", "experiment"],
+    "rl": ["policy", "problems", "prm", "grpo", "arm", "experiment/rl"],
 }
 
 

@@ -82,7 +82,7 @@ def test_the_prm_that_learned_can_be_opened(tmp_path, checkpoint):
 
 
 def test_the_recipe_for_a_real_model_is_a_run(tmp_path):
-    config = composed(tmp_path, "experiment=rl/qwen25_05b_gsm8k", "prm.checkpoint=folder", "grpo.bf16=false")
+    config = composed(tmp_path, "experiment/rl=qwen25_05b_gsm8k", "prm.checkpoint=folder", "grpo.bf16=false")
     assert prime_arguments(config).num_generations == 4
     assert config.policy.name == "Qwen/Qwen2.5-0.5B-Instruct"
 
