@@ -28,7 +28,7 @@ from implicit_prm.training.metrics import JsonLog
 from implicit_prm.training.resume import find_checkpoint
 from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Scorer
 from implicit_prm.utils.distributed import spoken_once
-from implicit_prm.utils.io import write_json
+from implicit_prm.utils.io import JsonLines, write_json
 from implicit_prm.utils.lock import locked
 from implicit_prm.utils.secrets import without_secrets
 
@@ -40,8 +40,8 @@ Say = Callable[[str], None]
 def train_policy(config: RLConfig, say: Say = print, command: str | None = None) -> dict[str, float]:
     """Train a policy with process rewards and save it in `config.output_dir`.
 
-    Beside the policy it writes `log.jsonl`, `run.json` with the options, `rl_metrics.json`, and in the folder `prm` a
-    PRM that was updated. A run resumes with `grpo.resume_from_checkpoint=true`.
+    Beside the policy it writes `log.jsonl`, `run.json` with the options, `rl_metrics.json`, `report.html` with curves,
+    and in the folder `prm` a PRM that was updated. A run resumes with `grpo.resume_from_checkpoint=true`.
 
     Args:
         config: the options.
@@ -74,7 +74,19 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_json(folder / METRICS_FILE, metrics)
+        _write_page(config, arguments)
     return metrics
+
+
+def _write_page(config: RLConfig, arguments: PrimeConfig) -> None:
+    from implicit_prm.rl import page  # matplotlib is slow to load
+
+    folder = Path(config.output_dir)
+    options = {name: value for name, value in asdict(config).items() if name != "grpo"}
+    options |= {f"grpo.{name}": value for name, value in config.grpo.items()}
+    generations = (arguments.steps_per_generation or 1) * arguments.num_iterations  # batches for one generation
+    responses = (arguments.generation_batch_size or 0) * arguments.gradient_accumulation_steps // generations
+    page.write(folder / "report.html", list(JsonLines(folder / "log.jsonl").rows()), options, folder.name, responses)
 
 
 def _make_trainer(config: RLConfig, arguments: PrimeConfig, graders: GraderPool, say: Say) -> PrimeTrainer:

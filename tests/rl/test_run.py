@@ -53,6 +53,7 @@ def test_every_arm_is_a_run(name, tmp_path, checkpoint):
         assert [row["step"] for row in log(tmp_path) if "loss" in row] == [1, 2]
         assert json.loads((tmp_path / "rl_metrics.json").read_text()) == metrics
         assert json.loads((tmp_path / "run.json").read_text())["config"]["prm"]["kind"] == config.prm.kind
+        assert "Accuracy" in (tmp_path / "report.html").read_text(encoding="utf-8")
         assert (tmp_path / "prm").exists() == (name == "ipvrm")
         assert not [one for one in tmp_path.rglob("*") if one.is_file() and b"s3same" in one.read_bytes()]
     else:
