@@ -174,7 +174,6 @@ def test_the_files_of_grpo_have_the_defaults_of_process_rewards(name):
     ours = {spec.name: spec.default for spec in fields(PrimeConfig)} | {"scale_rewards": "none"}
     added = set(ours) - {spec.name for spec in fields(GRPOConfig)} | {"scale_rewards"}
     rest = {"outcome_reward"}  # ipr-rl has one reward function
-    rest |= {"prm_learning_rate"} if name == "sandbox" else set()  # its models are small
     assert {key: values[key] for key in added - rest} == {key: ours[key] for key in added - rest}
 
 
