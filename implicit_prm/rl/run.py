@@ -82,8 +82,8 @@ def _write_page(config: RLConfig, arguments: PrimeConfig) -> None:
     from implicit_prm.rl import page  # matplotlib is slow to load
 
     folder = Path(config.output_dir)
-    options = {name: value for name, value in asdict(config).items() if name != "grpo"}
-    options |= {f"grpo.{name}": value for name, value in config.grpo.items()}
+    options = without_secrets(asdict(config))
+    options |= {f"grpo.{name}": value for name, value in options.pop("grpo").items()}
     generations = (arguments.steps_per_generation or 1) * arguments.num_iterations  # batches for one generation
     responses = (arguments.generation_batch_size or 0) * arguments.gradient_accumulation_steps // generations
     page.write(folder / "report.html", list(JsonLines(folder / "log.jsonl").rows()), options, folder.name, responses)
