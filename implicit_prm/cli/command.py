@@ -144,16 +144,22 @@ class _Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    process = os.getpid()
+    process, received = os.getpid(), False
 
     def terminate(number: int, _: Any) -> None:
+        nonlocal received
         if os.getpid() != process:  # a forked worker: the first process cleans up
             os._exit(128 + number)
+        received = True
         raise _Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except Exception as error:
+        if received:  # a library's C++ code has turned the interruption into an error of its own
+            raise _Terminated from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
