@@ -46,9 +46,10 @@ _VALID: tuple[tuple[type, dict[str, Any]], ...] = (
     (options.BaselineConfig, {**_TRAIN, "model": {"name": "m"}, "kind": "orm", "loss": None}),
     (options.MergeConfig, {"checkpoint": "out", "output_dir": "merged"}),
     (options.CacheConfig, {"prune_older_than_days": 3}),
+    (options.RLConfig, {"policy": {"name": "m"}, "problems": {"name": "gsm8k"}, "output_dir": "out", "grpo": {}}),
     (options.TextConfig, {"steps": "newline", "template_kwargs": {"x": 1}}),
 )
-_COMMANDS = ("train", "rollout", "eval", "label", "baseline", "merge", "cache")
+_COMMANDS = ("train", "rollout", "eval", "label", "baseline", "merge", "cache", "rl")
 
 
 def open_values(folder: Path) -> Callable[[Random], None]:
