@@ -60,6 +60,7 @@ def test_every_arm_is_a_run(name, tmp_path, checkpoint):
         prime_arguments(config)
 
 
+@pytest.mark.slow  # test_prime_trainer.py resumes the trainer
 def test_resumed_equals_uninterrupted(tmp_path, checkpoint):
     rest = ["grpo.eval_strategy=no"]  # a run ends with an evaluation, which draws random numbers
     whole = arm(tmp_path / "whole", "frozen", checkpoint, *rest)
@@ -75,6 +76,7 @@ def test_resumed_equals_uninterrupted(tmp_path, checkpoint):
     assert [row["step"] for row in log(tmp_path / "resumed") if "loss" in row] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_prm_that_learned_can_be_opened(tmp_path, checkpoint):
     train_policy(arm(tmp_path, "prime", checkpoint, "grpo.max_steps=1", "lora={r:4,alpha:8}"), quiet)
     prm = ImplicitPRM.from_pretrained(tmp_path / "prm", device="cpu")
