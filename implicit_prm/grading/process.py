@@ -82,6 +82,9 @@ class WorkerProcess:
         )
         self.started += 1
         self._end_process = weakref.finalize(self, _end, self._process)  # also when the interpreter exits
+        if self._stopped:  # since `call` looked, so that `stop` may have found no process to end
+            self.close()
+            raise ImplicitPRMError("the grading worker was stopped")
         hello = self._exchange(None)
         if hello is None or "error" in hello:
             self.close()

@@ -1,4 +1,5 @@
 import os
+import subprocess
 import threading
 import time
 
@@ -7,6 +8,8 @@ import pytest
 from implicit_prm.config import GradingConfig
 from implicit_prm.grading import GraderPool
 from implicit_prm.grading.pool import usable_cores
+from implicit_prm.grading.process import WorkerProcess
+from implicit_prm.types import ImplicitPRMError
 
 ENDLESS = "9^{9^{9^9}}"
 
@@ -46,6 +49,19 @@ def test_an_error_ends_the_pool_at_once():
         interrupted()
     assert time.monotonic() - started < 30
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("grading")]
+
+
+def test_a_worker_that_is_stopped_while_it_starts_does_no_work(monkeypatch):
+    worker, start = WorkerProcess(limit_s=60), subprocess.Popen
+
+    def stopped_meanwhile(*arguments, **options):
+        worker.stop()
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", stopped_meanwhile)
+    with pytest.raises(ImplicitPRMError, match="stopped"):
+        worker.call("compare", "1", "1")
+    assert worker._process is None
 
 
 def test_an_error_in_the_work_is_raised():

@@ -211,7 +211,7 @@ def test_processbench_on_the_trained_checkpoint(road):
         ("label", ["method=autopsv", "input=good.jsonl"], "verifier"),
         ("label", ["policy=server", "policy.name=m", "policy.base_url=http://h/v1"], "policy.base_url"),
         ("baseline", ["kind=orm", "model.beta=0.1"], "model.beta"),
-        ("baseline", ["kind=orm", "model.lora={r:8}"], "model.lora"),
+        ("baseline", ["kind=orm", "model.quantization=4bit"], "model.quantization"),
         ("baseline", ["kind=value_head", "data.train=good.jsonl"], "step_label_source"),
         ("rollout", ["sampling.temperature=0"], "must be above 0"),
         ("rollout", ["policy=server", "policy.name=m"], "policy.base_url"),
@@ -294,6 +294,7 @@ def test_every_yaml_composes_and_builds():
         BaselineConfig,
         BestOfNConfig,
         ProcessBenchConfig,
+        RLConfig,
         RolloutConfig,
         TrainConfig,
         from_mapping,
@@ -305,10 +306,12 @@ def test_every_yaml_composes_and_builds():
         "rollout": ["policy", "problems", "sampling"],
         "eval": ["task"],
         "label": ["method"],
+        "rl": ["arm", "prm", "grpo", "experiment/rl"],
     }
-    classes = {"train": TrainConfig, "rollout": RolloutConfig, "best_of_n": BestOfNConfig}
+    classes = {"train": TrainConfig, "rollout": RolloutConfig, "best_of_n": BestOfNConfig, "rl": RLConfig}
     classes |= {"processbench": ProcessBenchConfig, **METHODS}
     more = {"server": ["policy.base_url=http://localhost:8000/v1", "sampling=default"], "autopsv": ["verifier=v"]}
+    more |= {"checkpoint": ["prm.checkpoint=c"], "qwen25_05b_gsm8k": ["prm.checkpoint=c"]}
     composed = 0
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for command, names in groups.items():
@@ -338,7 +341,7 @@ def test_every_yaml_composes_and_builds():
 def _standalone(command):
     """Outside a run there is no `hydra:` resolver to name the output after the chosen group."""
     train = ["output_dir=o", "trainer.eval_strategy=no"]
-    return {"train": train, "rollout": ["output=o"], "eval": ["checkpoint=c"], "label": ["output=o"]}[command]
+    return {"train": train, "eval": ["checkpoint=c"], "rl": ["output_dir=o"]}.get(command, ["output=o"])
 
 
 def test_every_option_in_a_yaml_has_a_comment_before_its_block():

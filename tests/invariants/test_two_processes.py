@@ -54,7 +54,7 @@ def _equal(folder, one, two):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "kto"])
+@pytest.mark.parametrize("loss", [pytest.param("dpo", marks=pytest.mark.slow), "kto"])
 def test_two_processes_train_as_one(loss, tmp_path, tiny_folder):
     """13 prompts in batches of 4: the last one leaves a process without any, and no prompt counts twice."""
     write_rows(tmp_path / "rows.jsonl", graded_rows(17, 3))

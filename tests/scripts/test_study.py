@@ -150,6 +150,7 @@ def _check_report(folder):
     return page
 
 
+@pytest.mark.slow
 def test_selected_cells_end_to_end_and_done_tasks_are_skipped(tmp_path):
     result = _study(tmp_path, "--seeds", "1", "--only", "ce", "ms_hard")
     assert result.returncode == 0, result.stderr[-3000:]
