@@ -13,8 +13,8 @@ _TUNABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES
 def keep_freed_memory() -> bool:
     """Make glibc reuse freed memory instead of returning it to the system, for the rest of the process.
 
-    By default, large tensors are returned when they are freed, and the system clears the pages of the next ones: a
-    quarter of the CPU time of a training step in bfloat16. The process then stays as large as it has been.
+    By default, large tensors are returned when they are freed, and the system clears the pages of the next ones, which
+    `scripts/bench_cpu.py allocator` measures. The process then stays as large as it has been.
 
     Nothing is changed with `IPR_KEEP_FREED_MEMORY=0`, if one of glibc's own variables is set, or with another C
     library.

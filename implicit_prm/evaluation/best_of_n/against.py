@@ -28,7 +28,8 @@ def earlier_scores(
         name -> of every problem, [K] scores, aggregated as in that evaluation.
 
     Raises:
-        ImplicitPRMError: a folder without an evaluation, or with one of other candidates; names the option.
+        ImplicitPRMError: a folder without an evaluation, or with a damaged one or one of other candidates; names the
+            option.
     """
     found = {}
     for name, folder in against.items():
@@ -38,13 +39,15 @@ def earlier_scores(
             raise ImplicitPRMError(f"{where}: no {METRICS}; expected the output_dir of ipr-eval task=best_of_n")
         if name in ROWS:
             raise ImplicitPRMError(f"{where}: a row of this name is there already; choose another name")
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        theirs = metrics.get("candidates_fingerprint")
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            theirs, options = metrics.get("candidates_fingerprint"), metrics["config"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ImplicitPRMError(f"{where}: {METRICS} is damaged; run that evaluation again") from None
         if theirs != fingerprint:
             raise ImplicitPRMError(
                 f"{where}: the fingerprint of its candidates and their labels is {theirs}, expected {fingerprint}; "
                 "evaluate it on these candidates, with the same options of grading"
             )
-        options = metrics["config"]
         found[name] = aggregated(read_scores(Path(folder), groups), options["aggregate"], options["over"])
     return found

@@ -219,12 +219,16 @@ def test_an_earlier_evaluation_of_other_candidates_is_refused(tmp_path):
     earlier = str(tmp_path / "earlier")
     changed = {**ROWS[0], "responses": [*ROWS[0]["responses"][:3], "another"]}
     _evaluate(tmp_path, [changed, ROWS[1]], output_dir=earlier)
+    damaged = tmp_path / "damaged" / "metrics.json"
+    damaged.parent.mkdir()
+    damaged.write_text('{"config": ')
     for against, words in (
         ({"other": earlier}, "against.other=.*fingerprint"),
         ({"other": str(tmp_path)}, "against.other=.*metrics.json"),
         ({"majority vote": earlier}, "against.majority vote"),
         ({"PRM": earlier}, "against.PRM"),
         ({"other": ""}, "against.other"),
+        ({"other": str(damaged.parent)}, "against.other=.*metrics.json"),
     ):
         with pytest.raises(ImplicitPRMError, match=words):
             _evaluate(tmp_path, against=against)
