@@ -17,8 +17,16 @@ from implicit_prm.config.baselines import (
     StepTokens,
 )
 from implicit_prm.config.cache import CacheConfig
+from implicit_prm.config.checkpoint import CheckpointConfig
 from implicit_prm.config.estimation import EstimateConfig
-from implicit_prm.config.evaluation import CROSS_FIT, Aggregate, BestOfNConfig, ProcessBenchConfig, ScorerConfig
+from implicit_prm.config.evaluation import (
+    CROSS_FIT,
+    Aggregate,
+    BestOfNConfig,
+    Over,
+    ProcessBenchConfig,
+    ScorerConfig,
+)
 from implicit_prm.config.grading import Extraction, GradingConfig
 from implicit_prm.config.mapping import convert, from_mapping
 from implicit_prm.config.models import (
@@ -33,6 +41,7 @@ from implicit_prm.config.models import (
 )
 from implicit_prm.config.rl import ExactRewards, ImplicitRewards, NoRewards, RLConfig
 from implicit_prm.config.rollouts import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
+from implicit_prm.config.serving import ServeConfig
 from implicit_prm.config.training import (
     CEConfig,
     DataConfig,
@@ -55,6 +64,7 @@ __all__ = [
     "BestOfNConfig",
     "CEConfig",
     "CacheConfig",
+    "CheckpointConfig",
     "DPOConfig",
     "DataConfig",
     "Dtype",
@@ -75,6 +85,7 @@ __all__ = [
     "ModelConfig",
     "NCAConfig",
     "NoRewards",
+    "Over",
     "PolicyConfig",
     "PrefixConfig",
     "ProblemsConfig",
@@ -84,6 +95,7 @@ __all__ = [
     "RolloutConfig",
     "SamplingConfig",
     "ScorerConfig",
+    "ServeConfig",
     "ServerConfig",
     "StepRule",
     "StepTokens",

@@ -7,57 +7,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from implicit_prm.config.checkpoint import CheckpointConfig
 from implicit_prm.config.grading import GradingConfig
-from implicit_prm.config.models import MAX_BETA, Dtype, Quantization, StepRule
+from implicit_prm.config.models import StepRule
 from implicit_prm.config.rollouts import RolloutConfig
 from implicit_prm.config.validation import check_range
 from implicit_prm.types import ImplicitPRMError
 
 Aggregate = Literal["min", "max", "last", "mean", "sum", "product"]
+Over = Literal["step", "step_mean", "prefix"]
 CROSS_FIT = "cross_fit"
 
 
 @dataclass(kw_only=True)
-class ScorerConfig:
+class ScorerConfig(CheckpointConfig):
     """Where step scores come from, how they are read, and where results go. Shared by all tasks.
 
     Args:
         output_dir: Folder for the results; None is a folder inside the checkpoint.
-        checkpoint: The model that scores: a folder or hub id.
         scores_column: Column of the data with step scores, instead of a checkpoint.
         scores_kind: What the numbers in that column are.
-        reference: Reference of the checkpoint; None is the one it was trained with, `none` uses no reference.
-        beta: Beta of the checkpoint; None is the one it was trained with.
-        revision: Branch, tag or commit of a checkpoint on the hub.
-        dtype: Type of the weights of policy and reference.
-        quantization: Quantization of the base below a LoRA adapter; None as in training, `none` for no quantization.
-        trust_remote_code: Run Python code that comes with the checkpoint, or with a `reference` that is named here.
-        prompt_template: The user's turn, with {problem} for the problem's text; None as in training.
         over: Value of a step: its reward (`step`), the mean reward of its tokens (`step_mean`), or the sum of the
             rewards up to its end (`prefix`).
-        max_length: Maximum length of prompt + response in tokens; None for the model's context.
-        max_tokens_per_batch: Tokens per forward pass, with padding; None for a default by device.
-        reference_cache: Folder for the reference's log-probabilities; `default` is $IPR_CACHE, or
-            ~/.cache/implicit_prm; None keeps none.
         max_problems: Number of problems to use; None for all.
         seed: Seed of all random draws.
     """
 
     output_dir: str | None = None
-    checkpoint: str | None = None
     scores_column: str | None = None
     scores_kind: Literal["probability", "log_ratio"] = "probability"
-    reference: str | None = None
-    beta: float | None = None
-    revision: str | None = None
-    dtype: Dtype = "float32"
-    quantization: Quantization | Literal["none"] | None = None
-    trust_remote_code: bool = False
-    prompt_template: str | None = None
-    over: Literal["step", "step_mean", "prefix"] = "step"
-    max_length: int | None = None
-    max_tokens_per_batch: int | None = None
-    reference_cache: str | None = "default"
+    over: Over = "step"
     max_problems: int | None = None
     seed: int = 0
 
@@ -71,8 +50,8 @@ class ScorerConfig:
             self._check_scores_column()
         if self.output_dir is None and self.checkpoint is None:
             raise ImplicitPRMError("output_dir is empty; name a folder for the results")
-        check_range(self, "beta", above=0, at_most=MAX_BETA)
-        check_range(self, "max_length", "max_tokens_per_batch", "max_problems", at_least=1)
+        super().validate()
+        check_range(self, "max_problems", at_least=1)
         check_range(self, "seed", at_least=0)
 
     def _check_scores_column(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit_prm.baselines.reward_model import RewardModel
-from implicit_prm.config import ScorerConfig, StepRule
+from implicit_prm.config import CheckpointConfig, Over, ScorerConfig, StepRule
 from implicit_prm.models.checkpoint import NONE, BaselineMetadata
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.source import ModelSource
@@ -96,11 +96,25 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
     if column is not None:
         identity: dict[str, Any] = {"column": column, "kind": config.scores_kind}
         return OpenScorer(column, column_scorer(column, config.scores_kind), column=column, identity=identity)
-    assert config.checkpoint is not None  # ScorerConfig.validate
+    return open_checkpoint(config, steps, skip_too_long, config.over)
+
+
+def open_checkpoint(
+    config: CheckpointConfig, steps: StepRule | None, skip_too_long: bool, over: Over = "step"
+) -> OpenScorer:
+    """The checkpoint that `config` names: an implicit PRM or an explicit reward model.
+
+    Args:
+        config: options.
+        steps: step rule; None takes the checkpoint's.
+        skip_too_long: a response over the limit gets no step scores instead of an error.
+        over: the values that will be read; explicit reward models have only those of `step`.
+    """
+    assert config.checkpoint is not None  # the command's config has checked it
     too_long = "lowest" if skip_too_long else "error"
     source = ModelSource.resolve(config.checkpoint, config.revision, trust_remote_code=config.trust_remote_code)
     if isinstance(source.metadata, BaselineMetadata):
-        return _open_baseline(config, source, steps, too_long)
+        return _open_baseline(config, source, steps, too_long, over)
     prm = ImplicitPRM.from_source(
         source,
         config.reference,
@@ -125,14 +139,16 @@ def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: boo
     return OpenScorer(config.checkpoint, score, prm, identity=identity)
 
 
-def _open_baseline(config: ScorerConfig, source: ModelSource, steps: StepRule | None, too_long: str) -> OpenScorer:
+def _open_baseline(
+    config: CheckpointConfig, source: ModelSource, steps: StepRule | None, too_long: str, over: Over
+) -> OpenScorer:
     """An explicit reward model. It has no log-ratio, so options that concern one are refused."""
     for key in ("reference", "beta", "quantization"):
         if getattr(config, key) is not None:
             raise ImplicitPRMError(f"{key}: {source.name} is an explicit reward model, which has none; leave it out")
-    if config.over == "prefix":
+    if over != "step":
         raise ImplicitPRMError(
-            f"over=prefix: {source.name} gives probabilities, which have no prefix values; set over=step"
+            f"over={over}: {source.name} gives probabilities, without prefix values or token counts; set over=step"
         )
     model = RewardModel.from_source(
         source,

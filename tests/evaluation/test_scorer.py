@@ -67,6 +67,7 @@ def test_scores_are_reused_for_the_same_checkpoint(run, tmp_path, monkeypatch):
         ({"reference": "sandbox"}, "reference"),
         ({"quantization": "none"}, "quantization"),
         ({"over": "prefix"}, "over=prefix"),
+        ({"over": "step_mean"}, "over=step_mean"),
     ],
 )
 def test_what_only_an_implicit_prm_has_is_refused(changes, words, run):
