@@ -238,9 +238,13 @@ class LogRatioTrainer(GroupTrainer):
     def _open(
         self, model: nn.Module, prompt_ids: Ids, rows: ResponseRows
     ) -> tuple[SharedPrompt | PlainRows, list[list[int]]]:
-        """The encoded prompt, and its responses in pieces."""
-        with self.compute_loss_context_manager():
-            prompt = open_prompt(self.accelerator.unwrap_model(model), prompt_ids)
+        """The encoded prompt, and its responses in pieces. A single response has nothing to share its prompt with."""
+        core = self.accelerator.unwrap_model(model)
+        if len(rows) == 1 and not isinstance(model, FSDPModule):  # under FSDP all processes need as many forward passes
+            prompt: SharedPrompt | PlainRows = PlainRows(core, prompt_ids)
+        else:
+            with self.compute_loss_context_manager():
+                prompt = open_prompt(core, prompt_ids)
         return prompt, self.pieces(model, [len(ids) for ids in rows.ids], prompt.row_overhead)
 
     def _piece_rewards(

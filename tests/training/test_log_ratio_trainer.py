@@ -11,7 +11,7 @@ from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models.checkpoint import CheckpointMetadata
 from implicit_prm.models.reference import fill
 from implicit_prm.models.reference_cache import ReferenceCache
-from implicit_prm.training import GroupDataset, GroupSampler, LogRatioTrainer
+from implicit_prm.training import GroupDataset, GroupSampler, LogRatioTrainer, log_ratio_trainer
 from implicit_prm.types import Group
 from tests.conftest import graded_rows, tiny_model
 
@@ -104,6 +104,16 @@ def test_all_pieces_but_the_first_of_a_group_run_twice(dataset, tokenizer, tmp_p
     groups = [sorted(len(ids) for ids in built[place].rows.ids) for place in range(len(built))]
     assert sorted(length for grad, length in runs if grad) == sorted(n for lengths in groups for n in lengths)
     assert sorted(length for grad, length in runs if not grad) == sorted(n for lengths in groups for n in lengths[:-1])
+
+
+def test_a_single_response_is_a_plain_row(dataset, tokenizer, tmp_path, monkeypatch):
+    groups, loss = dataset(CEConfig()), CEConfig()
+    single = [groups[place].take([0]) for place in range(len(groups))]
+    value, gradient = _step(single, tokenizer, tmp_path, loss, max_tokens=10_000, rows=True)
+    monkeypatch.setattr(log_ratio_trainer, "open_prompt", None)  # it encodes a prompt to share
+    other, its_gradient = _step(single, tokenizer, tmp_path, loss, max_tokens=10_000)
+    assert other == pytest.approx(value, rel=1e-5)
+    assert (its_gradient - gradient).norm() < 1e-4 * gradient.norm()
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=_name)

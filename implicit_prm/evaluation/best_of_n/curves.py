@@ -84,8 +84,9 @@ def accuracy_curves(
 
 
 def differences(curves: Curves, sizes: Sequence[int], config: BestOfNConfig, others: Iterable[str]) -> dict[str, Any]:
-    """Paired differences to majority vote and log-likelihood, and of the scorer's own row to those of other scorers."""
+    """Paired differences to the baselines, and of the scorer's own row to those of other scorers."""
     pairs = [(name, base) for base in (MAJORITY, LIKELIHOOD) for name in curves if name not in (base, LIKELIHOOD)]
+    pairs += [(name, RANDOM) for name in curves if name not in (MAJORITY, LIKELIHOOD, RANDOM)]
     pairs = [pair for pair in pairs if ORACLE not in pair]
     pairs += [(next(iter(curves)), other) for other in others]
     return {

@@ -64,6 +64,7 @@ def test_every_curve_by_hand(tmp_path):
     assert _value(metrics, "weighted vote", 4) == pytest.approx((1 + 0) / 2)  # 0.8 > 0.4 + 0.3, and 0.9 > 0.2 + 0.2
     assert _value(metrics, "oracle (pass@N)", 2) == pytest.approx((3 / 6 + 5 / 6) / 2)
     assert metrics["difference"]["PRM, min of steps - majority vote"]["4"]["value"] == pytest.approx(0.0)
+    assert metrics["difference"]["PRM, min of steps - random pick"]["4"]["value"] == pytest.approx(0.5 - 3 / 8)
     assert metrics["aggregates"]["last"]["4"]["value"] == pytest.approx(0.5)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,196 @@
+"""The experiment of docs/results/qwen05b-gsm8k.md: does an implicit PRM of 0.5 B parameters select better answers?
+
+    python scripts/qwen05b_gsm8k.py --model FOLDER --data FOLDER --server http://127.0.0.1:8011/v1
+
+Many hours on two CPU cores. Each stage is one command; run the same command again to resume. Without `--server`, the
+responses in OUT/train.jsonl and OUT/test.jsonl are used. `--list` prints the commands, and which of them are done.
+
+Only problems with correct and incorrect responses are trained on and scored. The others need no score: whichever of
+their responses is selected, the result is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stages import Stage, read_record, run_stage
+
+from implicit_prm.utils.io import atomic_write
+
+TRAIN_PROBLEMS, TEST_PROBLEMS = 400, 150
+# Loss, beta and learning rate that are tried on 60 prompts x 4 responses. Of each loss, the pair with the highest
+# accuracy on pairs of responses to the dev prompts is used. The dev prompts are training prompts that are held out.
+TRIED = [
+    ("ce", 0.05, 3e-4),
+    ("ce", 0.05, 1e-3),
+    ("ce", 0.5, 3e-4),
+    ("dpo", 0.05, 3e-4),
+    ("dpo", 0.5, 3e-4),
+]
+DEV_PROMPTS = 40
+SMALL = [f"data.max_prompts={DEV_PROMPTS + 60}", "data.max_responses=4"]
+CRITERION = "eval_rewards/accuracies"
+EXPERIMENT = "experiment=qwen25_coder_05b_gsm8k"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or hub id of Qwen2.5-Coder-0.5B-Instruct")
+    parser.add_argument("--data", type=Path, required=True, help="folder of GSM8K, MATH-500 and ProcessBench files")
+    parser.add_argument("--server", help="address of an OpenAI-compatible server of the model, to sample from")
+    parser.add_argument("--out", type=Path, default=Path("outputs/qwen05b"), help="folder of the results")
+    parser.add_argument("--only", nargs="*", default=[], help="stages whose names start with one of these")
+    parser.add_argument("--list", action="store_true", help="print the commands, and run none")
+    parser.add_argument("--minutes", type=float, default=600, help="time limit of each stage")
+    return parser.parse_args()
+
+
+def stages(options: argparse.Namespace) -> Iterator[Stage]:
+    """All stages in order, as far as the results of earlier ones determine them."""
+    out = options.out
+    if options.server:
+        yield sampling("train", TRAIN_PROBLEMS, 8, options)
+        yield sampling("test", TEST_PROBLEMS, 16, options)
+    if not (out / "test.jsonl").exists():
+        return
+    train, test, shuffled = (out / f"{name}_mixed.jsonl" for name in ("train", "test", "shuffled"))
+    write_rows(train, mixed(out / "train.jsonl"))
+    write_rows(test, mixed(out / "test.jsonl"))
+    write_rows(shuffled, with_shuffled_labels(train))
+    for loss, beta, rate in TRIED:
+        yield training(f"tune {loss} {beta} {rate:g}", loss, beta, rate, train, options, SMALL)
+    if any(dev_result(*tried, options) is None for tried in TRIED):
+        return
+    for name, loss, data in (("ce", "ce", train), ("dpo", "dpo", train), ("shuffled", "ce", shuffled)):
+        yield training(name, loss, *choose(loss, options), data, options)
+        yield best_of_n(name, test, options)
+    for kind in ("orm", "value_head"):
+        yield explicit(kind, choose("ce", options)[1], train, options)
+        yield best_of_n(kind, test, options)
+    pool = out / "pool"
+    yield prepared_pool(pool, options)
+    math500 = options.data / "math500_bon32.jsonl.gz"
+    for loss in ("ce", "dpo"):
+        yield training(f"pool-{loss}", loss, *choose(loss, options), pool / "train.jsonl", options)
+        yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options)
+        yield best_of_n(f"pool-{loss}", test, options)
+    for name in ("ce", "pool-ce", "pool-dpo"):
+        yield best_of_n(name, math500, options, ["max_problems=60", "max_responses=8", "too_long=lowest"])
+    for name in ("ce", "dpo", "shuffled", "value_head", "pool-ce", "pool-dpo"):
+        yield process_bench(name, options)
+
+
+def sampling(split: str, problems: int, responses: int, options: argparse.Namespace) -> Stage:
+    """Sample and grade responses to the first problems of a split."""
+    output = options.out / f"{split}.jsonl"
+    arguments = ["policy=server", f"policy.base_url={options.server}", f"policy.name={Path(options.model).name}"]
+    arguments += ["policy.concurrency=22", "policy.timeout_s=7200", "problems=gsm8k", f"problems.split={split}"]
+    arguments += [f"problems.path={options.data / f'gsm8k_{split}.jsonl.gz'}", f"problems.limit={problems}"]
+    arguments += ["sampling=default", f"sampling.n={responses}", "sampling.temperature=0.7"]
+    arguments += ["sampling.max_new_tokens=512", f"output={output}"]
+    return Stage(f"sample {split}", "rollout", arguments, output, output, sampled=True)
+
+
+def prepared_pool(folder: Path, options: argparse.Namespace) -> Stage:
+    """Responses of 40 other models, split by problem."""
+    arguments = [str(options.data / "gsm8k_multimodel_rollouts.jsonl.gz"), "--out", str(folder)]
+    return Stage("pool", "scripts/prepare_multimodel.py", arguments, folder / "train.jsonl")
+
+
+def training(
+    name: str, loss: str, beta: float, rate: float, data: Path, options: argparse.Namespace, more: Iterable[str] = ()
+) -> Stage:
+    """Train an adapter. The dev metrics in its log.jsonl are those of the held-out training prompts."""
+    folder = options.out / name.replace(" ", "-")
+    arguments = [EXPERIMENT, f"loss={loss}", f"model.name={options.model}", f"model.beta={beta}"]
+    arguments += [f"data.train={data}", f"data.hold_out_prompts={DEV_PROMPTS}", f"trainer.learning_rate={rate:g}"]
+    arguments += [f"output_dir={folder}", "trainer.resume_from_checkpoint=true", *more]
+    return Stage(name, "train", arguments, folder / "train_metrics.json", data)
+
+
+def explicit(kind: str, rate: float, data: Path, options: argparse.Namespace) -> Stage:
+    """Train an explicit reward model on the same responses, with the adapter and the learning rate of cross-entropy."""
+    folder = options.out / kind
+    arguments = [f"kind={kind}", "labels=outcome", "model=hub", f"model.name={options.model}", "model.dtype=bfloat16"]
+    arguments += ["model.lora={r:16,alpha:32}", "data=rollouts", f"data.train={data}", "data.max_length=1024"]
+    arguments += [f"data.hold_out_prompts={DEV_PROMPTS}", "data.too_long=drop", "trainer=default"]
+    arguments += ["trainer.gradient_accumulation_steps=4", f"trainer.learning_rate={rate:g}", "trainer.save_steps=10"]
+    arguments += ["trainer.eval_strategy=epoch", f"output_dir={folder}", "trainer.resume_from_checkpoint=true"]
+    return Stage(kind, "baseline", arguments, folder / "baseline.json", data)
+
+
+def best_of_n(name: str, candidates: Path, options: argparse.Namespace, more: Iterable[str] = ()) -> Stage:
+    """Rerank candidates with a trained model."""
+    stem = candidates.name.split(".")[0]
+    folder = options.out / name / f"eval-{stem}"
+    arguments = [f"checkpoint={options.out / name}", "dtype=bfloat16", "max_length=1024", f"candidates={candidates}"]
+    return Stage(
+        f"{name} on {stem}", "eval", [*arguments, f"output_dir={folder}", *more], folder / "metrics.json", candidates
+    )
+
+
+def process_bench(name: str, options: argparse.Namespace) -> Stage:
+    """Find the first wrong step of solutions in ProcessBench."""
+    subsets = ",".join(str(options.data / f"processbench_{part}.jsonl.gz") for part in ("gsm8k", "math"))
+    folder = options.out / name / "processbench"
+    arguments = ["task=processbench", f"checkpoint={options.out / name}", "dtype=bfloat16", "max_length=1024"]
+    arguments += [f"subsets=[{subsets}]", "max_problems=200", "too_long=wrong", f"output_dir={folder}"]
+    return Stage(f"{name} on processbench", "eval", arguments, folder / "metrics.json")
+
+
+def dev_result(loss: str, beta: float, rate: float, options: argparse.Namespace) -> float | None:
+    """The criterion after training with these settings; None before."""
+    log = options.out / f"tune-{loss}-{beta}-{rate:g}" / "log.jsonl"
+    if not (log.parent / "train_metrics.json").exists():
+        return None
+    return [row[CRITERION] for row in map(json.loads, log.read_text().splitlines()) if CRITERION in row][-1]
+
+
+def choose(loss: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Beta and learning rate with the best result on the held-out training prompts."""
+    tried = [(beta, rate) for name, beta, rate in TRIED if name == loss]
+    return max(tried, key=lambda pair: dev_result(loss, *pair, options) or 0.0)
+
+
+def mixed(source: Path) -> list[dict[str, Any]]:
+    """The rows of a rollouts file with correct and incorrect responses."""
+    rows = map(json.loads, source.read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if len(set(row["correctness"])) == 2]
+
+
+def with_shuffled_labels(source: Path, seed: int = 0) -> list[dict[str, Any]]:
+    """The rows with their labels permuted among the responses to each problem: the control."""
+    rng, rows = random.Random(seed), mixed(source)
+    for row in rows:
+        rng.shuffle(row["correctness"])
+        row.pop("verdicts", None)
+    return rows
+
+
+def write_rows(target: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines, unless the file has them already: its name and time are part of what later stages read."""
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if not target.exists() or target.read_bytes() != text:
+        with atomic_write(target) as stream:
+            stream.write(text)
+
+
+def main() -> None:
+    options = parse()
+    for stage in stages(options):
+        if options.only and not stage.name.startswith(tuple(options.only)):
+            continue
+        if options.list:
+            read_record(stage, options.out)
+            print(f"{'done' if stage.done else 'open'}  {stage.name}\n      {stage.typed}")
+        else:
+            run_stage(stage, options.out, options.minutes)
+
+
+if __name__ == "__main__":
+    main()
