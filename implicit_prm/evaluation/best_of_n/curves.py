@@ -45,12 +45,18 @@ def best_of(
     candidates: Sequence[Candidates], values: Sequence[np.ndarray], sizes: Sequence[int], ties: str
 ) -> np.ndarray:
     """[problems, sizes] accuracy of the highest value among N; of equals, the first, or an even share of each."""
-    ranked = [np.where(c.valid, v, -np.inf) for c, v in zip(candidates, values, strict=True)]
-    if ties == "first":
-        ranked = [-np.argsort(np.argsort(-v, kind="stable")) for v in ranked]
     return np.array(
-        [[selection.best_of_n(v, c.correct, n) for n in sizes] for c, v in zip(candidates, ranked, strict=True)]
+        [
+            [selection.best_of_n(v, c.correct, n) for n in sizes]
+            for c, v in zip(candidates, ranked(candidates, values, ties), strict=True)
+        ]
     )
+
+
+def ranked(candidates: Sequence[Candidates], values: Sequence[np.ndarray], ties: str) -> list[np.ndarray]:
+    """[K] scores that selection compares: -inf where a response must not be picked; without ties if `ties` is first."""
+    allowed = [np.where(c.valid, v, -np.inf) for c, v in zip(candidates, values, strict=True)]
+    return [-np.argsort(np.argsort(-v, kind="stable")) for v in allowed] if ties == "first" else allowed
 
 
 def accuracy_curves(
@@ -69,15 +75,15 @@ def accuracy_curves(
         ranked_by: name -> of every problem, [K] scores; the scorer's own first.
         sizes: the N.
     """
-    ranked = {name: best_of(candidates, values, sizes, config.ties) for name, values in ranked_by.items()}
+    best = {name: best_of(candidates, values, sizes, config.ties) for name, values in ranked_by.items()}
     signed = signed_votes(config, scores)
     weights = [vote_weights(values, signed, config.vote_scale) for values in aggregated(scores, *config.votes_over)]
-    ours = next(iter(ranked))
+    ours = next(iter(best))
     return {
-        ours: ranked.pop(ours),
+        ours: best.pop(ours),
         WEIGHTED: _vote(config, candidates, weights, sizes),
         MAJORITY: _vote(config, candidates, None, sizes),
-        **ranked,
+        **best,
         RANDOM: np.array([[selection.mean_accuracy(c.correct)] * len(sizes) for c in candidates]),
         ORACLE: np.array([[selection.pass_at_k(c.correct, n) for n in sizes] for c in candidates]),
     }

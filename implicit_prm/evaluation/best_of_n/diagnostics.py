@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from implicit_prm.config import BestOfNConfig
-from implicit_prm.evaluation.best_of_n.curves import aggregated, best_of, intervals
+from implicit_prm.evaluation.best_of_n.curves import aggregated, best_of, intervals, ranked
 from implicit_prm.evaluation.best_of_n.length import length_effects, lengths_of, without_length
+from implicit_prm.evaluation.best_of_n.length_matched import length_matched
 from implicit_prm.evaluation.best_of_n.reference_test import reference_test
 from implicit_prm.evaluation.best_of_n.token_rewards import token_rewards
 from implicit_prm.evaluation.best_of_n.within_problem import Rankings, within_problem_auroc
@@ -45,6 +46,7 @@ def diagnostics(
             "scores": length_effects(candidates, ranked_by, lengths, *resampling),
             "adjusted": intervals(adjusted, [size], config)[str(size)],
             "adjusted_difference": intervals(adjusted, [size], config, plain)[str(size)],
+            "matched": length_matched(candidates, ranked(candidates, chosen, config.ties), lengths, *resampling),
         },
         "token_rewards": token_rewards(candidates, scores, *resampling),
         "reference_test": [] if beta is None else reference_test(scores, beta, *resampling),

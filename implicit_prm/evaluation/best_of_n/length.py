@@ -102,10 +102,15 @@ def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def matched_auroc(values: NDArray[np.float64], correct: NDArray[np.bool_], lengths: NDArray[np.float64]) -> float:
     """AUROC over the pairs of a right and a wrong response of about the same length; NaN without such a pair."""
     right, wrong = values[correct][:, None], values[~correct][None]
-    a, b = lengths[correct][:, None], lengths[~correct][None]
-    matched = np.abs(a - b) <= MATCHED * np.maximum(a, b)
+    matched = same_length(lengths[correct], lengths[~correct])
     wins = (right > wrong) + 0.5 * (right == wrong)
     return float(wins[matched].mean()) if matched.any() else float("nan")
+
+
+def same_length(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[len(a), len(b)] whether two lengths differ by at most 10 % of the longer."""
+    one, other = a[:, None], b[None]
+    return np.abs(one - other) <= MATCHED * np.maximum(one, other)
 
 
 def without_length(

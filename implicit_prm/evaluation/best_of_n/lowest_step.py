@@ -1,4 +1,4 @@
-"""Position of the lowest step in a response: a score that is always lowest at the end does not read the steps."""
+"""Position of the lowest step, and the last step's share: a score decided at the end does not read the steps."""
 
 from __future__ import annotations
 
@@ -49,6 +49,24 @@ def lowest_step_positions(
         }
     found["left_out"] = sum(map(len, scores)) - found["right"]["responses"] - found["wrong"]["responses"]
     return found
+
+
+def last_step_share(scores: Sequence[Sequence[StepScores]], resamples: int, seed: int) -> dict[str, Any]:
+    """The last step's share of the sum of |step reward|, over the responses with at least two scored steps.
+
+    `even` is the share if all steps of a response had the same |reward|. Intervals are 95 % percentile bootstrap over
+    problems. Empty for probabilities, whose distance from 0 means nothing.
+    """
+    sizes = [
+        [np.abs(one.step_rewards) for one in some if len(one.step_rewards) > 1 and one.kind == "log_ratio"]
+        for some in scores
+    ]
+    last = [sum(steps[-1] for steps in some) for some in sizes]
+    total = [sum(steps.sum() for steps in some) for some in sizes]
+    if not sum(total):
+        return {}
+    even = sum(steps.mean() for some in sizes for steps in some) / sum(total)
+    return {**finite(clustered_ratio(last, total, resamples, seed)), "even": float(even)}
 
 
 def _bin(step: int, steps: int) -> int:

@@ -41,7 +41,7 @@ def notes(metrics: dict[str, Any]) -> list[str]:
         if "difference" in auroc:
             ours = next(iter(metrics["within_problem_auroc"]))
             lines.append(f"within-problem AUROC, {ours} - {name}: {decimals(auroc['difference'])}")
-    lines += [*length_lines(metrics), *token_lines(metrics)]
+    lines += [*length_lines(metrics), *position_lines(metrics), *token_lines(metrics)]
     if metrics["steps"]:
         found = metrics["steps"]["first_error_found"]
         lines.append(f"step AUROC, first wrong against right: {decimals(metrics['steps']['auroc'])}")
@@ -55,11 +55,37 @@ def length_lines(metrics: dict[str, Any]) -> list[str]:
     name, first = next(iter(length["scores"].items()))
     pooled, within = decimals(first["pooled"]), decimals(first["within_problems"])
     adjusted, difference = length["adjusted"], length["adjusted_difference"]
+    matched = length["matched"]
     return [
         f"rank correlation of {name} with length in {length['unit']}: {pooled}, within problems {within}",
         f"best-of-{metrics['sizes'][-1]} without the linear effect of length: {percent(adjusted)} {band(adjusted)}, "
         f"difference {percent(difference, '+')} {band(difference)}",
+        f"best of {matched['responses']:.1f} responses of about the same length: {percent(matched['picked'])} "
+        f"{band(matched['picked'])}, of as many of any length {percent(matched['any_length'])}, difference "
+        f"{percent(matched['difference'], '+')} {band(matched['difference'])}, random {percent(matched['random'])}",
     ]
+
+
+def position_lines(metrics: dict[str, Any]) -> list[str]:
+    """How often the lowest step is the last one, and where in the response the reward is."""
+    lines = []
+    for name in ("right", "wrong"):
+        row = metrics["lowest_step"].get(name)
+        if row and row["responses"]:
+            lines.append(
+                f"{name} responses whose lowest step is the last one: {percent(row['last'])} % {band(row['last'])}, by "
+                f"chance {row['last_by_chance'] * 100:.1f}"
+            )
+    last = metrics["last_step"]
+    if last:
+        lines.append(
+            f"share of |step reward| on the last step: {percent(last)} % {band(last)}, {last['even'] * 100:.1f} if "
+            "all steps had the same"
+        )
+    if metrics["token_rewards"]:
+        tenths = ", ".join(f"{share * 100:.1f}" for share in metrics["token_rewards"]["tenths"]["magnitude"])
+        lines.append(f"share of |reward| in % by tenth of the response: {tenths}")
+    return lines
 
 
 def token_lines(metrics: dict[str, Any]) -> list[str]:
@@ -70,7 +96,9 @@ def token_lines(metrics: dict[str, Any]) -> list[str]:
         shares = [f"{name} {percent(row['magnitude'])} ({percent(row['tokens'])})" for name, row in classes]
         lines.append(f"share of |reward| in % (of tokens): {', '.join(shares)}")
     if metrics["reference_test"]:
-        end = metrics["reference_test"][-1]
+        *steps, end = metrics["reference_test"]
+        by_step = ", ".join(f"{row['step']}: {decimals(row['log_mean'])}" for row in steps)
+        lines.append(f"log E[exp(q/beta)] at the end of each step, 0 for samples of the reference: {by_step}")
         lines.append(
             f"log E[exp(q/beta)] of whole responses, 0 for samples of the reference: {decimals(end['log_mean'])}, "
             f"{end['effective_responses']:.0f} of {end['responses']} responses effective"

@@ -24,7 +24,7 @@ from implicit_prm.evaluation.best_of_n.curves import (
     weight_rule,
 )
 from implicit_prm.evaluation.best_of_n.diagnostics import diagnostics
-from implicit_prm.evaluation.best_of_n.lowest_step import lowest_step_positions
+from implicit_prm.evaluation.best_of_n.lowest_step import last_step_share, lowest_step_positions
 from implicit_prm.evaluation.best_of_n.reliability import reliability
 from implicit_prm.evaluation.best_of_n.within_problem import within_problem_auroc
 from implicit_prm.evaluation.results import validated, write_results
@@ -148,6 +148,7 @@ def best_of_n_metrics(
         "within_problem_auroc": within_problem_auroc(candidates, ranked_by, *resampling),
         "reliability": reliability(candidates, chosen, *resampling),
         "lowest_step": lowest_step_positions(candidates, scores, *resampling) if by_step else {},
+        "last_step": last_step_share(scores, *resampling) if by_step else {},
         **diagnostics(config, candidates, scores, ranked_by, scorer.beta, sizes[-1]),
         "votes": {"draws": config.vote_draws, "weight": weight_rule(config, scores), "ties": "shared"},
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},

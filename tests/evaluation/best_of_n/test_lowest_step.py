@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from implicit_prm.evaluation.best_of_n.figures import lowest_step_figure
-from implicit_prm.evaluation.best_of_n.lowest_step import lowest_step_positions
+from implicit_prm.evaluation.best_of_n.lowest_step import last_step_share, lowest_step_positions
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.types import StepScores
 
@@ -47,3 +47,13 @@ def test_without_responses_of_a_kind_nothing_is_claimed():
     assert found["wrong"]["last_by_chance"] is None
     labels = lowest_step_figure({"lowest_step": found}).axes[0].get_legend_handles_labels()[1]
     assert "wrong: 0 responses" in labels
+
+
+def test_the_share_of_the_last_step_by_hand():
+    """|rewards| 1, 3 and 2, 2, 4; even shares 2 and 8/3. A response of one step has no position."""
+    scores = [[StepScores("", [], [1.0, -3.0]), StepScores("", [], [9.0])], [StepScores("", [], [-2.0, 2.0, 4.0])]]
+    found = last_step_share(scores, 50, 0)
+    assert found["value"] == pytest.approx(7 / 12)
+    assert found["even"] == pytest.approx((2 + 8 / 3) / 12)
+    assert last_step_share([[StepScores("", [], [0.5, 0.5], kind="probability")]], 50, 0) == {}
+    assert last_step_share([[StepScores("", [], [0.0, 0.0])]], 50, 0) == {}

@@ -183,19 +183,23 @@ def test_diagnostics_are_reported(tmp_path, capsys, tiny_folder, other_folder):
     assert sum(shares) == pytest.approx(1.0)
     assert metrics["token_rewards"]["classes"]["end of turn"]["tokens"]["value"] > 0
     assert [row["step"] for row in metrics["reference_test"]][-1] == "end"
+    assert 0 < metrics["last_step"]["value"] < 1
     report.print_metrics(metrics)
     for text in (capsys.readouterr().out, (tmp_path / "out/report.html").read_text()):
         assert "end of turn" in text
         assert "effective" in text
+        assert "of any length" in text
+        assert "by tenth" in text
+        assert "|step reward|" in text
     # Scores that are read from the store have what fresh ones had.
     again = _evaluate(tmp_path, graded_rows(4, 3), steps="newline", **options)
-    for name in ("length", "token_rewards", "reference_test"):
+    for name in ("length", "last_step", "token_rewards", "reference_test"):
         assert again[name] == metrics[name]
 
 
 def test_probabilities_have_no_token_rewards(tmp_path):
     metrics = _evaluate(tmp_path)
-    assert (metrics["token_rewards"], metrics["reference_test"]) == ({}, [])
+    assert (metrics["token_rewards"], metrics["reference_test"], metrics["last_step"]) == ({}, [], {})
     assert metrics["length"]["unit"] == "characters"
 
 
