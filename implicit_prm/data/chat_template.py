@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.types import ImplicitPRMError, Prompt
 
-_PROBE = "probe"
+_PROBE, _ANSWER = "probe", "reply 42"
 # Special tokens of other models' templates, as <|im_start|>, <｜User｜>, [INST], <start_of_turn> or <s>.
 _SPECIAL = re.compile(r"<[|｜][^<>|｜\n]{1,40}[|｜]>|\[/?INST\]|\[gMASK\]|<(?:start|end)_of_turn>|</?s>|<bos>")
 # Arguments that `apply_chat_template` itself reads.
@@ -54,7 +54,7 @@ class ChatTemplate:
             ImplicitPRMError: a template that refuses the chat, or a message that is rendered already.
         """
         for message in chat:
-            if any(token in message["content"] for token in self._markers):
+            if self.is_marked(message["content"]):
                 raise ImplicitPRMError(
                     f"the {message['role']} message {message['content'][:60]!r} holds special tokens of the chat "
                     "template, as if it was rendered already; give the bare text, or the whole prompt as a text"
@@ -89,6 +89,13 @@ class ChatTemplate:
         return self._around[1]
 
     @cached_property
+    def assistant_turn(self) -> tuple[str, str]:
+        """The text between the user's message and the assistant's in a chat that ends with it, and the text after."""
+        chat = [*as_chat(_PROBE), {"role": "assistant", "content": _ANSWER}]
+        before, _, after = self._apply(chat, False).rpartition(_PROBE)[2].partition(_ANSWER)
+        return before, after
+
+    @cached_property
     def opening(self) -> str:
         """The part of the response that the generation prompt already holds: `<think>` and what follows it."""
         return "".join(re.findall(r"<think>.*\Z", self.generation_prompt, re.DOTALL))
@@ -96,9 +103,7 @@ class ChatTemplate:
     @cached_property
     def end_of_turn(self) -> int | None:
         """The special token that the template writes after a response; None if it writes none."""
-        chat = [*as_chat(_PROBE), {"role": "assistant", "content": _PROBE}]
-        after = self._apply(chat, False).rpartition(_PROBE)[2]
-        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self.assistant_turn[1], add_special_tokens=False)["input_ids"]
         if ids and ids[0] in self.tokenizer.added_tokens_decoder and ids[0] != self.tokenizer.unk_token_id:
             return int(ids[0])
         return None
@@ -110,6 +115,10 @@ class ChatTemplate:
         written = before.removeprefix(self.tokenizer.bos_token or "") + after
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return [token for token in special if token in written]
+
+    def is_marked(self, text: str) -> bool:
+        """Whether a text holds a special token that the template writes around messages."""
+        return any(token in text for token in self._markers)
 
     def completed(self, text: str) -> str | None:
         """A prompt that is rendered already, exactly as this template writes it; None if the text is not rendered.
@@ -123,7 +132,7 @@ class ChatTemplate:
         bos, end = self.tokenizer.bos_token or "", after.rstrip()
         body = text.strip().removeprefix(bos)
         starts_alike = bool(before.strip()) and body.startswith(before.removeprefix(bos).strip())
-        marked = any(token in text for token in self._markers)
+        marked = self.is_marked(text)
         if end and body.endswith(end) and (marked or starts_alike):
             start = bos if before.startswith(bos) else ""
             return start + body.removesuffix(end) + after

@@ -179,6 +179,7 @@ class Encoder:
         if self.template is not None:
             self.template.render(as_chat(self.build_prompt("problem")))  # refuses a system message here, if at all
         self.ends = {self.end_of_turn, tokenizer.eos_token_id} - {None}
+        self.end_texts = [str(tokenizer.convert_ids_to_tokens(end)) for end in sorted(self.ends)]
         self._warned: set[str] = set()
 
     def _end_of_turn(self, name: str) -> int:
