@@ -18,6 +18,7 @@ import secrets
 import socket
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class ReferenceCache:
         self._unwritten: dict[bytes, np.ndarray] = {}
         self._read: set[str] = set()
         self.written: list[str] = []  # names of the shards that this process wrote
+        self._limit: int | None = None
         self.refresh()
 
     def __contains__(self, key: bytes) -> bool:
@@ -91,6 +93,20 @@ class ReferenceCache:
         self.written.append(name)
         self._values |= _mapped(self.folder / name)
         self._unwritten.clear()
+        self._forget()
+
+    def keep_at_most(self, entries: int) -> None:
+        """Forget the oldest entries beyond this number from now on, for a process that never ends.
+
+        They stay on disk, for the processes that open the cache later.
+        """
+        self._limit = entries
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._limit is not None:
+            for key in list(islice(self._values, max(len(self._values) - self._limit, 0))):
+                del self._values[key]
 
     def refresh(self, names: Iterable[str] = ()) -> None:
         """Read new shards, written by any process.

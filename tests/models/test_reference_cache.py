@@ -240,3 +240,17 @@ def test_a_cache_without_tokens_can_be_read(tmp_path):
     cache.add(OTHER, np.zeros(0))
     cache.flush()
     assert len(ReferenceCache(IDENTITY, tmp_path).get(OTHER, 0)) == 0
+
+
+def test_a_cache_with_a_limit_forgets_the_oldest_but_keeps_them_on_disk(tmp_path):
+    cache = ReferenceCache(IDENTITY, tmp_path)
+    cache.keep_at_most(2)
+    keys = [key_of([1], [place]) for place in range(4)]
+    for key in keys:
+        cache.add(key, VALUES[:1])
+    cache.flush()
+    assert [key in cache for key in keys] == [False, False, True, True]
+    again = ReferenceCache(IDENTITY, tmp_path)
+    assert all(key in again for key in keys)
+    again.keep_at_most(1)
+    assert len(again) == 1
