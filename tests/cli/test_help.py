@@ -21,6 +21,7 @@ GROUPS = {
     "cache": [],
     "merge": [],
     "rl": ["policy", "problems", "prm", "grpo", "arm", "experiment/rl"],
+    "serve": [],
 }
 
 

@@ -27,6 +27,7 @@ DEFAULTS = {
     "cache": [],
     "merge": [],
     "rl": ["policy=hub", "problems=file", "prm=checkpoint", "grpo=default", "arm=frozen"],
+    "serve": [],
 }
 LOSSES = {
     "ce": options.CEConfig,
@@ -79,6 +80,7 @@ def test_the_groups_of_losses_tasks_and_methods_are_the_files():
         ("rollout", options.RolloutConfig, [], set()),
         ("cache", options.CacheConfig, [], set()),
         ("merge", options.MergeConfig, [], set()),
+        ("serve", options.ServeConfig, [], set()),
         # It evaluates, and `grpo` holds the names of PrimeConfig.
         ("rl", options.RLConfig, [], {"dev_split", "dev_limit", "grpo"}),
         # As it stands, it labels the sandbox, with one step per line.

@@ -16,6 +16,7 @@ from implicit_prm.config import (
     ProcessBenchConfig,
     RLConfig,
     RolloutConfig,
+    ServeConfig,
     TrainConfig,
     from_mapping,
 )
@@ -28,6 +29,7 @@ CONFIGS = {
         "baseline": BaselineConfig,
         "cache": CacheConfig,
         "rl": RLConfig,
+        "serve": ServeConfig,
     },
     **{"merge": MergeConfig, "best_of_n": BestOfNConfig, "processbench": ProcessBenchConfig, **METHODS},
 }

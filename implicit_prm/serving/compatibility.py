@@ -1,0 +1,112 @@
+"""Routes of other servers, whose callers then need nothing but another address.
+
+| route | server whose callers use it | answer |
+|---|---|---|
+| `/pooling` | vLLM: reward_hub, scripts for PRMs | a number for each step of each text |
+| `/classify` | vLLM: verl | one number for each text |
+| `/get_reward` | OpenRLHF's `serve_rm` | one number for each text |
+| `/v1/score/evaluation` | LLaMA-Factory's API | one number for each text |
+| `/remote_rm` | slime's `--rm-type remote_rm` | one number |
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+
+from implicit_prm.data.rendered import RenderedResponse
+from implicit_prm.rewards.implicit_reward import sigmoid
+from implicit_prm.serving.errors import QUEUE_FULL, RETRY
+from implicit_prm.serving.schemas import GetRewardRequest, PoolingRequest, RemoteRMRequest, ScoreEvaluationRequest, chat
+from implicit_prm.serving.scoring_queue import QueueFullError
+from implicit_prm.serving.service import ScoringService, new_group
+from implicit_prm.types import ImplicitPRMError, StepScores
+
+
+def compatibility_routes(service: ScoringService) -> APIRouter:
+    """The routes, answered by `service`."""
+    router = APIRouter()
+
+    @router.post("/pooling")
+    async def pooling(request: PoolingRequest) -> dict[str, Any]:
+        """Step rewards, one row per step; with task=classify, one score per text."""
+        scores = await service.score_each(_responses(service, request))
+        if request.task == "classify":
+            data: list[list[Any]] = [[_activated(service.number(one), one, request)] for one in scores]
+        else:
+            data = [[[_activated(reward, one, request)] for reward in one.step_rewards] for one in scores]
+        items = [{"index": place, "object": "pooling", "data": values} for place, values in enumerate(data)]
+        return _answer(service, "pool", items)
+
+    @router.post("/classify")
+    async def classify(request: PoolingRequest) -> dict[str, Any]:
+        """One score per text, as the probability of a single class."""
+        try:
+            scores = await service.score_each(_responses(service, request))
+        except QueueFullError:  # verl sends a request again after a status of 5xx only
+            raise HTTPException(503, QUEUE_FULL, RETRY) from None
+        values = [_activated(service.number(one), one, request) for one in scores]
+        items = [
+            {"index": place, "label": None, "probs": [value], "num_classes": 1} for place, value in enumerate(values)
+        ]
+        return _answer(service, "classify", items)
+
+    @router.post("/get_reward")
+    async def get_reward(request: GetRewardRequest) -> dict[str, Any]:
+        """The score of each query, as reward and as score."""
+        prompts: Sequence[str | None] = request.prompts or [None] * len(request.query)
+        split = [service.split(text, prompt) for text, prompt in zip(request.query, prompts, strict=True)]
+        rewards = [service.number(one) for one in await service.score_each(split)]
+        return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+
+    @router.post("/v1/score/evaluation")
+    async def score_evaluation(request: ScoreEvaluationRequest) -> dict[str, Any]:
+        """The score of each text."""
+        scores = await service.score_each([service.split(text) for text in request.messages])
+        return {
+            "id": f"scoreval-{uuid.uuid4().hex}",
+            "object": "score.evaluation",
+            "model": service.name,
+            "scores": [service.number(one) for one in scores],
+        }
+
+    @router.post("/remote_rm")
+    async def remote_rm(request: RemoteRMRequest) -> float:
+        """The score of the response, as a bare number."""
+        prompt = request.prompt if isinstance(request.prompt, str) else chat(request.prompt)
+        scores = await service.score(new_group(prompt, [request.response], [True]))
+        return service.number(scores[0])
+
+    return router
+
+
+def _responses(service: ScoringService, request: PoolingRequest) -> list[RenderedResponse]:
+    """The responses of a request in vLLM's form: a chat, or rendered texts."""
+    if request.messages is not None:
+        *prompt, last = request.messages
+        if last.role != "assistant" or not prompt:
+            raise ImplicitPRMError("messages: expected a chat that ends with the assistant's message, the response")
+        return [RenderedResponse(chat(prompt), last.content, True)]
+    texts = [request.input] if isinstance(request.input, str) else request.input or []
+    return [service.split(text) for text in texts]
+
+
+def _activated(value: float, scores: StepScores, request: PoolingRequest) -> float:
+    """A value as `use_activation` asks for it."""
+    if scores.kind == "probability" or request.use_activation is False:
+        return value
+    return sigmoid(value)
+
+
+def _answer(service: ScoringService, kind: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": f"{kind}-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": service.name,
+        "data": items,
+    }

@@ -1,0 +1,133 @@
+"""Requests of all routes. A field that would change the scores and is not supported is refused, not ignored."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Message(_Strict):
+    """A message of a chat, with a text as its content."""
+
+    role: str
+    content: str
+
+
+def chat(messages: list[Message]) -> list[dict[str, str]]:
+    """Messages as the rest of the package has them."""
+    return [message.model_dump() for message in messages]
+
+
+class StepRewardsRequest(_Strict):
+    """`/v1/step_rewards`: responses to one prompt.
+
+    Args:
+        problem: the problem's text, which `prompt_template` and the chat template are applied to.
+        messages: the prompt as a chat, in the place of `problem`.
+        responses: K responses.
+        finished: [K] whether each response ended by itself; true by default.
+        steps: [K] the steps of each response, for a server with `steps=given`.
+    """
+
+    problem: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1)
+    responses: list[str] = Field(min_length=1)
+    finished: list[bool] | None = None
+    steps: list[list[str]] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> StepRewardsRequest:
+        if (self.problem is None) == (self.messages is None):
+            raise ValueError("expected either problem or messages")
+        for name in ("finished", "steps"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.responses):
+                raise ValueError(
+                    f"expected one entry of {name} for each of {len(self.responses)} responses, got {len(values)}"
+                )
+        return self
+
+
+class PoolingRequest(_Strict):
+    """vLLM's `/pooling` and `/classify`: a chat that ends with the response, or texts that the chat template rendered.
+
+    Args:
+        model: not compared with the checkpoint's name; a server has one model.
+        user: not used.
+        request_id: not used.
+        messages: the chat.
+        input: the rendered texts, in the place of `messages`.
+        task: `token_classify`, vLLM's name for scores of tokens or steps, or `classify`, one score for each text.
+        encoding_format: numbers come as JSON.
+        use_activation: whether log-ratios pass through a sigmoid. vLLM's default is true. Probabilities have already.
+    """
+
+    model: str | None = None
+    user: str | None = None
+    request_id: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1)
+    input: str | list[str] | None = None
+    task: Literal["token_classify", "classify"] | None = None
+    encoding_format: Literal["float"] = "float"
+    use_activation: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PoolingRequest:
+        if (self.messages is None) == (self.input is None):
+            raise ValueError("expected either messages or input")
+        return self
+
+
+class GetRewardRequest(_Strict):
+    """OpenRLHF's `/get_reward`.
+
+    Args:
+        query: K texts that start with their prompts.
+        prompts: [K] the prompts; without them (OpenRLHF before 0.6), `query` is split at the generation prompt.
+        labels: not used; they are for rewards by rule.
+    """
+
+    query: list[str] = Field(min_length=1)
+    prompts: list[str] | None = None
+    labels: Any = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GetRewardRequest:
+        if self.prompts is not None and len(self.prompts) != len(self.query):
+            raise ValueError(
+                f"expected one entry of prompts for each of {len(self.query)} queries, got {len(self.prompts)}"
+            )
+        return self
+
+
+class ScoreEvaluationRequest(_Strict):
+    """LLaMA-Factory's `/v1/score/evaluation`.
+
+    Args:
+        model: not compared with the checkpoint's name; a server has one model.
+        messages: texts that the chat template rendered.
+        max_length: null only: LLaMA-Factory cuts texts to this length, and a text that was cut has another score.
+    """
+
+    model: str | None = None
+    messages: list[str] = Field(min_length=1)
+    max_length: None = None
+
+
+class RemoteRMRequest(_Strict):
+    """slime's `remote_rm`.
+
+    Args:
+        prompt: a text, bare or rendered, or a chat.
+        response: the response.
+        label: not used; it is for rewards by rule.
+    """
+
+    prompt: str | list[Message]
+    response: str
+    label: Any = None
