@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,10 @@ class OpenScorer:
 
     def key(self, groups: Sequence[Group]) -> str:
         """Names the scores of these groups by this scorer: a change of either gives another key."""
-        values = {} if self.column is None else {"values": [group.extra.get(self.column) for group in groups]}
-        return cache_key(groups, **(self.identity or {}), **values)
+        columns: dict[str, Any] = {}
+        if self.column is not None:  # labels too: such a table is written anew, not brought up to date
+            columns = {"values": [g.extra.get(self.column) for g in groups], "labels": [g.correctness for g in groups]}
+        return cache_key(groups, **(self.identity or {}), **columns)
 
     def score_all(self, groups: Sequence[Group], folder: Path | None) -> list[list[StepScores]]:
         """Scores of every group; kept in `folder`, and read from there if the scorer is one that can be named.
@@ -75,13 +77,17 @@ class OpenScorer:
                 scores = score_in_memory(groups, self.score)
                 if folder is not None and is_first():
                     write_scores(groups, scores, folder)
-        finally:  # keep what an interrupted run has computed with the reference, too
-            if isinstance(self.model, ImplicitPRM) and self.model.reference_cache is not None:
-                self.model.reference_cache.flush()
+        finally:
+            self.flush()
         kinds = {one.kind for some in scores for one in some if one.step_rewards}
         if len(kinds) > 1:
             raise ImplicitPRMError(f"{self.name}: scores of both kinds, {' and '.join(sorted(kinds))}; expected one")
         return scores
+
+    def flush(self) -> None:
+        """Write what was computed with the reference to its cache; call it after an interruption, too."""
+        if isinstance(self.model, ImplicitPRM) and self.model.reference_cache is not None:
+            self.model.reference_cache.flush()
 
 
 def open_scorer(config: ScorerConfig, steps: StepRule | None, skip_too_long: bool) -> OpenScorer:
@@ -110,9 +116,8 @@ def open_checkpoint(
         skip_too_long: a response over the limit gets no step scores instead of an error.
         over: the values that will be read; explicit reward models have only those of `step`.
     """
-    assert config.checkpoint is not None  # the command's config has checked it
     too_long = "lowest" if skip_too_long else "error"
-    source = ModelSource.resolve(config.checkpoint, config.revision, trust_remote_code=config.trust_remote_code)
+    source = _source(config)
     if isinstance(source.metadata, BaselineMetadata):
         return _open_baseline(config, source, steps, too_long, over)
     prm = ImplicitPRM.from_source(
@@ -125,18 +130,31 @@ def open_checkpoint(
         dtype=config.dtype,
         quantization=config.quantization,
     )
-    identity = {
-        "settings": asdict(prm.metadata),
-        "limit_tokens": prm.limit_tokens,
-        "weights": checkpoint_identity(source),
-        "checkpoint": config.checkpoint,
-        "dtype": config.dtype,
-        "quantization": config.quantization,
-    }
     if config.reference_cache is not None:
         prm.open_reference_cache(None if config.reference_cache == "default" else config.reference_cache)
     score = group_scorer(prm, config.max_tokens_per_batch, too_long)
-    return OpenScorer(config.checkpoint, score, prm, identity=identity)
+    return OpenScorer(source.name, score, prm, identity=_identity(config, steps, source))
+
+
+def scorer_identity(config: CheckpointConfig, steps: StepRule | None) -> dict[str, Any]:
+    """`OpenScorer.identity` of the checkpoint that `config` names. The model is not opened.
+
+    Raises:
+        ImplicitPRMError: the checkpoint cannot be found.
+    """
+    return _identity(config, steps, _source(config))
+
+
+def _source(config: CheckpointConfig) -> ModelSource:
+    assert config.checkpoint is not None  # the command's config has checked it
+    return ModelSource.resolve(config.checkpoint, config.revision, trust_remote_code=config.trust_remote_code)
+
+
+def _identity(config: CheckpointConfig, steps: StepRule | None, source: ModelSource) -> dict[str, Any]:
+    """All that scores depend on: the checkpoint's files, and the options that change what it does."""
+    changing = ("reference", "beta", "prompt_template", "max_length", "dtype", "quantization")
+    options = {name: getattr(config, name) for name in changing}
+    return {**options, "steps": steps, "checkpoint": checkpoint_identity(source)}
 
 
 def _open_baseline(
@@ -157,15 +175,9 @@ def _open_baseline(
         max_length=config.max_length,
         dtype=config.dtype,
     )
-    identity: dict[str, Any] = {
-        "baseline": asdict(model.metadata),
-        "limit_tokens": model.limit_tokens,
-        "weights": checkpoint_identity(source),
-        "checkpoint": source.name,
-        "dtype": config.dtype,
-    }
     score = group_scorer(model, config.max_tokens_per_batch, too_long)
-    return OpenScorer(source.name, score, model, identity=identity, by_step=model.metadata.kind != "orm")
+    by_step = model.metadata.kind != "orm"
+    return OpenScorer(source.name, score, model, identity=_identity(config, steps, source), by_step=by_step)
 
 
 def wrap_scorer(scorer: Scorer, config: ScorerConfig, skip_too_long: bool) -> OpenScorer:

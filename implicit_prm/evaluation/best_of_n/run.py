@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from implicit_prm.config import BestOfNConfig
-from implicit_prm.data.groups import load_groups
+from implicit_prm.data.groups import fingerprint, load_groups
 from implicit_prm.evaluation import selection
 from implicit_prm.evaluation.best_of_n.against import earlier_scores
 from implicit_prm.evaluation.best_of_n.candidates import grade, select
@@ -33,7 +33,6 @@ from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.step_errors import step_metrics
 from implicit_prm.rewards.implicit_reward import AGGREGATES
 from implicit_prm.rollouts.run import rollout
-from implicit_prm.scoring.store import cache_key
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.distributed import is_first, spoken_once
 from implicit_prm.utils.lock import locked
@@ -94,7 +93,7 @@ def evaluate_best_of_n(
     """
     main = is_first()
     groups, candidates = grade(groups, config)
-    others = earlier_scores(config.against, groups, cache_key(groups))
+    others = earlier_scores(config.against, groups, fingerprint(groups))
     scores = scorer.score_all(groups, folder)
     metrics = best_of_n_metrics(config, groups, candidates, scores, scorer, others)
     if folder is not None and main:
@@ -131,7 +130,7 @@ def best_of_n_metrics(
         "aggregate": f"{config.aggregate} over {config.over}",
         "problems": len(groups),
         "responses": sum(map(len, groups)),
-        "candidates_fingerprint": cache_key(groups),
+        "candidates_fingerprint": fingerprint(groups),
         "unanswered_responses": int(sum((c.classes < 0).sum() for c in candidates)),
         "unanswered_correct_responses": int(sum((c.correct & (c.classes < 0)).sum() for c in candidates)),
         "cut_off_responses": sum(group.finished.count(False) for group in groups),
