@@ -41,6 +41,7 @@ from implicit_prm.config.models import (
 )
 from implicit_prm.config.rl import ExactRewards, ImplicitRewards, NoRewards, RLConfig
 from implicit_prm.config.rollouts import PolicyConfig, ProblemsConfig, RolloutConfig, SamplingConfig, ServerConfig
+from implicit_prm.config.scoring import ScoreConfig
 from implicit_prm.config.serving import ServeConfig
 from implicit_prm.config.training import (
     CEConfig,
@@ -94,6 +95,7 @@ __all__ = [
     "RLConfig",
     "RolloutConfig",
     "SamplingConfig",
+    "ScoreConfig",
     "ScorerConfig",
     "ServeConfig",
     "ServerConfig",

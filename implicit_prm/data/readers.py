@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # A path or hub id, or rows in memory.
 Source: TypeAlias = Union[str, Path, "Dataset", Sequence[Mapping[str, Any]]]
 NumberedRows = Iterator[tuple[int, dict[str, Any]]]
+PlacedRows = Iterator[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,48 @@ def read_rows(
         ImplicitPRMError: no such source or split, a hub that cannot be reached, an unfinished download, or a file that
             is empty, damaged or of another format than its suffix; names the file and the way out.
     """
+    pairs = list(itertools.islice(stream_rows(source, split, revision, subset, limit is None, option), limit))
+    if not pairs:
+        raise no_rows(source)
+    return Rows([row for _, row in pairs], [place for place, _ in pairs])
+
+
+def stream_rows(
+    source: Source,
+    split: str = "train",
+    revision: str | None = None,
+    subset: str | None = None,
+    download: bool = True,
+    option: str | None = None,
+) -> PlacedRows:
+    """The rows of a source one by one, each with the place that names it in messages ("FILE, row 3").
+
+    Of JSON lines, parquet and CSV, one row (parquet: 256 rows) is in memory at a time.
+
+    Args:
+        source: as for `read_rows`.
+        split: as for `read_rows`.
+        revision: as for `read_rows`.
+        subset: as for `read_rows`.
+        download: download a hub dataset into the hub cache; otherwise it is read over the network.
+        option: as for `read_rows`.
+
+    Raises:
+        ImplicitPRMError: as `read_rows`, but no error if there are no rows.
+    """
     if not isinstance(source, str | Path):
-        return _in_memory(source, limit)
+        return _in_memory(source)
     source = str(source)
     path = Path(source).expanduser()
     if _is_saved(path):
-        return _saved(path, source, split, limit)
-    files = _files(source, split, revision, subset, limit is None, option)
-    found = ((f"{file.name}, row {number}", row) for file in files for number, row in _read(file))
-    pairs = list(itertools.islice(found, limit))
-    return _rows(pairs, source)
+        return _saved(path, source, split)
+    files = _files(source, split, revision, subset, download, option)
+    return ((f"{file.name}, row {number}", row) for file in files for number, row in _read(file))
+
+
+def no_rows(source: Source) -> ImplicitPRMError:
+    """The error for a source without rows."""
+    return ImplicitPRMError(f"{source if isinstance(source, str | Path) else 'the given rows'}: no rows")
 
 
 def _files(
@@ -154,13 +187,12 @@ def content_of(
     return digest.hexdigest(), size
 
 
-def _in_memory(source: Iterable[Mapping[str, Any]], limit: int | None) -> Rows:
-    rows = list(itertools.islice(source, limit))
-    for number, row in enumerate(rows, 1):
+def _in_memory(source: Iterable[Mapping[str, Any]]) -> PlacedRows:
+    for number, row in enumerate(source, 1):
         if not isinstance(row, Mapping):
             raise ImplicitPRMError(f"row {number}: expected a dict with columns, got {type(row).__name__}")
         _check_text(row, f"row {number}")
-    return _rows([(f"row {number}", dict(row)) for number, row in enumerate(rows, 1)], "the given rows")
+        yield f"row {number}", dict(row)
 
 
 def _check_text(row: Mapping[str, Any], place: str) -> None:
@@ -179,12 +211,6 @@ def _has_lone_surrogate(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(_has_lone_surrogate(one) for pair in value.items() for one in pair)
     return isinstance(value, list | tuple) and any(map(_has_lone_surrogate, value))
-
-
-def _rows(pairs: list[tuple[str, dict[str, Any]]], source: str) -> Rows:
-    if not pairs:
-        raise ImplicitPRMError(f"{source}: no rows")
-    return Rows([row for _, row in pairs], [place for place, _ in pairs])
 
 
 def _read(file: DataFile) -> NumberedRows:
@@ -274,7 +300,7 @@ def _csv(stream: BinaryIO, name: str) -> NumberedRows:
 _READERS = {".jsonl": _json, ".json": _json, ".parquet": _parquet, ".csv": _csv}
 
 
-def _saved(path: Path, source: str, split: str, limit: int | None) -> Rows:
+def _saved(path: Path, source: str, split: str) -> PlacedRows:
     """The rows of a folder that `Dataset.save_to_disk` wrote."""
     import datasets  # slow to import, and rarely needed
 
@@ -284,5 +310,5 @@ def _saved(path: Path, source: str, split: str, limit: int | None) -> Rows:
             if split not in rows:
                 raise ImplicitPRMError(f"{source}: no split {split!r}; it has {', '.join(rows)}")
             rows = rows[split]
-        numbered = enumerate(rows.select(range(min(limit or len(rows), len(rows)))), 1)
-        return _rows([(f"{source}, row {number}", row) for number, row in numbered], source)
+        for number, row in enumerate(rows, 1):
+            yield f"{source}, row {number}", row

@@ -1,1 +1,3 @@
-"""Scorers, and the store that keeps their scores."""
+"""Scorers, and the stores that keep their scores."""
+
+from implicit_prm.scoring.batch_scorer import BatchScorer as BatchScorer

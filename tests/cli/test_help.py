@@ -18,6 +18,7 @@ GROUPS = {
     "rollout": ["policy", "problems", "sampling"],
     "label": ["method", "policy", "sampling"],
     "eval": ["task"],
+    "score": [],
     "cache": [],
     "merge": [],
     "rl": ["policy", "problems", "prm", "grpo", "arm", "experiment/rl"],

@@ -24,6 +24,7 @@ DEFAULTS = {
     "rollout": ["policy=hub", "problems=file", "sampling=default"],
     "label": ["policy=hub", "sampling=default"],
     "eval": [],
+    "score": [],
     "cache": [],
     "merge": [],
     "rl": ["policy=hub", "problems=file", "prm=checkpoint", "grpo=default", "arm=frozen"],
@@ -81,6 +82,7 @@ def test_the_groups_of_losses_tasks_and_methods_are_the_files():
         ("cache", options.CacheConfig, [], set()),
         ("merge", options.MergeConfig, [], set()),
         ("serve", options.ServeConfig, [], set()),
+        ("score", options.ScoreConfig, [], set()),
         # It evaluates, and `grpo` holds the names of PrimeConfig.
         ("rl", options.RLConfig, [], {"dev_split", "dev_limit", "grpo"}),
         # As it stands, it labels the sandbox, with one step per line.

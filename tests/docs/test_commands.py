@@ -16,6 +16,7 @@ from implicit_prm.config import (
     ProcessBenchConfig,
     RLConfig,
     RolloutConfig,
+    ScoreConfig,
     ServeConfig,
     TrainConfig,
     from_mapping,
@@ -30,6 +31,7 @@ CONFIGS = {
         "cache": CacheConfig,
         "rl": RLConfig,
         "serve": ServeConfig,
+        "score": ScoreConfig,
     },
     **{"merge": MergeConfig, "best_of_n": BestOfNConfig, "processbench": ProcessBenchConfig, **METHODS},
 }

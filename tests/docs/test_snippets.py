@@ -15,7 +15,7 @@ from tests.runs import config, quiet
 
 PAGES = [
     *(ROOT / "README.md", DOCS / "getting-started.md", DOCS / "grading.md"),
-    *(DOCS / "guides/trainer.md", DOCS / "guides/evaluation.md", DOCS / "rl.md"),
+    *(DOCS / "guides/trainer.md", DOCS / "guides/evaluation.md", DOCS / "guides/scoring.md", DOCS / "rl.md"),
     *sorted((DOCS / "how-to").glob("*.md")),
 ]
 
