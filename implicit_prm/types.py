@@ -266,6 +266,21 @@ class StepScores:
         return self.heat_strip()._repr_html_()
 
 
+@dataclass(frozen=True)
+class ScoredStep:
+    """What an extension of T tokens adds to a response (`ImplicitPRM.open`).
+
+    Args:
+        step_reward: the sum of the rewards of its tokens, in beta x nats; 0 without tokens.
+        prefix_value: q at its last token, the sum of the rewards of all steps so far.
+        token_rewards: [T] the reward of each token.
+    """
+
+    step_reward: float
+    prefix_value: float
+    token_rewards: list[float]
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """Any object that scores the steps of responses: an implicit PRM, an explicit PRM or an ORM."""

@@ -205,6 +205,27 @@ def base_model(model: Any) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def next_token_logprobs(model: Any, states: Tensor) -> Tensor:
+    """log p(token | previous tokens) of every token of the vocabulary.
+
+    Args:
+        model: a causal LM, or a PEFT model of one.
+        states: [N, width] final hidden states, the input of the output head.
+
+    Returns:
+        [N, V] float32, in nats.
+    """
+    base = base_model(model)
+    head: Any = base.get_output_embeddings()
+    return _transform(base)(head(states).float()).log_softmax(-1)
+
+
+def recomputes_layers(model: Any) -> bool:
+    """Whether gradient checkpointing is on. It runs layers again in the backward pass, which excludes a cache."""
+    base = base_model(model)
+    return base.training and any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
+
+
 def _transform(model: PreTrainedModel) -> LogitTransform:
     """The architecture's transform of its logits: Gemma's soft cap, Cohere's scale, Granite's divisor."""
     config = model.config.get_text_config()

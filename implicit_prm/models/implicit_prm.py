@@ -19,6 +19,7 @@ from implicit_prm.models.checkpoint import ADAPTER_OFF, METADATA_FILE, NONE, Che
 from implicit_prm.models.reference import open_cache, reference_logprobs, reference_model
 from implicit_prm.models.reference_cache import ReferenceCache
 from implicit_prm.models.rounding import warn_of_rounding
+from implicit_prm.models.session import Session
 from implicit_prm.models.shared_prompt import Ids, response_logprobs
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rewards import implicit_reward
@@ -255,9 +256,27 @@ class ImplicitPRM:
             reference = self.reference_logprobs(prompt_ids, responses, max_tokens=max_tokens)
         policy = response_logprobs(self.policy, prompt_ids, responses, self._budget(max_tokens))
         return [
-            self._token_rewards(place, values, None if reference is None else reference[place])
+            implicit_reward.response_rewards(
+                values, None if reference is None else reference[place], self.metadata.beta, place
+            )
             for place, values in enumerate(policy)
         ]
+
+    def open(self, problem: Prompt, *, max_tokens: int | None = None) -> Session:
+        """Start scoring responses to one problem while a search extends them, from the new tokens alone.
+
+        Args:
+            problem: as for `score`.
+            max_tokens: new tokens in one forward pass, padding included; by default what suits the device.
+
+        Returns:
+            A session with one row, the empty response.
+
+        Raises:
+            ImplicitPRMError: the prompt is over the model's context or `max_length`.
+        """
+        prompt_ids, budget = self.encoder.prompt_ids(problem), self._budget(max_tokens)
+        return Session(self.policy, self.reference, self.metadata, prompt_ids, budget, self.check_length)
 
     def reference_logprobs(
         self, prompt_ids: Ids, responses: Sequence[Ids], *, max_tokens: int | None = None
@@ -324,23 +343,12 @@ class ImplicitPRM:
     def _budget(self, max_tokens: int | None) -> int:
         return max_tokens or forward.token_budget(self.policy.device)
 
-    def _token_rewards(self, place: int, policy: Tensor, reference: Tensor | None) -> Tensor:
-        """[T] rewards of the response at `place`, from its log-probabilities."""
-        ratio = implicit_reward.token_log_ratio(policy, reference, torch.ones_like(policy, dtype=torch.bool))
-        rewards = implicit_reward.token_rewards(ratio, self.metadata.beta)
-        if not rewards.isfinite().all():
-            raise ImplicitPRMError(
-                f"response {place}: its log-probabilities are not finite; float16 overflows in some models, use "
-                "dtype=bfloat16 or float32"
-            )
-        return rewards
-
     def _step_scores(
         self, place: int, text: str, encoded: EncodedResponse, policy: Tensor, reference: Tensor | None
     ) -> StepScores:
         if not encoded.spans:
             return StepScores(text, [], [], [], index=place, step_tokens=[])
-        rewards = self._token_rewards(place, policy, reference)
+        rewards = implicit_reward.response_rewards(policy, reference, self.metadata.beta, place)
         step_of_token = torch.tensor(encoded.step_of_token)
         steps, prefixes = implicit_reward.step_rewards(rewards, step_of_token, len(encoded.spans))
         return StepScores(

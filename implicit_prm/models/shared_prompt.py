@@ -20,29 +20,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from implicit_prm.models.cached_attention import without_mask
-from implicit_prm.models.float32 import in_float32
-from implicit_prm.models.forward import base_model, completion_logprobs, pad_rows, target_logprobs
+from implicit_prm.models.forward import base_model, completion_logprobs, pad_rows, recomputes_layers, target_logprobs
+from implicit_prm.models.self_check import agrees
 
 Ids = Sequence[int]
-# Limits of the self-check, in nats, RMS over tokens. Measured with Qwen2.5-0.5B and SmolLM2-135M: rounding 5e-6 in
-# float32 and 0.1 in bfloat16; positions shifted by one 0.3.
-_TOLERANCE, _HALF_TOLERANCE = 1e-3, 0.25
 # Elements of the largest attention mask; 84 MB in float32.
 _LARGEST_MASK = 2**24
-_ERRORS = (NotImplementedError, AttributeError, TypeError, ValueError, IndexError, RuntimeError)
-_verdicts: dict[tuple[str, ...], bool] = {}
 
 
 class SharedPrompt:
@@ -166,8 +159,7 @@ def open_prompt(model: Any, prompt_ids: Ids, core: Any = None) -> SharedPrompt |
         The encoded prompt.
     """
     base = base_model(core or model)
-    checkpointing = base.training and any(getattr(m, "gradient_checkpointing", False) for m in base.modules())
-    if len(prompt_ids) < 2 or checkpointing or not _shares(model, base, prompt_ids, core):
+    if len(prompt_ids) < 2 or recomputes_layers(base) or not _shares(model, prompt_ids, core):
         return PlainRows(model, prompt_ids, core)
     return SharedPrompt(model, prompt_ids, core)
 
@@ -243,55 +235,21 @@ def _can_be_shared(cache: Any) -> bool:
     return bool(layers) and plain and all(layer.keys is not None for layer in layers)
 
 
-def _shares(model: Any, base: Any, prompt_ids: Ids, core: Any) -> bool:
-    """Whether the model can share a prompt; tried once for every class of models, with a warning if it cannot."""
-    key = (type(base).__name__, str(base.config._attn_implementation), str(base.dtype), str(base.device.type))
-    if key not in _verdicts:
-        try:
-            difference, tolerance = _self_check(model, base, prompt_ids, core)
-            _verdicts[key] = difference <= tolerance
-            why = f"log-probabilities differ by {difference:.2g} nats from those of plain rows; expected {tolerance:g}"
-        except _ERRORS as error:
-            _verdicts[key], why = False, str(error).split("\n")[0]
-        if not _verdicts[key]:
-            warnings.warn(f"{key[0]} cannot share a prompt ({why}); it is encoded once per response", stacklevel=3)
-    return _verdicts[key]
+def _shares(model: Any, prompt_ids: Ids, core: Any) -> bool:
+    """Whether the model can share a prompt."""
+    difference = partial(_difference, prompt_ids)
+    return agrees("share a prompt", "it is encoded once per response", difference, model, core)
 
 
-@torch.no_grad()
-def _self_check(model: Any, base: Any, prompt_ids: Ids, core: Any) -> tuple[float, float]:
-    """Compare a shared prompt with plain rows, on the first tokens of this prompt and copies of parts of it.
-
-    In half precision rounding moves a token's log-probability by as much as a wrong position does, so the comparison
-    runs in float32, where the two are five orders of magnitude apart. Quantized and sharded weights cannot be
-    converted; the limit for them is above what rounding does.
-
-    Returns:
-        The root mean square difference over the tokens, in nats, and the limit for it.
-    """
+def _difference(prompt_ids: Ids, model: Any, core: Any) -> float:
+    """Root mean square difference of a shared prompt from plain rows, in nats, on the first tokens of this prompt."""
     prompt = list(prompt_ids[:64])
     responses = [prompt[:5], prompt[1:13]]
-
-    def difference(model: Any, core: Any) -> float:
-        plain = PlainRows(model, prompt, core).logprobs(responses)
-        # Short responses with a mask, and without one as long responses are.
-        shared = [SharedPrompt(model, prompt, core, limit).logprobs(responses) for limit in (_LARGEST_MASK, 0)]
-        squares = [(one - plain).square().sum().div(sum(map(len, responses))) for one in shared]
-        return torch.stack(squares).max().sqrt().item()
-
-    if _has_plain_weights(base):
-        with contextlib.suppress(*_ERRORS), in_float32(base):
-            # The class's forward: accelerate replaces the instance's by one under autocast.
-            return difference(partial(type(base).forward, base), base), _TOLERANCE
-    half = base.dtype != torch.float32 or torch.is_autocast_enabled(base.device.type)
-    return difference(model, core), _HALF_TOLERANCE if half else _TOLERANCE
-
-
-def _has_plain_weights(base: Any) -> bool:
-    """Whether all weights are whole floating-point tensors: not quantized by bitsandbytes, not sharded."""
-    sharded = any(isinstance(module, FSDPModule) for module in base.modules())
-    sharded = sharded or any(hasattr(weight, "ds_id") for weight in base.parameters())  # ZeRO-3
-    return not sharded and getattr(base, "hf_quantizer", None) is None
+    plain = PlainRows(model, prompt, core).logprobs(responses)
+    # Short responses with a mask, and without one as long responses are.
+    shared = [SharedPrompt(model, prompt, core, limit).logprobs(responses) for limit in (_LARGEST_MASK, 0)]
+    squares = [(one - plain).square().sum().div(sum(map(len, responses))) for one in shared]
+    return torch.stack(squares).max().sqrt().item()
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

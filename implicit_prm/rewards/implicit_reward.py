@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from implicit_prm.types import ImplicitPRMError, StepScores
@@ -39,6 +40,30 @@ def token_log_ratio(policy_logprobs: Tensor, reference_logprobs: Tensor | None, 
 def token_rewards(log_ratio: Tensor, beta: float) -> Tensor:
     """[B, T] reward of each token, beta * log-ratio (Equation 3 of arXiv 2412.01981 at token level)."""
     return beta * log_ratio
+
+
+def response_rewards(policy: Tensor, reference: Tensor | None, beta: float, place: int) -> Tensor:
+    """Reward of each token of one response, from log-probabilities.
+
+    Args:
+        policy: [T] log pi_theta of each token, in nats.
+        reference: [T] log pi_ref; None for a uniform reference.
+        beta: scale of the rewards.
+        place: index of the response, for the message.
+
+    Returns:
+        [T] float32, in beta x nats.
+
+    Raises:
+        ImplicitPRMError: a log-probability is not finite.
+    """
+    rewards = token_rewards(token_log_ratio(policy, reference, torch.ones_like(policy, dtype=torch.bool)), beta)
+    if not rewards.isfinite().all():
+        raise ImplicitPRMError(
+            f"response {place}: its log-probabilities are not finite; float16 overflows in some models, use "
+            "dtype=bfloat16 or float32"
+        )
+    return rewards
 
 
 def prefix_values(rewards: Tensor) -> Tensor:

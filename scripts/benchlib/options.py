@@ -22,9 +22,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def parser(description: str | None, responses: int, rounds: int) -> argparse.ArgumentParser:
     """A parser with the shared options. `responses` and `rounds` are defaults."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
-        "--model", default=MODEL, help=f"hub id or folder of a causal LM, or `random` for a tiny one (default: {MODEL})"
-    )
+    add_models(made)
     made.add_argument("--data", help="grouped responses, such as a rollouts file (default: generated text)")
     made.add_argument(
         "--lengths",
@@ -37,15 +35,22 @@ def parser(description: str | None, responses: int, rounds: int) -> argparse.Arg
     made.add_argument(
         "--responses", type=positive, default=responses, help=f"responses per prompt (default: {responses})"
     )
+    made.add_argument("--beta", type=float, default=0.05)
+    add_measuring(made, rounds)
+    return made
+
+
+def add_models(made: argparse.ArgumentParser) -> None:
+    """Add the options that say which policy and reference `open_models` opens, besides those of `add_measuring`."""
+    made.add_argument(
+        "--model", default=MODEL, help=f"hub id or folder of a causal LM, or `random` for a tiny one (default: {MODEL})"
+    )
     made.add_argument(
         "--noise",
         type=float,
         default=0.05,
         help="noise on the policy's weights, in standard deviations (default: 0.05)",
     )
-    made.add_argument("--beta", type=float, default=0.05)
-    add_measuring(made, rounds)
-    return made
 
 
 def add_measuring(made: argparse.ArgumentParser, rounds: int) -> None:

@@ -45,11 +45,11 @@ def score(models: Models, tokenizer: PreTrainedTokenizerBase, work: Work, how: A
     """Scoring through `ImplicitPRM.score`: the log-ratio of each response in nats, in dataset order."""
     if not how.sorted:
         raise UnavailableError("scoring always sorts by length")
-    prm = ImplicitPRM(models.policy, tokenizer, models.reference, _metadata(models))
+    prm = ImplicitPRM(models.policy, tokenizer, models.reference, metadata(models))
     prm.reference_cache = fill_cache(models, work)[0] if how.cached else None
 
     def run() -> list[float]:
-        with _ablated(how):
+        with ablated(how):
             scored = [one for group in work.groups for one in prm.score(group.prompt, group.completions)]
         return [one.outcome_reward / models.beta for one in scored]
 
@@ -76,11 +76,11 @@ def train(
     dataset = GroupDataset(work.encoded)
     dataset.cache = fill_cache(models, work)[0] if how.cached else None
     trainer = LogRatioTrainer(
-        models.policy, arguments, loss, _metadata(models), train_dataset=dataset, processing_class=tokenizer
+        models.policy, arguments, loss, metadata(models), train_dataset=dataset, processing_class=tokenizer
     )
 
     def run() -> float:
-        with _ablated(how):
+        with ablated(how):
             if not how.cached:
                 dataset.cache = fill_cache(models, work)[0]
             micro = (trainer.data_collator([dataset[place]]) for place in range(len(dataset)))
@@ -142,7 +142,8 @@ def seconds_to_read(cache: ReferenceCache, work: Work) -> float:
 
 
 @contextlib.contextmanager
-def _ablated(how: Ablation) -> Iterator[None]:
+def ablated(how: Ablation) -> Iterator[None]:
+    """The library without what `how` switches off, within the block."""
     if how.shared:
         yield
         return
@@ -151,5 +152,6 @@ def _ablated(how: Ablation) -> Iterator[None]:
         yield
 
 
-def _metadata(models: Models) -> CheckpointMetadata:
+def metadata(models: Models) -> CheckpointMetadata:
+    """Metadata for an `ImplicitPRM` of the models."""
     return CheckpointMetadata(models.beta, reference="in memory", text=TEXT)

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from implicit_prm.config import TextConfig
 from implicit_prm.data.tokenization import Encoder
-from implicit_prm.models import shared_prompt
+from implicit_prm.models import self_check, shared_prompt
 from implicit_prm.models.forward import disable_dropout
 from implicit_prm.models.loading import open_model, open_tokenizer
 from implicit_prm.models.shared_prompt import PlainRows, SharedPrompt, open_prompt, pieces, response_logprobs
@@ -156,7 +156,7 @@ def test_log_ratio_trainer_hold_what_fits_and_no_response_is_lost():
 @pytest.fixture
 def no_verdicts(monkeypatch):
     """Every model is checked anew."""
-    monkeypatch.setattr(shared_prompt, "_verdicts", {})
+    monkeypatch.setattr(self_check, "_verdicts", {})
 
 
 @pytest.mark.usefixtures("no_verdicts")
@@ -264,7 +264,7 @@ def test_real_models_share_the_prompt_in_bfloat16(variable):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(open_prompt(model, prompt_ids), SharedPrompt)
-    difference, limit = shared_prompt._self_check(model, model, prompt_ids, None)
+    difference, limit = self_check.measured(partial(shared_prompt._difference, prompt_ids), model)
     assert difference < 0.05 * limit
 
 

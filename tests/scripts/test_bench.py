@@ -10,6 +10,7 @@ import bench_cpu
 import bench_growth
 import bench_head
 import bench_scoring
+import bench_session
 import bench_training
 import pytest
 import torch
@@ -73,6 +74,18 @@ def test_training_variants_agree_in_loss_and_gradient(loss, console):
         assert 0 <= rows[name].agreement["loss error"] < 1e-4
         assert 0 < rows[name].agreement["gradient error"] < 1e-3
     assert made.rounds.of(checkpointed)
+
+
+def test_a_session_scores_a_search_as_rescoring_does(tmp_path, console):
+    arguments = [*SMALL, "--beams", "5", "--steps", "3", "--seed", "1", "--markdown", str(tmp_path / "a.md")]
+    (made,) = bench_session.cases(options.parse(bench_session.parser(), arguments), Console(file=console))
+    report.write([made], None, tmp_path / "a.md")
+    others = made.rows[1:]
+    assert len(others) == 3
+    assert all(0 < row.agreement["nats off"] < 1e-3 for row in others)
+    assert others[1].predicted > 1.5, "FLOPs"
+    assert "times fewer" in made.extra[f"scorer tokens of {bench_session.GIVEN}"]
+    assert f"* scorer tokens of {bench_session.SESSION}: " in (tmp_path / "a.md").read_text()
 
 
 def test_heads_agree_in_values_and_gradients(console):
