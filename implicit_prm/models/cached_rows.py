@@ -210,7 +210,7 @@ def _check_cacheable(base: Any) -> None:
             raise NotImplementedError(f"the rotary embedding {kind} changes with the length")
 
 
-def _keys_values(cache: DynamicCache, start: int) -> Tensor:
+def _keys_values(cache: Any, start: int) -> Tensor:
     """[2 x layers, rows, heads, tokens, width] keys and values of the tokens from `start` on."""
     return torch.stack([states[:, :, start:] for layer in cache.layers for states in (layer.keys, layer.values)])
 
