@@ -41,7 +41,7 @@ class ServeConfig(CheckpointConfig):
     max_body_bytes: int = 16_000_000
     max_responses: int = 1024
     max_queued_responses: int = 8192
-    reference_cache_entries: int = 50_000
+    reference_cache_entries: int = 16_384
     stop_timeout_s: int | None = 60
 
     def validate(self) -> None:

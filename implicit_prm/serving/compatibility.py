@@ -21,7 +21,14 @@ from fastapi import APIRouter, HTTPException
 from implicit_prm.data.rendered import RenderedResponse
 from implicit_prm.rewards.implicit_reward import sigmoid
 from implicit_prm.serving.errors import QUEUE_FULL, RETRY
-from implicit_prm.serving.schemas import GetRewardRequest, PoolingRequest, RemoteRMRequest, ScoreEvaluationRequest, chat
+from implicit_prm.serving.schemas import (
+    ClassifyRequest,
+    GetRewardRequest,
+    PoolingRequest,
+    RemoteRMRequest,
+    ScoreEvaluationRequest,
+    chat,
+)
 from implicit_prm.serving.scoring_queue import QueueFullError
 from implicit_prm.serving.service import ScoringService, new_group
 from implicit_prm.types import ImplicitPRMError, StepScores
@@ -43,7 +50,7 @@ def compatibility_routes(service: ScoringService) -> APIRouter:
         return _answer(service, "pool", items)
 
     @router.post("/classify")
-    async def classify(request: PoolingRequest) -> dict[str, Any]:
+    async def classify(request: ClassifyRequest) -> dict[str, Any]:
         """One score per text, as the probability of a single class."""
         try:
             scores = await service.score_each(_responses(service, request))
@@ -84,7 +91,7 @@ def compatibility_routes(service: ScoringService) -> APIRouter:
     return router
 
 
-def _responses(service: ScoringService, request: PoolingRequest) -> list[RenderedResponse]:
+def _responses(service: ScoringService, request: ClassifyRequest) -> list[RenderedResponse]:
     """The responses of a request in vLLM's form: a chat, or rendered texts."""
     if request.messages is not None:
         *prompt, last = request.messages
@@ -95,7 +102,7 @@ def _responses(service: ScoringService, request: PoolingRequest) -> list[Rendere
     return [service.split(text) for text in texts]
 
 
-def _activated(value: float, scores: StepScores, request: PoolingRequest) -> float:
+def _activated(value: float, scores: StepScores, request: ClassifyRequest) -> float:
     """A value as `use_activation` asks for it."""
     if scores.kind == "probability" or request.use_activation is False:
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 
 class _Strict(BaseModel):
@@ -41,7 +42,7 @@ class StepRewardsRequest(_Strict):
     steps: list[list[str]] | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> StepRewardsRequest:
+    def _fits_together(self) -> Self:
         if (self.problem is None) == (self.messages is None):
             raise ValueError("expected either problem or messages")
         for name in ("finished", "steps"):
@@ -53,8 +54,8 @@ class StepRewardsRequest(_Strict):
         return self
 
 
-class PoolingRequest(_Strict):
-    """vLLM's `/pooling` and `/classify`: a chat that ends with the response, or texts that the chat template rendered.
+class ClassifyRequest(_Strict):
+    """vLLM's `/classify`: a chat that ends with the response, or texts that the chat template rendered.
 
     Args:
         model: not compared with the checkpoint's name; a server has one model.
@@ -62,9 +63,7 @@ class PoolingRequest(_Strict):
         request_id: not used.
         messages: the chat.
         input: the rendered texts, in the place of `messages`.
-        task: `token_classify`, vLLM's name for scores of tokens or steps, or `classify`, one score for each text.
-        encoding_format: numbers come as JSON.
-        use_activation: whether log-ratios pass through a sigmoid. vLLM's default is true. Probabilities have already.
+        use_activation: whether log-ratios pass through a sigmoid, as by default in vLLM. Probabilities already have.
     """
 
     model: str | None = None
@@ -72,15 +71,25 @@ class PoolingRequest(_Strict):
     request_id: str | None = None
     messages: list[Message] | None = Field(None, min_length=1)
     input: str | list[str] | None = None
-    task: Literal["token_classify", "classify"] | None = None
-    encoding_format: Literal["float"] = "float"
     use_activation: bool | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> PoolingRequest:
+    def _one_source(self) -> Self:
         if (self.messages is None) == (self.input is None):
             raise ValueError("expected either messages or input")
         return self
+
+
+class PoolingRequest(ClassifyRequest):
+    """vLLM's `/pooling`: the same, for one number per step.
+
+    Args:
+        task: `token_classify`, vLLM's name for scores of tokens or steps, or `classify`, one score for each text.
+        encoding_format: numbers come as JSON.
+    """
+
+    task: Literal["token_classify", "classify"] | None = None
+    encoding_format: Literal["float"] = "float"
 
 
 class GetRewardRequest(_Strict):
@@ -97,7 +106,7 @@ class GetRewardRequest(_Strict):
     labels: Any = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> GetRewardRequest:
+    def _fits_together(self) -> Self:
         if self.prompts is not None and len(self.prompts) != len(self.query):
             raise ValueError(
                 f"expected one entry of prompts for each of {len(self.query)} queries, got {len(self.prompts)}"

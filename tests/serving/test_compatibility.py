@@ -94,6 +94,7 @@ def test_slime_sends_prompt_and_response(client, own, prompt):
         ("/pooling", {"input": RENDERED, "truncate_prompt_tokens": 5}, ["truncate_prompt_tokens"]),
         ("/pooling", {"input": RENDERED, "encoding_format": "base64"}, ["encoding_format"]),
         ("/classify", {"input": f"{PROMPT}<|end|>"}, ["empty_score"]),
+        ("/classify", {"input": RENDERED, "task": "token_classify"}, ["task"]),
         ("/get_reward", {"query": RENDERED, "prompts": [PROMPT, "another"]}, ["another", "start"]),
         ("/get_reward", {"query": RENDERED, "prompts": [PROMPT]}, ["prompts"]),
         ("/get_reward", {"query": [RENDERED[0], f"{PROMPT}{'1 + 1 = 2' * 99}"]}, ["problem 1", "256"]),
