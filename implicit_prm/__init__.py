@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from implicit_prm.data.groups import load_groups
-    from implicit_prm.evaluation.api import evaluate, evaluate_process_bench
+    from implicit_prm.evaluation.api import evaluate, evaluate_process_bench, evaluate_shift
     from implicit_prm.models.implicit_prm import ImplicitPRM
     from implicit_prm.rewards.implicit_reward import aggregate
     from implicit_prm.training import ImplicitPRMConfig, ImplicitPRMTrainer
@@ -26,6 +26,7 @@ _HOMES = {
     "aggregate": "implicit_prm.rewards.implicit_reward",
     "evaluate": "implicit_prm.evaluation.api",
     "evaluate_process_bench": "implicit_prm.evaluation.api",
+    "evaluate_shift": "implicit_prm.evaluation.api",
     "fit": "implicit_prm.training.run",
     "load_groups": "implicit_prm.data.groups",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "aggregate",
     "evaluate",
     "evaluate_process_bench",
+    "evaluate_shift",
     "fit",
     "load_groups",
 ]

@@ -1,4 +1,4 @@
-"""`ipr-eval`: evaluate step scores by best-of-N or on ProcessBench."""
+"""`ipr-eval`: evaluate step scores by best-of-N, on benchmarks with step labels, or under rewrites."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from implicit_prm.cli.command import command, run
-from implicit_prm.config import BestOfNConfig, ProcessBenchConfig
+from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, ShiftConfig
 
 
 def _best_of_n(config: BestOfNConfig) -> None:
@@ -25,6 +25,13 @@ def _process_bench(config: ProcessBenchConfig) -> None:
     _show(report, run_process_bench(config), config.folder)
 
 
+def _shift(config: ShiftConfig) -> None:
+    from implicit_prm.evaluation.shift import report
+    from implicit_prm.evaluation.shift.run import run_shift
+
+    _show(report, run_shift(config), config.folder)
+
+
 def _show(report: Any, metrics: dict[str, Any], folder: str) -> None:
     """Print the metrics as the task's `report` module does, and where the files are; in the first process only."""
     from implicit_prm.evaluation.results import print_files
@@ -39,6 +46,7 @@ def _show(report: Any, metrics: dict[str, Any], folder: str) -> None:
 TASKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "best_of_n": (BestOfNConfig, _best_of_n),
     "processbench": (ProcessBenchConfig, _process_bench),
+    "shift": (ShiftConfig, _shift),
 }
 
 

@@ -25,7 +25,10 @@ from implicit_prm.config.evaluation import (
     BestOfNConfig,
     Over,
     ProcessBenchConfig,
+    RerankConfig,
+    RewriteName,
     ScorerConfig,
+    ShiftConfig,
 )
 from implicit_prm.config.grading import Extraction, GradingConfig
 from implicit_prm.config.mapping import convert, from_mapping
@@ -93,12 +96,15 @@ __all__ = [
     "ProcessBenchConfig",
     "Quantization",
     "RLConfig",
+    "RerankConfig",
+    "RewriteName",
     "RolloutConfig",
     "SamplingConfig",
     "ScoreConfig",
     "ScorerConfig",
     "ServeConfig",
     "ServerConfig",
+    "ShiftConfig",
     "StepRule",
     "StepTokens",
     "StepsConfig",

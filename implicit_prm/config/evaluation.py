@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 from implicit_prm.config.checkpoint import CheckpointConfig
 from implicit_prm.config.grading import GradingConfig
@@ -16,6 +16,17 @@ from implicit_prm.types import ImplicitPRMError
 
 Aggregate = Literal["min", "max", "last", "mean", "sum", "product"]
 Over = Literal["step", "step_mean", "prefix"]
+RewriteName = Literal[
+    "rename_variables",
+    "add_thousands_separators",
+    "remove_thousands_separators",
+    "add_decimals",
+    "add_step_headers",
+    "remove_step_headers",
+    "add_blank_lines",
+    "remove_blank_lines",
+    "swap_operands",
+]
 CROSS_FIT = "cross_fit"
 
 
@@ -33,12 +44,19 @@ class ScorerConfig(CheckpointConfig):
         seed: Seed of all random draws.
     """
 
+    subfolder: ClassVar[str]  # of the checkpoint, for the results of the task
+
     output_dir: str | None = None
     scores_column: str | None = None
     scores_kind: Literal["probability", "log_ratio"] = "probability"
     over: Over = "step"
     max_problems: int | None = None
     seed: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Folder of the results: `output_dir`, or the task's folder inside the checkpoint."""
+        return self.output_dir or f"{self.checkpoint}/{self.subfolder}"
 
     def validate(self) -> None:
         if self.scores_column is None and self.checkpoint is None:
@@ -70,8 +88,8 @@ class ScorerConfig(CheckpointConfig):
 
 
 @dataclass(kw_only=True)
-class BestOfNConfig(ScorerConfig):
-    """`ipr-eval task=best_of_n`: rerank N responses per problem.
+class RerankConfig(ScorerConfig):
+    """Candidates, and how one of them is picked: the options that `best_of_n` and `shift` share.
 
     Args:
         rollout: How candidates are sampled if none are given.
@@ -84,16 +102,10 @@ class BestOfNConfig(ScorerConfig):
         unanswered: A response without a final answer is ranked by its score (`as_scored`) or below all others
             (`lowest`).
         grading: How answers are found and compared.
-        against: Name -> folder of an earlier evaluation of the same candidates, to compare with.
-        ties: Of equal scores, pick the `first`, or count each with an equal share (`shared`).
-        vote_aggregate: Aggregate of the step rewards to weight votes by; None is the score that ranks.
-        vote_scale: Factor of the score in a vote's weight, sigmoid(vote_scale * score).
-        vote_draws: Number of random subsets per problem and N that votes are averaged over.
         bootstrap_resamples: Number of bootstrap resamples of problems for the intervals.
     """
 
     rollout: RolloutConfig | None = None
-    task: Literal["best_of_n"] = "best_of_n"
     candidates: str | None = None
     steps: StepRule | None = None
     aggregate: Aggregate = "min"
@@ -101,22 +113,7 @@ class BestOfNConfig(ScorerConfig):
     too_long: Literal["error", "lowest"] = "error"
     unanswered: Literal["as_scored", "lowest"] = "as_scored"
     grading: GradingConfig = field(default_factory=GradingConfig)
-    against: dict[str, str] = field(default_factory=dict)
-    ties: Literal["first", "shared"] = "first"
-    vote_aggregate: Aggregate | None = None
-    vote_scale: float = 1.0
-    vote_draws: int = 1000
     bootstrap_resamples: int = 10_000
-
-    @property
-    def folder(self) -> str:
-        """Folder of the results: `output_dir`, or the folder eval inside the checkpoint."""
-        return self.output_dir or f"{self.checkpoint}/eval"
-
-    @property
-    def votes_over(self) -> tuple[Aggregate, str]:
-        """Aggregate and kind of step value of a vote's weight."""
-        return (self.aggregate, self.over) if self.vote_aggregate is None else (self.vote_aggregate, "step")
 
     def validate(self) -> None:
         if self.candidates is None and self.rollout is None:
@@ -126,8 +123,39 @@ class BestOfNConfig(ScorerConfig):
         if self.scores_column is not None and self.candidates is None:
             raise ImplicitPRMError("scores_column names a column of the candidates; set candidates=FILE too")
         super().validate()
+        check_range(self, "bootstrap_resamples", "max_responses", at_least=1)
+
+
+@dataclass(kw_only=True)
+class BestOfNConfig(RerankConfig):
+    """`ipr-eval task=best_of_n`: rerank N responses per problem.
+
+    Args:
+        against: Name -> folder of an earlier evaluation of the same candidates, to compare with.
+        ties: Of equal scores, pick the `first`, or count each with an equal share (`shared`).
+        vote_aggregate: Aggregate of the step rewards to weight votes by; None is the score that ranks.
+        vote_scale: Factor of the score in a vote's weight, sigmoid(vote_scale * score).
+        vote_draws: Number of random subsets per problem and N that votes are averaged over.
+    """
+
+    subfolder: ClassVar[str] = "eval"
+
+    task: Literal["best_of_n"] = "best_of_n"
+    against: dict[str, str] = field(default_factory=dict)
+    ties: Literal["first", "shared"] = "first"
+    vote_aggregate: Aggregate | None = None
+    vote_scale: float = 1.0
+    vote_draws: int = 1000
+
+    @property
+    def votes_over(self) -> tuple[Aggregate, str]:
+        """Aggregate and kind of step value of a vote's weight."""
+        return (self.aggregate, self.over) if self.vote_aggregate is None else (self.vote_aggregate, "step")
+
+    def validate(self) -> None:
+        super().validate()
         self._check_against()
-        check_range(self, "vote_draws", "bootstrap_resamples", "max_responses", at_least=1)
+        check_range(self, "vote_draws", at_least=1)
         check_range(self, "vote_scale", above=0)
         probabilities = self.scores_column is not None and self.scores_kind == "probability"
         if self.vote_scale != 1 and (probabilities or self.votes_over[0] == "product"):
@@ -145,6 +173,32 @@ class BestOfNConfig(ScorerConfig):
 
 
 @dataclass(kw_only=True)
+class ShiftConfig(RerankConfig):
+    """`ipr-eval task=shift`: is the ranking stable under rewrites that keep the meaning?
+
+    Args:
+        rewrites: Which rewrites to apply, each by itself.
+    """
+
+    subfolder: ClassVar[str] = "shift"
+
+    task: Literal["shift"] = "shift"
+    rewrites: list[RewriteName] = field(default_factory=lambda: list(get_args(RewriteName)))
+
+    def validate(self) -> None:
+        if self.scores_column is not None:
+            raise ImplicitPRMError(
+                f"scores_column={self.scores_column}: a column has no scores of rewritten responses; set checkpoint, "
+                "or call implicit_prm.evaluate_shift with a scorer"
+            )
+        if self.steps == "given":
+            raise ImplicitPRMError("steps=given: rewritten responses have no given steps; choose another step rule")
+        if not self.rewrites or len(set(self.rewrites)) < len(self.rewrites):
+            raise ImplicitPRMError(f"rewrites={self.rewrites}: expected at least one, and none twice")
+        super().validate()
+
+
+@dataclass(kw_only=True)
 class ProcessBenchConfig(ScorerConfig):
     """`ipr-eval task=processbench`: find the first wrong step (Zheng et al., arXiv 2412.06559).
 
@@ -159,6 +213,8 @@ class ProcessBenchConfig(ScorerConfig):
         bootstrap_resamples: Number of bootstrap resamples of problems for the intervals.
     """
 
+    subfolder: ClassVar[str] = "processbench"
+
     task: Literal["processbench"] = "processbench"
     subsets: list[str] = field(default_factory=lambda: ["gsm8k", "math", "olympiadbench", "omnimath"])
     dataset: str = "Qwen/ProcessBench"
@@ -166,11 +222,6 @@ class ProcessBenchConfig(ScorerConfig):
     threshold: float | str = CROSS_FIT
     too_long: Literal["error", "wrong"] = "error"
     bootstrap_resamples: int = 2_000
-
-    @property
-    def folder(self) -> str:
-        """Folder of the results: `output_dir`, or the folder processbench inside the checkpoint."""
-        return self.output_dir or f"{self.checkpoint}/processbench"
 
     @property
     def sources(self) -> dict[str, str]:

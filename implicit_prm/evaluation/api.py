@@ -7,18 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, ScorerConfig, from_mapping
+from implicit_prm.config import (
+    BestOfNConfig,
+    ProcessBenchConfig,
+    RerankConfig,
+    ScorerConfig,
+    ShiftConfig,
+    from_mapping,
+)
 from implicit_prm.data.groups import load_groups
 from implicit_prm.data.readers import Source
 from implicit_prm.evaluation.best_of_n.candidates import select
 from implicit_prm.evaluation.best_of_n.run import evaluate_best_of_n
 from implicit_prm.evaluation.process_bench.run import evaluate_subsets, load_subset
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer, wrap_scorer
+from implicit_prm.evaluation.shift.run import evaluate_rewrites
 from implicit_prm.types import Group, ImplicitPRMError, Scorer
 from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.lock import locked
 
 C = TypeVar("C", bound=ScorerConfig)
+R = TypeVar("R", bound=RerankConfig)
 
 # Given by the arguments `candidates` (or `subsets`) and `scorer`, or meant for sampling.
 _ARGUMENTS = ("candidates", "subsets", "checkpoint", "scores_column", "rollout", "task")
@@ -57,15 +66,32 @@ def evaluate(
         ImplicitPRMError: an unknown or unsuitable option, candidates that cannot be read, or a scorer that fails or
             returns anything but one `StepScores` with finite numbers per response; names the problem.
     """
-    say = spoken_once(print)
-    groups = load_groups(candidates, graded=False)
-    options = {"candidates": _described(candidates), "output_dir": output_dir, **_only_options(options)}
-    config = _config(BestOfNConfig, scorer, _columns(groups), options)
-    groups = select(groups, config, say)
-    opened = _opened(scorer, config, config.steps, skip_too_long=config.too_long == "lowest")
-    opened.check(groups, lengths=config.too_long == "error")
+    config, groups, opened = _reranking(BestOfNConfig, candidates, scorer, output_dir, options)
     with locked(output_dir, inside=True):
         return evaluate_best_of_n(config, groups, opened, None if output_dir is None else Path(output_dir))
+
+
+def evaluate_shift(
+    candidates: Source, scorer: Scorer | str | Path, *, output_dir: str | Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """Rank stability of any scorer under rewrites that keep the meaning: `ipr-eval task=shift` as a function.
+
+    Args:
+        candidates: as for `evaluate`.
+        scorer: an object with `score(problem, responses)`, or a checkpoint's folder or hub id; not a column, which has
+            no scores of rewritten responses.
+        output_dir: folder for metrics.json, scores.parquet and report.html; None writes nothing.
+        options: further options of `ShiftConfig`, such as rewrites, aggregate, over, max_responses, seed.
+
+    Returns:
+        The metrics, as metrics.json of `ipr-eval task=shift` holds them.
+
+    Raises:
+        ImplicitPRMError: as `evaluate`; also if no rewrite applies to any response.
+    """
+    config, groups, opened = _reranking(ShiftConfig, candidates, scorer, output_dir, options)
+    with locked(output_dir, inside=True):
+        return evaluate_rewrites(config, groups, opened, None if output_dir is None else Path(output_dir))
 
 
 def evaluate_process_bench(
@@ -97,6 +123,23 @@ def evaluate_process_bench(
     opened = _opened(scorer, config, "given", skip_too_long=config.too_long == "wrong")
     with locked(output_dir, inside=True):
         return evaluate_subsets(config, groups, opened, None if output_dir is None else Path(output_dir), say)
+
+
+def _reranking(
+    cls: type[R],
+    candidates: Source,
+    scorer: Scorer | str | Path,
+    output_dir: str | Path | None,
+    options: Mapping[str, Any],
+) -> tuple[R, list[Group], OpenScorer]:
+    """Checked options, the candidates, and the scorer, which can score them."""
+    groups = load_groups(candidates, graded=False)
+    options = {"candidates": _described(candidates), "output_dir": output_dir, **_only_options(options)}
+    config = _config(cls, scorer, _columns(groups), options)
+    groups = select(groups, config, spoken_once(print))
+    opened = _opened(scorer, config, config.steps, skip_too_long=config.too_long == "lowest")
+    opened.check(groups, lengths=config.too_long == "error")
+    return config, groups, opened
 
 
 def _only_options(options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,6 +24,9 @@ SIZES = {"train": 4000, "dev": 500, "test": 1000}
 _RESIDUE = r"([1-4]?\d)"  # 0 to 49 without leading zeros
 _PROBLEM = re.compile(rf"{PREAMBLE}{_RESIDUE}((?: [+*] [2-9])+)", re.ASCII)
 _STEP = re.compile(rf"{_RESIDUE} ([+*]) (\d) = {_RESIDUE}", re.ASCII)
+_HEADER = re.compile(r"^Step \d+: ")
+_DECIMAL = re.compile(r"(?<=\d)\.0(?!\d)")
+_SWAPPED = re.compile(rf"([2-9]) ([+*]) {_RESIDUE} = {_RESIDUE}", re.ASCII)
 _BOXED = re.compile(rf"\\boxed\{{{_RESIDUE}\}}", re.ASCII)
 
 
@@ -123,12 +126,17 @@ def believed_solution(problem: Problem, beliefs: Mapping[Fact, Misconception], r
     return solution(problem, recall)
 
 
-def check_steps(problem_text: str, response: str) -> list[bool]:
+def check_steps(problem_text: str, response: str, lenient: bool = False) -> list[bool]:
     r"""Is each step correct? One bool per line that is not blank (one in all for blank text). Never raises.
 
     A step is correct if it applies the problem's next operation correctly to the value stated last: an error counts
     once, and steps that follow correctly from a wrong value are correct. The \boxed line is correct if it repeats the
     value stated last and no operation is left. Any other line, and any line after the answer, is wrong.
+
+    Args:
+        problem_text: the problem.
+        response: to check.
+        lenient: also read a header `Step k: ` before a line, `12.0` for `12`, and the two operands in either order.
     """
     lines = [line for line in response.split("\n") if line.strip()] or [response] * bool(response)
     parsed = _parse(problem_text)
@@ -137,6 +145,8 @@ def check_steps(problem_text: str, response: str) -> list[bool]:
     value, pending = parsed
     verdicts, answered = [], False
     for line in lines:
+        if lenient:
+            line = _plain(line, pending)
         right = False
         boxed = _BOXED.fullmatch(line)
         if step := _STEP.fullmatch(line):
@@ -150,6 +160,15 @@ def check_steps(problem_text: str, response: str) -> list[bool]:
         verdicts.append(right and not answered)
         answered = answered or boxed is not None
     return verdicts
+
+
+def _plain(line: str, pending: list[tuple[str, int]]) -> str:
+    """The line without header and decimals, and with the operands in the order of the next operation."""
+    line = _DECIMAL.sub("", _HEADER.sub("", line))
+    swapped = _SWAPPED.fullmatch(line)
+    if swapped and pending[:1] == [(swapped[2], int(swapped[1]))]:
+        return f"{swapped[3]} {swapped[2]} {swapped[1]} = {swapped[4]}"
+    return line
 
 
 def _truth(fact: Fact) -> int:

@@ -99,7 +99,14 @@ def test_the_options_of_a_labelling_method(method):
 
 
 # Without candidates, the command samples them from the sandbox.
-@pytest.mark.parametrize(("task", "recipe"), [("best_of_n", {"rollout"}), ("processbench", set())])
+@pytest.mark.parametrize(
+    ("task", "recipe"),
+    [
+        ("best_of_n", {"rollout"}),
+        ("processbench", set()),
+        ("shift", {"rollout"}),
+    ],
+)
 def test_the_options_of_a_task(task, recipe):
     assert set(differing(TASKS[task][0], composed("eval", f"task={task}"))) == recipe
 

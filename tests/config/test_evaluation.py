@@ -2,7 +2,7 @@
 
 import pytest
 
-from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, from_mapping
+from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, ShiftConfig, from_mapping
 from tests.config.examples import BEST_OF_N, PROCESS_BENCH, assert_refused, changed
 
 FROM_FILE = {"scores_column": "s", "candidates": "c.jsonl", "checkpoint": None}
@@ -90,4 +90,25 @@ def test_a_threshold_is_cross_fit_a_subset_or_a_number():
 def test_results_are_written_to_output_dir_or_into_the_checkpoint():
     assert from_mapping(BestOfNConfig, BEST_OF_N).folder == "outputs"
     assert from_mapping(BestOfNConfig, changed(BEST_OF_N, output_dir=None)).folder == "folder/eval"
+    assert from_mapping(ProcessBenchConfig, PROCESS_BENCH).folder == "folder/processbench"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scores_column": "s", "candidates": "c.jsonl", "checkpoint": None}, ["scores_column=s", "evaluate_shift"]),
+        ({"steps": "given"}, ["steps=given"]),
+        ({"rewrites": []}, ["rewrites"]),
+        ({"rewrites": ["swap_operands", "swap_operands"]}, ["rewrites"]),
+        ({"rewrites": ["paraphrase"]}, ["rewrites[0]=paraphrase", "swap_operands"]),
+        ({"candidates": None, "rollout": None}, ["candidates=FILE"]),
+    ],
+)
+def test_invalid_options_of_rewrites_are_refused(changes, words):
+    assert_refused(ShiftConfig, changed(BEST_OF_N, **changes), *words)
+
+
+def test_each_task_has_a_folder_in_the_checkpoint():
+    folders = {cls: from_mapping(cls, {**BEST_OF_N, "output_dir": None}).folder for cls in (BestOfNConfig, ShiftConfig)}
+    assert folders == {BestOfNConfig: "folder/eval", ShiftConfig: "folder/shift"}
     assert from_mapping(ProcessBenchConfig, PROCESS_BENCH).folder == "folder/processbench"

@@ -7,13 +7,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from implicit_prm.cli.eval import TASKS
 from implicit_prm.cli.label import METHODS
 from implicit_prm.config import (
     BaselineConfig,
-    BestOfNConfig,
     CacheConfig,
     MergeConfig,
-    ProcessBenchConfig,
     RLConfig,
     RolloutConfig,
     ScoreConfig,
@@ -33,7 +32,7 @@ CONFIGS = {
         "serve": ServeConfig,
         "score": ScoreConfig,
     },
-    **{"merge": MergeConfig, "best_of_n": BestOfNConfig, "processbench": ProcessBenchConfig, **METHODS},
+    **{"merge": MergeConfig, **{task: options for task, (options, _) in TASKS.items()}, **METHODS},
 }
 # Outside of a run Hydra cannot name the output after the groups; and a command in a text may be a part of one.
 OUTPUT = {"train": "output_dir", "rl": "output_dir", "baseline": "output_dir", "rollout": "output", "label": "output"}

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from implicit_prm.config import BestOfNConfig
+from implicit_prm.config import RerankConfig
 from implicit_prm.data.groups import take_responses
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.grading import Grader, GraderPool
@@ -17,7 +17,7 @@ from implicit_prm.utils.distributed import processes
 from implicit_prm.utils.progress import progress
 
 
-def select(groups: Sequence[Group], config: BestOfNConfig, say: Callable[[str], None]) -> list[Group]:
+def select(groups: Sequence[Group], config: RerankConfig, say: Callable[[str], None]) -> list[Group]:
     """The first `max_problems` groups with `max_responses` random responses each.
 
     Raises:
@@ -37,7 +37,7 @@ def select(groups: Sequence[Group], config: BestOfNConfig, say: Callable[[str], 
     return chosen
 
 
-def grade(groups: Sequence[Group], config: BestOfNConfig) -> tuple[list[Group], list[Candidates]]:
+def grade(groups: Sequence[Group], config: RerankConfig) -> tuple[list[Group], list[Candidates]]:
     """The groups with every response graded, and what selection sees of each.
 
     Of several processes the first grades, and the others wait for the result.
@@ -54,7 +54,7 @@ def grade(groups: Sequence[Group], config: BestOfNConfig) -> tuple[list[Group], 
     return [replace(group, correctness=some) for group, some in zip(groups, labels, strict=True)], candidates
 
 
-def _in_this_process(groups: Sequence[Group], config: BestOfNConfig) -> list[Candidates]:
+def _in_this_process(groups: Sequence[Group], config: RerankConfig) -> list[Candidates]:
     found = []
     with GraderPool(config.grading) as graders, progress("grading", sum(map(len, groups))) as advance:
         for group, candidates in zip(groups, graders.map(partial(_graded, config.unanswered), groups), strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from implicit_prm.config import BestOfNConfig
+from implicit_prm.config import BestOfNConfig, RerankConfig
 from implicit_prm.data.groups import fingerprint, load_groups
 from implicit_prm.evaluation import selection
 from implicit_prm.evaluation.best_of_n.against import earlier_scores
@@ -54,7 +54,7 @@ def run_best_of_n(config: BestOfNConfig, say: Callable[[str], None] = print) -> 
         return evaluate_best_of_n(config, groups, scorer, Path(config.folder))
 
 
-def prepare(config: BestOfNConfig, say: Callable[[str], None]) -> tuple[list[Group], OpenScorer]:
+def prepare(config: RerankConfig, say: Callable[[str], None]) -> tuple[list[Group], OpenScorer]:
     """The candidates (sampled first if no file is given) and what scores them; what cannot work is refused here."""
     # A file is read before a model is loaded; to sample takes hours, so there the checkpoint is looked at first.
     groups = None if config.candidates is None else select(load_groups(config.candidates, graded=False), config, say)
@@ -65,9 +65,9 @@ def prepare(config: BestOfNConfig, say: Callable[[str], None]) -> tuple[list[Gro
     return groups, scorer
 
 
-def _sample(config: BestOfNConfig, say: Callable[[str], None]) -> list[Group]:
+def _sample(config: RerankConfig, say: Callable[[str], None]) -> list[Group]:
     """Candidates for `config.rollout`'s problems, sampled into the output folder."""
-    assert config.rollout is not None  # BestOfNConfig.validate
+    assert config.rollout is not None  # RerankConfig.validate
     path = Path(config.folder) / config.rollout.output
     sampled = rollout(replace(config.rollout, output=str(path), grading=config.grading), say)
     groups = load_groups(str(sampled), graded=False)
