@@ -8,7 +8,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from implicit_prm.cli.command import command, run
-from implicit_prm.config import BestOfNConfig, ProcessBenchConfig, ShiftConfig
+from implicit_prm.config import (
+    BestOfNConfig,
+    Hard2VerifyConfig,
+    PRMBenchConfig,
+    ProcessBenchConfig,
+    ShiftConfig,
+    StepBenchmarkConfig,
+)
 
 
 def _best_of_n(config: BestOfNConfig) -> None:
@@ -32,6 +39,13 @@ def _shift(config: ShiftConfig) -> None:
     _show(report, run_shift(config), config.folder)
 
 
+def _step_benchmark(config: StepBenchmarkConfig) -> None:
+    from implicit_prm.evaluation.step_benchmarks import report
+    from implicit_prm.evaluation.step_benchmarks.run import run_step_benchmark
+
+    _show(report, run_step_benchmark(config), config.folder)
+
+
 def _show(report: Any, metrics: dict[str, Any], folder: str) -> None:
     """Print the metrics as the task's `report` module does, and where the files are; in the first process only."""
     from implicit_prm.evaluation.results import print_files
@@ -47,6 +61,8 @@ TASKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "best_of_n": (BestOfNConfig, _best_of_n),
     "processbench": (ProcessBenchConfig, _process_bench),
     "shift": (ShiftConfig, _shift),
+    "prmbench": (PRMBenchConfig, _step_benchmark),
+    "hard2verify": (Hard2VerifyConfig, _step_benchmark),
 }
 
 

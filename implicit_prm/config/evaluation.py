@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 from implicit_prm.config.checkpoint import CheckpointConfig
 from implicit_prm.config.grading import GradingConfig
@@ -27,7 +27,7 @@ RewriteName = Literal[
     "remove_blank_lines",
     "swap_operands",
 ]
-CROSS_FIT = "cross_fit"
+CROSS_FIT: Final = "cross_fit"
 
 
 @dataclass(kw_only=True)
@@ -250,6 +250,56 @@ class ProcessBenchConfig(ScorerConfig):
                     f"threshold={self.threshold}: the threshold is fitted on that subset for all others, but there are "
                     f"none; add one to subsets, or set threshold={CROSS_FIT}"
                 )
+
+
+@dataclass(kw_only=True)
+class StepBenchmarkConfig(ScorerConfig):
+    """Benchmarks with a label for every step: the options that `prmbench` and `hard2verify` share.
+
+    Args:
+        dataset: Hub id of the dataset, or a local file or folder.
+        split: Split of the dataset; a file has none.
+        dataset_revision: Branch, tag or commit of the dataset on the hub.
+        threshold: Steps with a lower value are judged wrong: `cross_fit` over folds of problems, or a fixed number.
+        too_long: What to do with a solution longer than `max_length`: stop with an `error`, or count each of its steps
+            as judged wrongly (`wrong`).
+        bootstrap_resamples: Number of bootstrap resamples of problems for the intervals.
+    """
+
+    dataset: str
+    split: str
+    dataset_revision: str | None = None
+    threshold: float | Literal["cross_fit"] = CROSS_FIT
+    too_long: Literal["error", "wrong"] = "error"
+    bootstrap_resamples: int = 1_000
+
+    def validate(self) -> None:
+        super().validate()
+        check_range(self, "bootstrap_resamples", at_least=1)
+        if isinstance(self.threshold, float) and not math.isfinite(self.threshold):
+            raise ImplicitPRMError(f"threshold is {self.threshold}; a fixed threshold must be finite")
+
+
+@dataclass(kw_only=True)
+class PRMBenchConfig(StepBenchmarkConfig):
+    """`ipr-eval task=prmbench`: find wrong steps of nine classes (Song et al., arXiv 2501.03124)."""
+
+    subfolder: ClassVar[str] = "prmbench"
+
+    task: Literal["prmbench"] = "prmbench"
+    dataset: str = "hitsmy/PRMBench_Preview"
+    split: str = "train"
+
+
+@dataclass(kw_only=True)
+class Hard2VerifyConfig(StepBenchmarkConfig):
+    """`ipr-eval task=hard2verify`: verify the steps of proofs (Pandit et al., arXiv 2510.13744)."""
+
+    subfolder: ClassVar[str] = "hard2verify"
+
+    task: Literal["hard2verify"] = "hard2verify"
+    dataset: str = "Salesforce/Hard2Verify"
+    split: str = "test"
 
 
 def is_file(source: str) -> bool:

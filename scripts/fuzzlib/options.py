@@ -44,6 +44,7 @@ _VALID: tuple[tuple[type, dict[str, Any]], ...] = (
     (options.BestOfNConfig, {"checkpoint": "out", "candidates": "rows.jsonl", "rollout": _ROLLOUT, "aggregate": "min"}),
     (options.ProcessBenchConfig, {"checkpoint": "out", "output_dir": "o"}),
     (options.ShiftConfig, {"checkpoint": "out", "candidates": "rows.jsonl", "rewrites": ["swap_operands"]}),
+    (options.PRMBenchConfig, {"checkpoint": "out", "dataset": "rows.jsonl", "threshold": 0.5}),
     (options.BaselineConfig, {**_TRAIN, "model": {"name": "m"}, "kind": "orm", "loss": None}),
     (options.MergeConfig, {"checkpoint": "out", "output_dir": "merged"}),
     (options.ScoreConfig, {"input": "rows.jsonl", "checkpoint": "out", "output_dir": "o", "shard": "1/4"}),

@@ -105,6 +105,8 @@ def test_the_options_of_a_labelling_method(method):
         ("best_of_n", {"rollout"}),
         ("processbench", set()),
         ("shift", {"rollout"}),
+        ("prmbench", set()),
+        ("hard2verify", set()),
     ],
 )
 def test_the_options_of_a_task(task, recipe):

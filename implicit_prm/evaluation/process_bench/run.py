@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from implicit_prm.config import CROSS_FIT, ProcessBenchConfig
+from implicit_prm.config import CROSS_FIT, ProcessBenchConfig, ScorerConfig
 from implicit_prm.data.process_bench import load_process_bench, same_problem
 from implicit_prm.evaluation.process_bench import thresholds as th
 from implicit_prm.evaluation.process_bench.metrics import (
@@ -26,7 +26,7 @@ from implicit_prm.evaluation.process_bench.subset import Subset, Verdict, blind
 from implicit_prm.evaluation.results import validated, write_results
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer
 from implicit_prm.evaluation.statistics import resampled_counts
-from implicit_prm.types import Group, ImplicitPRMError
+from implicit_prm.types import Group, ImplicitPRMError, StepScores
 from implicit_prm.utils.distributed import is_first, spoken_once
 from implicit_prm.utils.lock import locked
 from implicit_prm.utils.secrets import without_secrets
@@ -73,11 +73,7 @@ def evaluate_subsets(
     Returns:
         The metrics, as metrics.json holds them; undefined values are None.
     """
-    if not scorer.by_step:
-        raise ImplicitPRMError(
-            f"ProcessBench needs a score for every step; {scorer.name} is an outcome reward model. Use one of kind "
-            "value_head or next_token"
-        )
+    require_step_scores(scorer)
     for name, some in groups.items():
         say(f"{name}: {len(some)} problems, {sum(map(len, some))} solutions")
         scorer.check(some, lengths=config.too_long == "error")
@@ -101,6 +97,15 @@ def evaluate_subsets(
             lambda path: page.write(path, metrics, curves, judged, config.over),
         )
     return metrics
+
+
+def require_step_scores(scorer: OpenScorer) -> None:
+    """Raises ImplicitPRMError for an outcome reward model, whose one score says nothing about steps."""
+    if not scorer.by_step:
+        raise ImplicitPRMError(
+            f"step labels need a score for every step; {scorer.name} is an outcome reward model. Use one of kind "
+            "value_head or next_token"
+        )
 
 
 def all_verdicts(config: ProcessBenchConfig, one: Subset, subsets: dict[str, Subset]) -> dict[str, Verdict]:
@@ -137,18 +142,36 @@ def process_bench_metrics(
 
 def load_subset(config: ProcessBenchConfig, source: str) -> list[Group]:
     """The problems of a subset, or `max_problems` random ones: the official files list wrong solutions first."""
-    groups = load_process_bench(source, config.dataset, config.dataset_revision)
+    return random_problems(load_process_bench(source, config.dataset, config.dataset_revision), config)
+
+
+def random_problems(groups: list[Group], config: ScorerConfig) -> list[Group]:
+    """`max_problems` random problems, in the order of the file; all without that option."""
     if config.max_problems is None or config.max_problems >= len(groups):
         return groups
-    return [
-        groups[place] for place in sorted(random.Random(config.seed).sample(range(len(groups)), config.max_problems))
-    ]
+    chosen = random.Random(config.seed).sample(range(len(groups)), config.max_problems)
+    return [groups[place] for place in sorted(chosen)]
 
 
 def score_subset(
     config: ProcessBenchConfig, name: str, groups: list[Group], scorer: OpenScorer, folder: Path | None, seed: int
 ) -> Subset:
     """A subset with its scores (kept in `folder`) and the resamples that all of its intervals use."""
+    scores = scores_of_given_steps(name, groups, scorer, folder)
+    sizes = [len(group) for group in groups]
+    drawn = np.concatenate(list(resampled_counts(len(groups), config.bootstrap_resamples, seed, len(groups))))
+    counts = np.concatenate([np.ones((1, len(groups))), drawn])
+    return Subset(name, groups, scores, np.repeat(counts, sizes, axis=1))
+
+
+def scores_of_given_steps(
+    name: str, groups: list[Group], scorer: OpenScorer, folder: Path | None
+) -> list[list[StepScores]]:
+    """The scores of every solution, kept in `folder`; none for a solution that is too long for the model.
+
+    Raises:
+        ImplicitPRMError: a solution with another number of scores than labelled steps; names it.
+    """
     scores = scorer.score_all(groups, folder)
     for group, some in zip(groups, scores, strict=True):
         for place, (labels, one) in enumerate(zip(group.step_labels or [], some, strict=True)):
@@ -159,10 +182,7 @@ def score_subset(
                     f"{name}, solution {group.extra['ids'][place]}: expected {steps} scores from {scorer.name}, one "
                     f"per step, got {len(one.step_rewards)}; steps are the ones that are given (steps=given)"
                 )
-    sizes = [len(group) for group in groups]
-    drawn = np.concatenate(list(resampled_counts(len(groups), config.bootstrap_resamples, seed, len(groups))))
-    counts = np.concatenate([np.ones((1, len(groups))), drawn])
-    return Subset(name, groups, scores, np.repeat(counts, sizes, axis=1))
+    return scores
 
 
 def can_be_read(one: Subset, over: str) -> bool:

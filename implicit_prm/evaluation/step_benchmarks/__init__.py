@@ -1,0 +1,1 @@
+"""PRMBench and Hard2Verify: does a score tell right steps from wrong ones, each by its own label?"""
