@@ -45,7 +45,8 @@ class PrimeConfig(GRPOConfig):
         prm_margin: margin of `prefix`; by default that of `PrefixConfig`.
         prm_offset: `prompt_accuracy` adds the log-odds of the prompt's accuracy to the logit.
         prm_class_weight: `rare` gives correct and incorrect responses of a prompt the same total weight.
-        prm_learning_rate: of the PRM's AdamW, constant. Full weights need less than an adapter.
+        prm_learning_rate: of the PRM's AdamW, constant. By default twice `learning_rate`, as in PRIME, whose policies
+            have 5e-7 and PRMs 1e-6.
         prm_max_grad_norm: the PRM's gradient is clipped to it.
         prm_max_tokens: of the PRM in one forward pass, padding included; by default what suits the device.
     """
@@ -68,7 +69,7 @@ class PrimeConfig(GRPOConfig):
     prm_margin: float | None = field(default=None, metadata={"help": "Margin of the prefix loss."})
     prm_offset: Literal["none", "prompt_accuracy"] = field(default="none", metadata={"help": "Added to the logit."})
     prm_class_weight: Literal["none", "rare"] = field(default="none", metadata={"help": "Weights of outcomes."})
-    prm_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the PRM."})
+    prm_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the PRM."})
     prm_max_grad_norm: float = field(default=10.0, metadata={"help": "Limit of the PRM's gradient norm."})
     prm_max_tokens: int | None = field(default=None, metadata={"help": "Tokens in one forward pass of the PRM."})
 
@@ -90,6 +91,11 @@ class PrimeConfig(GRPOConfig):
         if self.prm_loss == "ce":
             return CEConfig()
         return PrefixConfig() if self.prm_margin is None else PrefixConfig(margin=self.prm_margin)
+
+    @property
+    def prm_optimizer_learning_rate(self) -> float:
+        """The learning rate of the PRM's optimiser."""
+        return 2 * self.learning_rate if self.prm_learning_rate is None else self.prm_learning_rate
 
     @property
     def needs_labels(self) -> bool:

@@ -94,7 +94,7 @@ class PRMUpdater:
                 f"prm_update={args.prm_update}: the PRM's trained weights must be float32, small updates are lost in "
                 "other types; open it with dtype='float32', or train an adapter"
             )
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=args.prm_learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=args.prm_optimizer_learning_rate, weight_decay=0.0)
 
     def step(
         self, groups: Sequence[RolloutGroup], references: Sequence[list[Tensor] | None], targets: Targets
@@ -126,7 +126,7 @@ class PRMUpdater:
         if not math.isfinite(norm):
             raise ImplicitPRMError(
                 f"the gradient norm of the PRM is {norm}; use a smaller prm_learning_rate (it is "
-                f"{self.args.prm_learning_rate:g})"
+                f"{self.args.prm_optimizer_learning_rate:g})"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()

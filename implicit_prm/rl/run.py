@@ -22,6 +22,7 @@ from implicit_prm.models.source import ModelSource
 from implicit_prm.rl.exact_steps import ExactSteps
 from implicit_prm.rl.prime_config import PrimeConfig
 from implicit_prm.rl.prime_trainer import PrimeTrainer
+from implicit_prm.rl.resumed_options import RUN_FILE, check_resumed_options
 from implicit_prm.rl.reward_function import RewardFunction, completion_text
 from implicit_prm.training.arguments import log_offline_without_wandb_key
 from implicit_prm.training.metrics import JsonLog
@@ -52,7 +53,8 @@ def train_policy(config: RLConfig, say: Say = print, command: str | None = None)
         The final metrics: training loss and seconds, and with `dev_split` those of the dev problems.
 
     Raises:
-        ImplicitPRMError: invalid options, problems or models, before the first step.
+        ImplicitPRMError: invalid options, problems or models, or other options than the run that is resumed had. Before
+            the first step.
     """
     config = from_mapping(RLConfig, asdict(config))  # validate a config made in Python like one from YAML
     with locked(config.output_dir, inside=True):
@@ -63,8 +65,10 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
     arguments = prime_arguments(config)
     folder = Path(config.output_dir)
     checkpoint = find_checkpoint(config, arguments, say, lambda _: None, "grpo.resume_from_checkpoint")
+    if checkpoint is not None:
+        check_resumed_options(Path(checkpoint), config)
     if arguments.process_index == 0:
-        write_json(folder / "run.json", without_secrets({"command": command, "config": asdict(config)}))
+        write_json(folder / RUN_FILE, without_secrets({"command": command, "config": asdict(config)}))
     with GraderPool(config.grading) as graders:
         trainer = _make_trainer(config, arguments, graders, say)
         log_offline_without_wandb_key(arguments, say)

@@ -75,12 +75,21 @@ def scorer_token_rewards(scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> 
         finished = [ids[-1] == tokenizer.eos_token_id for ids in group.responses]
         name = f"prompt {group.number} of the batch"
         scores = score(Group(name, group.prompt, texts, [None] * len(read), finished))
-        return [_at_step_ends(one, text, offsets) for one, (text, offsets) in zip(scores, read, strict=True)]
+        return [_step_rewards(one, text, offsets) for one, (text, offsets) in zip(scores, read, strict=True)]
 
     return reward
 
 
-def _at_step_ends(one: StepScores, text: str, offsets: list[tuple[int, int]]) -> TokenRewards:
+def at_step_ends(one: TokenRewards) -> list[float]:
+    """[T] the reward of each step, the sum over its tokens, at its last token; all other tokens have 0."""
+    rewards = [0.0] * len(one.rewards)
+    last = {step: place for place, step in enumerate(one.step_of_token)}
+    for step, reward in zip(one.step_of_token, one.rewards, strict=True):
+        rewards[last[step]] += reward
+    return rewards
+
+
+def _step_rewards(one: StepScores, text: str, offsets: list[tuple[int, int]]) -> TokenRewards:
     if len(one.spans) != len(one.step_rewards):
         raise ImplicitPRMError("expected StepScores with a span for each step, which says what tokens it owns")
     steps = steps_of_ids(text, offsets, one.spans)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import re
 import shlex
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit_prm import ImplicitPRMError
+from implicit_prm.grading.pool import usable_cores
 from implicit_prm.utils.io import write_json
 from implicit_prm.utils.progress import progress
 from studylib import work
@@ -56,7 +56,7 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
         ImplicitPRMError: a task failed. The other running tasks were finished, and the same call resumes.
     """
     hashes = _hashes(tasks)
-    seconds = {task.name: _seconds(folder / task.name, hashes[task.name]) for task in tasks}
+    seconds: dict[str, float | None] = {task.name: None for task in tasks} | finished(tasks, folder)
     waiting = [task for task in tasks if seconds[task.name] is None]
     with progress("tasks", len(waiting)) as advance, _pool(jobs) as pool:
         running: dict[Future[None], tuple[Task, float]] = {}
@@ -79,6 +79,13 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return {name: taken for name, taken in seconds.items() if taken is not None}
+
+
+def finished(tasks: Sequence[Task], folder: Path) -> dict[str, float]:
+    """Seconds that each task took, for those that are done."""
+    hashes = _hashes(tasks)
+    seconds = {task.name: _seconds(folder / task.name, hashes[task.name]) for task in tasks}
     return {name: taken for name, taken in seconds.items() if taken is not None}
 
 
@@ -111,7 +118,7 @@ def _quoted(path: str) -> str:
 def _pool(jobs: int) -> ProcessPoolExecutor:
     # Spawned, since a fork of a process that has used torch's threads may hang. The cores are divided among the
     # processes: two small models, each on one core, are faster than one after the other on both.
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(jobs, context, initializer=work.start, initargs=(threads,))
 

@@ -24,7 +24,7 @@ from implicit_prm.baselines import run as baseline_fitting
 from implicit_prm.baselines.labels.run import label
 from implicit_prm.cli.command import configs
 from implicit_prm.cli.label import METHODS
-from implicit_prm.config import BaselineConfig, BestOfNConfig, RolloutConfig, TrainConfig, from_mapping
+from implicit_prm.config import BaselineConfig, BestOfNConfig, RLConfig, RolloutConfig, TrainConfig, from_mapping
 from implicit_prm.rollouts.run import rollout
 from implicit_prm.training.run import fit
 from implicit_prm.types import ImplicitPRMError
@@ -56,10 +56,17 @@ class Command:
     trains: bool = False
 
 
+def _train_policy(config: RLConfig, command: str) -> None:
+    from implicit_prm.rl.run import train_policy  # needs TRL, which only one of the studies does
+
+    train_policy(config, command=command)
+
+
 COMMANDS = {
     "rollout": Command("ipr-rollout", "rollout", RolloutConfig, rollout, "output", "/rows.jsonl"),
     "label": Command("ipr-label", "label", None, label, "output", "/rows.jsonl"),
     "train": Command("ipr-train", "train", TrainConfig, fit, trains=True),
+    "rl": Command("ipr-rl", "rl", RLConfig, _train_policy, trains=True),
     "baseline": Command("ipr-baseline", "baseline", BaselineConfig, baseline_fitting.fit, trains=True),
     "score": Command("ipr-eval", "eval", BestOfNConfig, score),
     "measure": Command("ipr-eval", "eval", BestOfNConfig, measure),

@@ -164,3 +164,10 @@ def test_a_folder_without_a_state_is_refused(prm, tmp_path):
     update.save(tmp_path / "prm", with_optimizer=False)
     with pytest.raises(ImplicitPRMError, match="prm_update"):
         update.load(tmp_path / "prm")
+
+
+def test_the_default_learning_rate_is_twice_the_policys(prm, tmp_path):
+    (group,) = updater(prm, tmp_path, prm_learning_rate=None, learning_rate=3e-4).optimizer.param_groups
+    assert group["lr"] == pytest.approx(6e-4)
+    (group,) = updater(prm, tmp_path, prm_learning_rate=1e-5).optimizer.param_groups
+    assert group["lr"] == 1e-5

@@ -1,0 +1,186 @@
+"""The runs of the study: every arm is an `ipr-rl` command, run once for every seed.
+
+A seed decides the order of the problems, the sampling, and the order of the data in the training of the PRM. Arms with
+the same seed see the same problems in the same order, so that they are compared in pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from studylib.tasks import Task
+
+from implicit_prm import ImplicitPRMError
+
+ROLLOUTS_PER_STEP = 64  # of configs/grpo/sandbox.yaml: 8 prompts with 8 responses each
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run.
+
+    Args:
+        steps: optimiser steps of a run.
+        eval_steps: between evaluations.
+        dev_problems: of an evaluation, with four responses each.
+        seeds: number of seeds.
+    """
+
+    steps: int
+    eval_steps: int
+    dev_problems: int
+    seeds: int
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts that a run trains on."""
+        return self.steps * ROLLOUTS_PER_STEP
+
+
+FULL = Size(steps=60, eval_steps=5, dev_problems=100, seeds=5)
+QUICK = Size(steps=20, eval_steps=4, dev_problems=50, seeds=3)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Args:
+        name: of its folder.
+        title: in the report.
+        overrides: of `ipr-rl`.
+        trained_prm: it uses the PRM that was trained beforehand.
+        main: it is part of the quick study, and runs first.
+    """
+
+    name: str
+    title: str
+    overrides: tuple[str, ...]
+    trained_prm: bool = False
+    main: bool = False
+
+
+def _frozen(coef: float, credit: str, granularity: str) -> Arm:
+    """A frozen PRM with a weight, a credit and a granularity. The default of `ipr-rl` has no suffix."""
+    default = (coef, credit, granularity) == (0.2, "sum", "step")
+    overrides = ("arm=frozen", f"grpo.process_coef={coef}", f"grpo.credit={credit}", f"grpo.granularity={granularity}")
+    name = "frozen" if default else f"frozen_{granularity}_{credit}_{coef}"
+    return Arm(name, f"frozen PRM, {granularity}, {credit}, {coef}", overrides, trained_prm=True, main=default)
+
+
+# The arm that the others are compared with. It also logs the PRM that was trained beforehand, without using it.
+OUTCOME = Arm("outcome", "outcomes, leave-one-out", ("arm=outcome", "prm=sandbox"), trained_prm=True, main=True)
+FROZEN = _frozen(0.2, "sum", "step")
+SHUFFLED = Arm("shuffled", "frozen PRM, shuffled", ("arm=shuffled",), trained_prm=True, main=True)
+PRIME = Arm("prime", "PRIME as published", ("arm=prime",), main=True)
+EXACT = Arm("exact", "exact steps, sum, 0.2", ("arm=exact",), main=True)
+
+E1 = (
+    OUTCOME,
+    Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",), main=True),
+    PRIME,
+    Arm(
+        "prime_adb_dlw",
+        "PRIME, ADB and DLW",
+        ("arm=prime", "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"),
+    ),
+    Arm("ipvrm", "IPVRM online", ("arm=ipvrm",)),
+    FROZEN,
+    *(_frozen(coef, "sum", "step") for coef in (0.05, 0.5, 1.0)),
+    *(_frozen(coef, credit, grain) for credit, grain in (("min", "step"), ("sum", "token")) for coef in (0.2, 1.0)),
+    _frozen(1.0, "min", "token"),
+    EXACT,
+    Arm("exact_1.0", "exact steps, sum, 1.0", ("arm=exact", "grpo.process_coef=1.0")),
+    Arm("exact_min_1.0", "exact steps, min, 1.0", ("arm=exact", "grpo.process_coef=1.0", "grpo.credit=min")),
+    SHUFFLED,
+    Arm("shuffled_1.0", "frozen PRM, shuffled, 1.0", ("arm=shuffled", "grpo.process_coef=1.0"), trained_prm=True),
+)
+
+
+def _online(name: str, title: str, *overrides: str) -> Arm:
+    """The PRM learns online but is not used, so that all of these arms see the rollouts of `outcome`."""
+    learns = ("arm=outcome", "prm=sandbox", "grpo.prm_update=after", *overrides)
+    return Arm(f"online_{name}", title, learns, trained_prm=True)
+
+
+_ADB, _DLW = "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"
+NAIVE = _online("naive", "naive")
+E3 = (NAIVE, _online("dlw", "DLW", _DLW), _online("adb", "ADB", _ADB), _online("both", "ADB and DLW", _ADB, _DLW))
+
+
+def _prime(name: str, title: str, *overrides: str, trained_prm: bool = False) -> Arm:
+    return Arm(f"prime_{name}", title, ("arm=prime", *overrides), trained_prm)
+
+
+# PRIME with one change each.
+E4 = (
+    _prime("slow", "PRM's learning rate / 10", "grpo.prm_learning_rate=1.0e-4"),
+    _prime("policy_rate", "PRM's learning rate / 2, the policy's", "grpo.prm_learning_rate=5.0e-4"),
+    _prime("batch_std", "divided by the standard deviation", "grpo.process_scale=batch_std"),
+    _prime("unscaled", "not divided, beta = 2", "grpo.process_scale=none", "prm.beta=2"),
+    _prime("small", "weight 0.2", "grpo.process_coef=0.2"),
+    _prime("step", "steps as units", "grpo.granularity=step"),
+    _prime("min", "the lowest reward as the return", "grpo.credit=min"),
+    _prime("unfiltered", "all prompts", "grpo.accuracy_range=null"),
+    _prime("before", "updated before it scores", "grpo.prm_update=before"),
+    _prime("warm", "a PRM trained beforehand", "prm=sandbox", trained_prm=True),
+)
+# Learning rates of the policy for outcomes alone, from which the default of configs/grpo/sandbox.yaml was chosen.
+RATES = tuple(
+    Arm(f"outcome_{rate}", f"outcomes, learning rate {rate}", ("arm=outcome", f"grpo.learning_rate={rate}"))
+    for rate in ("2.0e-4", "1.0e-3")
+)
+
+ARMS = (*E1, *E3, *E4, *RATES)
+
+
+def selected(quick: bool, only: Sequence[str] = ()) -> list[Arm]:
+    """The arms of a study: all of them, the main ones in the quick study, or `outcome` and those that are named.
+
+    Raises:
+        ImplicitPRMError: an unknown name.
+    """
+    known = {arm.name: arm for arm in ARMS}
+    if unknown := [name for name in only if name not in known]:
+        raise ImplicitPRMError(f"unknown arm {unknown[0]}; choose from {', '.join(known)}")
+    if only:
+        return [arm for arm in ARMS if arm.name in {OUTCOME.name, *only}]
+    return [arm for arm in ARMS if arm.main or not quick]
+
+
+def tasks(arms: Sequence[Arm], size: Size, overrides: Sequence[str] = ()) -> list[Task]:
+    """All tasks in the order in which they run: the main arms with all seeds, then the others.
+
+    Args:
+        arms: to run.
+        size: of the study.
+        overrides: options for all runs of `ipr-rl`.
+    """
+    seeds = range(size.seeds)
+    made: list[Task] = []
+    if any(arm.trained_prm for arm in arms):
+        made.append(Task("rollouts", "rollout"))
+        made += [Task(f"prm/{seed}", "train", _training(seed), ("rollouts",)) for seed in seeds]
+    ordered = sorted(arms, key=lambda arm: not arm.main)
+    return [*made, *(_run(arm, seed, size, overrides) for arm in ordered for seed in seeds)]
+
+
+def _training(seed: int) -> tuple[str, ...]:
+    return (
+        *("data.train={rollouts}/rows.jsonl", "reference_cache={study}/cache", f"trainer.seed={seed}"),
+        *("trainer.eval_strategy=no", "trainer.save_strategy=no", "overwrite=true"),
+    )
+
+
+def _run(arm: Arm, seed: int, size: Size, overrides: Sequence[str]) -> Task:
+    options = (
+        *arm.overrides,
+        *(f"grpo.max_steps={size.steps}", f"grpo.eval_steps={size.eval_steps}", "+grpo.eval_on_start=true"),
+        *(f"dev_limit={size.dev_problems}", f"grpo.seed={seed}"),
+        *("grpo.save_strategy=no", "+grpo.disable_tqdm=true", "+grpo.use_cpu=true", "grading.workers=1"),
+        *("overwrite=true", *overrides),
+    )
+    if not arm.trained_prm:
+        return Task(f"{arm.name}/{seed}", "rl", options)
+    return Task(f"{arm.name}/{seed}", "rl", (*options, f"prm.checkpoint={{prm/{seed}}}"), (f"prm/{seed}",))

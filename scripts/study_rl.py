@@ -1,0 +1,121 @@
+"""Do dense rewards help reinforcement learning? Train a policy in every way, with several seeds, and write the report.
+
+    python scripts/study_rl.py                              # all arms, 5 seeds: four hours at most on two cores
+    python scripts/study_rl.py --quick                      # the main arms, 3 seeds, shorter runs: 20 minutes at most
+    python scripts/study_rl.py --only prime prime_warm      # these arms, and `outcome`, which all are compared with
+
+The first command writes docs/rl-study.md; the others write rl-study.md in --out. All write report.html in --out.
+
+Every run is one `ipr-rl` command on the sandbox; `rllib/arms.py` defines them. Finished runs are kept in --out: after
+an interruption, or with more seeds, the same command resumes. A run that was interrupted starts again, as it is short.
+Arguments after `--` are overrides for all runs. --report-only reports on the arms that have run with all seeds.
+
+COST_PLACEHOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from benchlib.report import machine
+from rllib import arms
+from rllib.curves import Arm
+from rllib.report import Results, headline, sections
+from studylib.report import write_html, write_markdown
+from studylib.tasks import Task, finished, run
+
+from implicit_prm import ImplicitPRMError
+from implicit_prm.grading.pool import usable_cores
+
+LEVELS = (0.45, 0.5, 0.55, 0.6)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the main arms, fewer seeds, shorter runs")
+    parser.add_argument("--seeds", type=int, help=f"(default: {arms.FULL.seeds}, with --quick {arms.QUICK.seeds})")
+    parser.add_argument("--steps", type=int, help=f"of a run (default: {arms.FULL.steps}, --quick {arms.QUICK.steps})")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="these arms and `outcome`")
+    parser.add_argument(
+        "--levels", nargs="+", type=float, default=LEVELS, help="dev pass@1 to reach (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes (default: one per core)")
+    parser.add_argument("--out", type=Path, help="(default: outputs/rl-study, with --quick outputs/rl-study-quick)")
+    parser.add_argument("--report", type=Path, help="Markdown page (default: as above)")
+    parser.add_argument("--images", type=Path, help="folder of the figures (default: images, next to the report)")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
+    parser.add_argument("overrides", nargs="*", help="overrides for all runs of ipr-rl")
+    chosen = parser.parse_args()
+    for name in ("seeds", "steps", "jobs"):
+        if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    chosen.out = chosen.out or Path("outputs/rl-study-quick" if chosen.quick else "outputs/rl-study")
+    whole = not (chosen.quick or chosen.only or chosen.overrides)
+    chosen.report = chosen.report or (Path("docs") if whole else chosen.out) / "rl-study.md"
+    chosen.images = chosen.images or chosen.report.parent / "images"
+    return chosen
+
+
+def main() -> None:
+    chosen = parse()
+    size = arms.QUICK if chosen.quick else arms.FULL
+    folder = chosen.out.resolve()
+    try:
+        selected = arms.selected(chosen.quick, chosen.only)
+        size = replace(size, seeds=chosen.seeds or size.seeds, steps=chosen.steps or size.steps)
+        tasks = arms.tasks(selected, size, chosen.overrides)
+        seconds = finished(tasks, folder) if chosen.report_only else run(tasks, folder, chosen.jobs)
+        results = read(selected, size, folder, seconds, chosen.levels)
+    except ImplicitPRMError as error:
+        sys.exit(f"study_rl: error: {error}\nFinished work is kept; the same command resumes.")
+    except KeyboardInterrupt:
+        print("\nstudy_rl: interrupted; finished work is kept, and the same command resumes", file=sys.stderr)
+        sys.exit(130)
+    introduction = describe(results, tasks, seconds, chosen)
+    made = sections(results)
+    write_markdown(chosen.report, chosen.images, introduction, made)
+    write_html(chosen.out / "report.html", introduction, made)
+    print(f"report: {chosen.report}\npage:   {chosen.out / 'report.html'}")
+
+
+def read(
+    selected: list[arms.Arm], size: arms.Size, folder: Path, seconds: dict[str, float], levels: list[float]
+) -> Results:
+    """The logs of the arms that have run with all seeds.
+
+    Raises:
+        ImplicitPRMError: `outcome`, which all are compared with, has not.
+    """
+    names = {arm.name: [f"{arm.name}/{seed}" for seed in range(size.seeds)] for arm in selected}
+    whole = {name: runs for name, runs in names.items() if seconds.keys() >= set(runs)}
+    if arms.OUTCOME.name not in whole:
+        raise ImplicitPRMError(f"{folder}: `{arms.OUTCOME.name}` has not run with all {size.seeds} seeds")
+    return Results(size, {name: Arm.read([folder / run for run in runs]) for name, runs in whole.items()}, levels)
+
+
+def describe(results: Results, tasks: list[Task], seconds: dict[str, float], chosen: argparse.Namespace) -> list[str]:
+    """Title and introduction."""
+    size, missing = results.size, len(tasks) - len(seconds)
+    command = "python scripts/study_rl.py" + (" --quick" if chosen.quick else "")
+    paragraphs = [
+        "# Dense rewards for reinforcement learning on the sandbox",
+        headline(results),
+        f"All arms train the sandbox's policy on the same problems: {size.steps} steps of {arms.ROLLOUTS_PER_STEP} "
+        f"rollouts, {size.rollouts:,} in all, evaluated every {size.eval_steps} steps on {size.dev_problems} dev "
+        f"problems x 4 responses, with {size.seeds} seeds. The policy's learning rate was chosen for outcomes alone. "
+        "Intervals are 95 % percentile bootstraps over seeds, paired by seed; with so few seeds they are too narrow, "
+        "and they do not cover the choice of the dev problems. A sandbox proves nothing about large models.",
+        f"Made by `{command}` in {sum(seconds.values()) / 3600:.1f} hours of one process "
+        f"({machine()['cpu']}, torch {torch.__version__}). This page is written by that command, verdicts included.",
+    ]
+    if missing:
+        paragraphs.append(f"{missing} of {len(tasks)} runs are missing; arms without all their seeds are left out.")
+    return paragraphs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""scripts/study_rl.py: the options of all runs, measures worked by hand, the report, and a minimal study end to end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rllib import arms, curves
+from rllib.curves import Arm, ratio, rollouts_to
+from rllib.report import Results, headline, sections
+from studylib import work
+from studylib.tasks import _overrides
+
+from implicit_prm import ImplicitPRMError
+from implicit_prm.rl.run import prime_arguments
+
+STUDY = Path(__file__).resolve().parents[2] / "scripts" / "study_rl.py"
+INFINITE = float("inf")
+
+
+def test_options_of_every_run_are_valid(tmp_path):
+    tasks = arms.tasks(arms.ARMS, arms.Size(2, 1, 3, seeds=1))
+    assert len({task.name for task in tasks}) == len(tasks)
+    for place, task in enumerate(tasks):
+        assert set(task.needs) <= {before.name for before in tasks[:place]}
+        config = work.options(work.COMMANDS[task.command], _overrides(task, tmp_path))
+        if task.command == "rl":
+            arguments = prime_arguments(config)
+            assert (arguments.max_steps, arguments.seed, config.dev_limit) == (2, 0, 3)
+            assert (config.prm.kind == "implicit") or not task.needs
+            if task.needs:
+                assert config.prm.checkpoint == str(tmp_path / "prm" / "0")
+            assert arguments.per_device_train_batch_size == arms.ROLLOUTS_PER_STEP
+
+
+def test_main_arms_run_first_with_all_seeds():
+    names = [task.name for task in arms.tasks(arms.selected(quick=False), arms.FULL) if task.command == "rl"]
+    main = [arm.name for arm in arms.selected(quick=True)]
+    assert {name.split("/")[0] for name in names[: len(main) * arms.FULL.seeds]} == set(main)
+    assert len(names) == len(arms.ARMS) * arms.FULL.seeds
+
+
+def test_named_arms_come_with_the_one_they_are_compared_with():
+    assert [arm.name for arm in arms.selected(False, ["prime_min"])] == ["outcome", "prime_min"]
+    with pytest.raises(ImplicitPRMError, match=r"primes.* outcome, "):
+        arms.selected(False, ["primes"])
+
+
+def arm(*accuracies, **metrics):
+    """An arm with a dev accuracy after every step, per seed."""
+    logs = []
+    for accuracy in accuracies:
+        rows = [{"step": step, "eval_rewards/correct/mean": value} for step, value in enumerate(accuracy)]
+        rows += [
+            {"step": step, "loss": 0.0, **{name: values[step] for name, values in metrics.items()}}
+            for step in range(len(accuracy))
+        ]
+        logs.append(rows)
+    return Arm(logs)
+
+
+def test_rollouts_to_a_level_are_interpolated_on_smoothed_curves():
+    curve = np.array([[0.0, 0.3, 0.6, 0.9]])  # smoothed: 0.1, 0.3, 0.6, 0.8
+    steps = np.arange(4.0)
+    assert rollouts_to(0.45, steps, curve) == pytest.approx([1.5])
+    assert rollouts_to(0.1, steps, curve) == pytest.approx([0])
+    assert rollouts_to(0.9, steps, curve) == [INFINITE]
+    assert curves.areas(steps, curve) == pytest.approx([0.45])
+
+
+def test_an_arm_that_is_twice_as_fast_needs_half_of_the_rollouts():
+    slow = [0.02 * step for step in range(41)]
+    fast = [min(0.04 * step, 0.9) for step in range(41)]
+    found = ratio(arm(fast, fast), arm(slow, slow))
+    assert found.interval.value == pytest.approx(0.5, abs=0.01)
+    assert found.interval.low == found.interval.high
+    assert found.reached == 1
+    assert ratio(arm(slow), arm(slow)).interval.value == 1
+
+
+def test_runs_that_never_reach_the_level_count_as_slower():
+    rising, flat = [0.1 * step for step in range(11)], [0.0] * 11
+    found = ratio(arm(rising, flat), arm(rising, rising))
+    assert found.interval.value == found.interval.high == INFINITE
+    assert found.interval.low == 1
+    assert 0.2 < found.reached < 0.3  # both draws are the rising one
+
+
+def results(**changes):
+    slow, fast = [0.02 * step for step in range(31)], [min(0.05 * step, 0.9) for step in range(31)]
+    metrics = {"advantage/blame": [0.5] * 31, "prm/outcome_auroc": [0.8] * 31, "prm/step_auroc": [0.9] * 31}
+    found = {one.name: arm(slow, slow, **metrics) for one in arms.ARMS}
+    found |= {name: arm(fast, fast, **metrics) for name in ("frozen", "exact", "shuffled")}
+    return Results(arms.Size(30, 1, 3, seeds=2), {**found, **changes}, (0.3, 0.5))
+
+
+def test_the_first_sentence_says_whether_the_goal_is_reached():
+    assert headline(results()).startswith("A dense reward reaches")
+    assert "frozen PRM, step, sum, 0.2" in headline(results())
+    slow = results().found["outcome"]
+    assert headline(results(frozen=slow)).startswith("No dense reward")
+
+
+def test_the_report_has_every_arm():
+    titles = {}
+    for section in sections(results()):
+        titles |= {row[0]: section.title for table in section.tables for row in table.rows}
+    assert {arm.title for arm in (*arms.E1, *arms.E3, *arms.E4)} <= titles.keys()
+    some = {name: arm for name, arm in results().found.items() if name in ("outcome", "prime")}
+    assert [section.title[:2] for section in sections(Results(arms.QUICK, some, (0.5,)))] == ["E1", "E2"]
+
+
+@pytest.mark.slow
+def test_a_small_study_end_to_end_and_resumed(tmp_path):
+    small = ("problems.limit=8", "grpo.per_device_train_batch_size=8", "grpo.num_generations=4")
+    command = [sys.executable, str(STUDY), "--out", "out", "--steps", "6", "--jobs", "2", "--seeds", "1"]
+    for only in (["prime"], ["prime", "exact"]):
+        result = subprocess.run(
+            [*command, "--only", *only, "--", *small, "grpo.eval_steps=2"],
+            **{"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 900, "check": False},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        page = (tmp_path / "out" / "rl-study.md").read_text()
+        assert ("| exact steps, sum, 0.2 |" in page) == ("exact" in only)
+        done = (tmp_path / "out" / "prime" / "0" / "task.json").stat().st_mtime_ns
+        if only == ["prime"]:
+            before = done
+    assert done == before
+    assert (tmp_path / "out" / "images" / "study-rl-accuracy.png").stat().st_size > 10_000
