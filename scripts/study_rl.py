@@ -1,7 +1,7 @@
 """Do dense rewards help reinforcement learning? Train a policy in every way, with several seeds, and write the report.
 
     python scripts/study_rl.py                              # all arms, 5 seeds: four hours at most on two cores
-    python scripts/study_rl.py --quick                      # the main arms, 3 seeds, shorter runs: 20 minutes at most
+    python scripts/study_rl.py --quick                      # the main arms, 4 seeds, shorter runs: 20 minutes at most
     python scripts/study_rl.py --only prime prime_warm      # these arms, and `outcome`, which all are compared with
 
 The first command writes docs/rl-study.md; the others write rl-study.md in --out. All write report.html in --out.
@@ -10,7 +10,10 @@ Every run is one `ipr-rl` command on the sandbox; `rllib/arms.py` defines them. 
 an interruption, or with more seeds, the same command resumes. A run that was interrupted starts again, as it is short.
 Arguments after `--` are overrides for all runs. --report-only reports on the arms that have run with all seeds.
 
-COST_PLACEHOLDER
+How long it takes, in CPU seconds (Xeon, one thread): a step takes 1.1 with a PRM and 0.9 without, an evaluation of 100
+problems 3.5, the start of a run 2. A run of the full size has 60 steps and 13 evaluations, so about 115; 36 arms x 5
+seeds are 20,700, or 2.9 hours on two cores. With the responses and the five PRMs that are trained beforehand it is 3.1
+hours. The quick size has 24 runs of 30 steps and 7 evaluations of 50 problems, 50 each: with its four PRMs 13 minutes.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Size:
 
 
 FULL = Size(steps=60, eval_steps=5, dev_problems=100, seeds=5)
-QUICK = Size(steps=20, eval_steps=4, dev_problems=50, seeds=3)
+QUICK = Size(steps=30, eval_steps=5, dev_problems=50, seeds=4)
 
 
 @dataclass(frozen=True)

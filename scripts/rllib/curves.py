@@ -90,18 +90,13 @@ def rollouts_to(level: Floats | float, rollouts: Floats, accuracy: Floats) -> Fl
     """
     curves = smooth(accuracy)
     levels = np.broadcast_to(np.asarray(level, dtype=float), curves.shape[:1])
-    found = np.full(len(curves), np.inf)
-    for row, (curve, wanted) in enumerate(zip(curves, levels, strict=True)):
-        reached = np.flatnonzero(curve >= wanted)
-        if not len(reached):
-            continue
-        after = reached[0]
-        if after == 0:
-            found[row] = rollouts[0]
-            continue
-        share = (wanted - curve[after - 1]) / (curve[after] - curve[after - 1])
-        found[row] = rollouts[after - 1] + share * (rollouts[after] - rollouts[after - 1])
-    return found
+    reached = curves >= levels[:, None]
+    rows, after = np.arange(len(curves)), reached.argmax(1)
+    before = np.maximum(after - 1, 0)
+    rise = curves[rows, after] - curves[rows, before]
+    share = np.divide(levels - curves[rows, before], rise, out=np.zeros(len(curves)), where=after > 0)
+    found = rollouts[before] + share * (rollouts[after] - rollouts[before])
+    return np.where(reached.any(1), found, np.inf)
 
 
 def draws(seeds: int) -> NDArray[np.int64]:

@@ -198,7 +198,11 @@ def changes(results: Results) -> Section | None:
         "PRIME as published, on a policy and a PRM of 1 M parameters, with one option changed at a time. Differences "
         "are in points of the mean pass@1."
     )
-    return Section("E4: what decides it in PRIME?", [text], [Table(columns, rows)], verdict=verdict)
+    start = (
+        "The PRM of PRIME is its own reference at first. The mean return of its rewards in the first batch is "
+        f"{_first(prime, 'prm/return')}, so that what `batch_max` enlarges afterwards is no rounding error."
+    )
+    return Section("E4: what decides it in PRIME?", [text, start], [Table(columns, rows)], verdict=verdict)
 
 
 def rates(results: Results) -> Section | None:

@@ -126,7 +126,7 @@ def test_a_response_without_tokens(manager_class, checkpoint, tokenizer):
     [
         ({"granularity": "word"}, r"reward\.reward_kwargs\.granularity"),
         ({"proces_coef": 1.0}, "process_coef"),
-        ({"process_coef": -1.0}, r"process_coef=-1\.0"),
+        ({"process_coef": -1.0}, r"reward\.reward_kwargs\.process_coef"),
     ],
 )
 def test_invalid_options_are_refused_by_name(options, named, manager_class, checkpoint, tokenizer):
