@@ -25,6 +25,8 @@ def test_options_of_every_run_are_valid(tmp_path):
     assert len({task.name for task in tasks}) == len(tasks)
     for place, task in enumerate(tasks):
         assert set(task.needs) <= {before.name for before in tasks[:place]}
+        if task.name.startswith("frozen_") and "token_min" not in task.name:
+            continue  # composing is slow, and only values differ
         config = work.options(work.COMMANDS[task.command], _overrides(task, tmp_path))
         if task.command == "rl":
             arguments = prime_arguments(config)
