@@ -29,7 +29,7 @@ from unittest import mock
 import torch
 from benchlib import options, report, work
 from datasets import Dataset
-from transformers import TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from implicit_prm import ImplicitPRM, sandbox
@@ -115,7 +115,7 @@ class Bench:
         if variant.updated:
             changes |= {"prm_update": "after", "prm_learning_rate": NO_RATE}
         times = StepTimes()
-        return PrimeTrainer(
+        trainer = PrimeTrainer(
             copy.deepcopy(self.reference).requires_grad_(True),
             coin,
             self._arguments(**changes),
@@ -123,7 +123,9 @@ class Bench:
             train_dataset=self.rows,
             processing_class=self.tokenizer,
             callbacks=[times],
-        ), times
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer, times
 
     def _arguments(self, **changes: Any) -> PrimeConfig:
         chosen = self.chosen
@@ -145,8 +147,8 @@ class Bench:
         set_seed(seed)
         with contextlib.nullcontext() if variant.shared else not_shared():
             trainer.train()
-        tokens = trainer._metrics["train"]["completions/mean_length"]
-        return sum(times.wall) / len(times.wall), sum(times.cpu) / len(times.cpu), sum(tokens) / len(tokens)
+        tokens = trainer.state.log_history[-1]["completions/mean_length"]
+        return sum(times.wall) / len(times.wall), sum(times.cpu) / len(times.cpu), tokens
 
 
 @contextlib.contextmanager
