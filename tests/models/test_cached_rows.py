@@ -1,13 +1,19 @@
 """Log-probabilities of new tokens from cached keys and values equal those of whole rows, whatever the architecture."""
 
+import os
 import warnings
+from functools import partial
 
 import pytest
 import torch
 
+from implicit_prm.config import TextConfig
+from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models import cached_rows, self_check
 from implicit_prm.models.cached_rows import CachedRows, RescoredRows, open_rows
+from implicit_prm.models.loading import open_model, open_tokenizer
 from implicit_prm.models.shared_prompt import PlainRows
+from implicit_prm.models.source import ModelSource
 from tests.models.test_forward import ARCHITECTURES
 from tests.models.test_shared_prompt import PROMPT
 from tests.models.test_shared_prompt import _model as small_model
@@ -146,3 +152,19 @@ def test_a_broken_implementation_is_caught_in_every_dtype(break_it, dtype, monke
     break_it(monkeypatch)
     with pytest.warns(UserWarning, match="Mistral"):
         assert isinstance(open_rows(model, PROMPT, 100), RescoredRows)
+
+
+@pytest.mark.shared
+@pytest.mark.usefixtures("no_verdicts")
+@pytest.mark.parametrize("variable", ["IPR_SMOLLM2", "IPR_QWEN25"])
+def test_real_models_in_bfloat16(variable):
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} names no model's folder")
+    source = ModelSource.resolve(folder)
+    encoder = Encoder(open_tokenizer(source), TextConfig())
+    prompt_ids = encoder.prompt_ids("A train leaves at 9:40 and arrives at 13:05. How many minutes does it take?")
+    difference, limit = self_check.measured(
+        partial(cached_rows._difference, prompt_ids), open_model(source, "bfloat16")
+    )
+    assert difference < 0.05 * limit
