@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from implicit_prm.data.groups import load_groups
-    from implicit_prm.evaluation.api import evaluate, evaluate_process_bench, evaluate_shift
+    from implicit_prm.evaluation.api import (
+        evaluate,
+        evaluate_hard2verify,
+        evaluate_prmbench,
+        evaluate_process_bench,
+        evaluate_shift,
+    )
     from implicit_prm.models.implicit_prm import ImplicitPRM
     from implicit_prm.rewards.implicit_reward import aggregate
     from implicit_prm.training import ImplicitPRMConfig, ImplicitPRMTrainer
@@ -25,6 +31,8 @@ _HOMES = {
     "StepScores": "implicit_prm.types",
     "aggregate": "implicit_prm.rewards.implicit_reward",
     "evaluate": "implicit_prm.evaluation.api",
+    "evaluate_hard2verify": "implicit_prm.evaluation.api",
+    "evaluate_prmbench": "implicit_prm.evaluation.api",
     "evaluate_process_bench": "implicit_prm.evaluation.api",
     "evaluate_shift": "implicit_prm.evaluation.api",
     "fit": "implicit_prm.training.run",
@@ -41,6 +49,8 @@ __all__ = [
     "StepScores",
     "aggregate",
     "evaluate",
+    "evaluate_hard2verify",
+    "evaluate_prmbench",
     "evaluate_process_bench",
     "evaluate_shift",
     "fit",

@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 
 from implicit_prm.config import (
     BestOfNConfig,
+    Hard2VerifyConfig,
+    PRMBenchConfig,
     ProcessBenchConfig,
     RerankConfig,
     ScorerConfig,
     ShiftConfig,
+    StepBenchmarkConfig,
     from_mapping,
 )
 from implicit_prm.data.groups import load_groups
@@ -22,6 +25,7 @@ from implicit_prm.evaluation.best_of_n.run import evaluate_best_of_n
 from implicit_prm.evaluation.process_bench.run import evaluate_subsets, load_subset
 from implicit_prm.evaluation.scorer import OpenScorer, open_scorer, wrap_scorer
 from implicit_prm.evaluation.shift.run import evaluate_rewrites
+from implicit_prm.evaluation.step_benchmarks.run import evaluate_steps, load_benchmark
 from implicit_prm.types import Group, ImplicitPRMError, Scorer
 from implicit_prm.utils.distributed import spoken_once
 from implicit_prm.utils.lock import locked
@@ -123,6 +127,46 @@ def evaluate_process_bench(
     opened = _opened(scorer, config, "given", skip_too_long=config.too_long == "wrong")
     with locked(output_dir, inside=True):
         return evaluate_subsets(config, groups, opened, None if output_dir is None else Path(output_dir), say)
+
+
+def evaluate_prmbench(
+    scorer: Scorer | str | Path, *, output_dir: str | Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """PRMBench with any scorer: `ipr-eval task=prmbench` as a function.
+
+    Args:
+        scorer: as for `evaluate_process_bench`.
+        output_dir: folder for metrics.json, scores.parquet, predictions.jsonl and report.html; None writes nothing.
+        options: further options of `PRMBenchConfig`, such as dataset, threshold, over, max_problems, seed.
+
+    Returns:
+        The metrics, as metrics.json of `ipr-eval task=prmbench` holds them.
+
+    Raises:
+        ImplicitPRMError: as `evaluate_process_bench`.
+    """
+    return _step_benchmark(PRMBenchConfig, scorer, output_dir, options)
+
+
+def evaluate_hard2verify(
+    scorer: Scorer | str | Path, *, output_dir: str | Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """Hard2Verify with any scorer: `ipr-eval task=hard2verify` as a function; otherwise as `evaluate_prmbench`."""
+    return _step_benchmark(Hard2VerifyConfig, scorer, output_dir, options)
+
+
+def _step_benchmark(
+    cls: type[StepBenchmarkConfig],
+    scorer: Scorer | str | Path,
+    output_dir: str | Path | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    options = {"output_dir": output_dir, **_only_options(options)}
+    groups = load_benchmark(_config(cls, scorer, (), options), spoken_once(print))
+    config = _config(cls, scorer, _columns(groups), options)
+    opened = _opened(scorer, config, "given", skip_too_long=config.too_long == "wrong")
+    with locked(output_dir, inside=True):
+        return evaluate_steps(config, groups, opened, None if output_dir is None else Path(output_dir))
 
 
 def _reranking(

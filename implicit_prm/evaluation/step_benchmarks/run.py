@@ -51,24 +51,28 @@ def run_step_benchmark(config: StepBenchmarkConfig, say: Callable[[str], None] =
         ImplicitPRMError: anything wrong with options, data or checkpoint, or no threshold to be fitted.
     """
     config, say = validated(config), spoken_once(say)
-    benchmark = HARD2VERIFY if isinstance(config, Hard2VerifyConfig) else PRMBENCH
-    groups = load_benchmark(config, benchmark, say)
+    groups = load_benchmark(config, say)
     scorer = open_scorer(config, steps="given", skip_too_long=config.too_long == "wrong")
     with locked(config.folder, inside=True):
-        return evaluate_steps(config, benchmark, groups, scorer, Path(config.folder))
+        return evaluate_steps(config, groups, scorer, Path(config.folder))
 
 
-def load_benchmark(config: StepBenchmarkConfig, benchmark: Benchmark, say: Callable[[str], None]) -> list[Group]:
+def benchmark_of(config: StepBenchmarkConfig) -> Benchmark:
+    """The benchmark whose options these are."""
+    return HARD2VERIFY if isinstance(config, Hard2VerifyConfig) else PRMBENCH
+
+
+def load_benchmark(config: StepBenchmarkConfig, say: Callable[[str], None]) -> list[Group]:
     """The problems, or `max_problems` random ones. Says how many solutions are left out, and why."""
     dropped: Counter[str] = Counter()
-    groups = benchmark.load(config.dataset, config.split, config.dataset_revision, dropped)
+    groups = benchmark_of(config).load(config.dataset, config.split, config.dataset_revision, dropped)
     for reason, count in dropped.items():
         say(f"left out: {count} {reason}")
     return random_problems(groups, config)
 
 
 def evaluate_steps(
-    config: StepBenchmarkConfig, benchmark: Benchmark, groups: list[Group], scorer: OpenScorer, folder: Path | None
+    config: StepBenchmarkConfig, groups: list[Group], scorer: OpenScorer, folder: Path | None
 ) -> dict[str, Any]:
     """Score every solution and judge every step: wrong if its value is below the threshold.
 
@@ -77,7 +81,6 @@ def evaluate_steps(
 
     Args:
         config: which step values are read, the threshold, number of resamples and seed.
-        benchmark: PRMBENCH or HARD2VERIFY.
         groups: the problems.
         scorer: what scores them.
         folder: for metrics.json, scores.parquet, predictions.jsonl and report.html; None writes nothing.
@@ -85,6 +88,7 @@ def evaluate_steps(
     Returns:
         The metrics, as metrics.json holds them; undefined values are None.
     """
+    benchmark = benchmark_of(config)
     require_step_scores(scorer)
     scorer.check(groups, lengths=config.too_long == "error")
     scores = scores_of_given_steps(benchmark.name, groups, scorer, folder)

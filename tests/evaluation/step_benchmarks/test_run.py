@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from implicit_prm import StepScores, evaluate_prmbench
 from implicit_prm.config import Hard2VerifyConfig, PRMBenchConfig
 from implicit_prm.evaluation.step_benchmarks import report
 from implicit_prm.evaluation.step_benchmarks.run import run_step_benchmark
@@ -102,3 +103,22 @@ def test_a_model(tmp_path, tiny_folder, other_folder):
     cut = _run(PRMBenchConfig, tmp_path, rows, bootstrap_resamples=20, **options)
     assert cut["unscored"] == 3
     assert cut["results"]["PRM, step scores"]["PRMScore"]["value"] == 0.0
+
+
+class Lengths:
+    """A scorer of the given steps: the longer, the better."""
+
+    def score(self, problem, responses, given_steps):
+        return [
+            StepScores(text, [], [float(len(step)) for step in steps])
+            for text, steps in zip(responses, given_steps, strict=True)
+        ]
+
+
+def test_any_scorer_from_python(tmp_path):
+    dataset = str(write_rows(tmp_path / "rows.jsonl", PRMBENCH))
+    options = {"dataset": dataset, "threshold": 6.5, "bootstrap_resamples": 20}
+    found = evaluate_prmbench(Lengths(), **options)  # "step 1" has six letters: every step is judged wrong
+    assert found["results"]["PRM, step scores"]["F1"]["value"] == 0.0
+    by_column = evaluate_prmbench("scores", **(options | {"threshold": 0.5}))
+    assert by_column["results"]["PRM, step scores"]["F1"]["value"] == pytest.approx(3 / 4)
