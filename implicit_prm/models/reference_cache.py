@@ -71,7 +71,7 @@ class ReferenceCache:
         """Add a response's [tokens] log-probabilities, which are written in batches and at `flush`."""
         self._values[key] = self._unwritten[key] = np.asarray(values, dtype=np.float32)
         if len(self._unwritten) >= _SHARD_ENTRIES:
-            self.flush()
+            self._flush_if_possible()
 
     def flush(self) -> None:
         """Write the entries added since the last time as one shard, completely or not at all.
@@ -98,10 +98,21 @@ class ReferenceCache:
     def keep_at_most(self, entries: int) -> None:
         """Forget the oldest entries beyond this number from now on, for a process that never ends.
 
-        They stay on disk, for the processes that open the cache later.
+        They stay on disk, for the processes that open the cache later. A full disk no longer stops this process: what
+        `add` cannot write is dropped with a warning.
         """
         self._limit = entries
         self._forget()
+
+    def _flush_if_possible(self) -> None:
+        try:
+            self.flush()
+        except ImplicitPRMError as error:
+            if self._limit is None:
+                raise
+            warnings.warn(f"{error}; {len(self._unwritten)} entries are not kept on disk", stacklevel=4)
+            self._unwritten.clear()
+            self._forget()
 
     def _forget(self) -> None:
         if self._limit is not None:

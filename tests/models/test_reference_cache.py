@@ -254,3 +254,19 @@ def test_a_cache_with_a_limit_forgets_the_oldest_but_keeps_them_on_disk(tmp_path
     assert all(key in again for key in keys)
     again.keep_at_most(1)
     assert len(again) == 1
+
+
+def test_a_full_disk_does_not_stop_a_cache_with_a_limit(tmp_path, monkeypatch):
+    def full(path):
+        raise ImplicitPRMError(f"{path}: no space left on device")
+
+    monkeypatch.setattr(reference_cache, "atomic_write", full)
+    monkeypatch.setattr(reference_cache, "_SHARD_ENTRIES", 2)
+    cache = ReferenceCache(IDENTITY, tmp_path)
+    cache.keep_at_most(1)
+    cache.add(KEY, VALUES)
+    with pytest.warns(UserWarning, match="no space left"):
+        cache.add(OTHER, np.zeros(3))
+    assert OTHER in cache
+    assert KEY not in cache
+    cache.flush()  # nothing is left to write
