@@ -38,6 +38,8 @@ class Samples:
         tokens: generated for all responses; 0 if unknown.
         refused: why there are no responses.
         left_out: number of unusable responses, by reason.
+        by_response: more columns for the row, with one entry per response.
+        by_problem: more columns for the row.
     """
 
     problem: Problem
@@ -46,6 +48,8 @@ class Samples:
     tokens: int = 0
     refused: str | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    by_response: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    by_problem: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

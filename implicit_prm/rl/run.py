@@ -19,11 +19,11 @@ from implicit_prm.grading import Grader, GraderPool
 from implicit_prm.models import loading
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.source import ModelSource
-from implicit_prm.rl.exact_steps import ExactSteps
 from implicit_prm.rl.prime_config import PrimeConfig
 from implicit_prm.rl.prime_trainer import PrimeTrainer
 from implicit_prm.rl.resumed_options import RUN_FILE, check_resumed_options
 from implicit_prm.rl.reward_function import RewardFunction, completion_text
+from implicit_prm.scoring.exact_steps import ExactSteps
 from implicit_prm.training.arguments import log_offline_without_wandb_key
 from implicit_prm.training.metrics import JsonLog
 from implicit_prm.training.resume import find_checkpoint

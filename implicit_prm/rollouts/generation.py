@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,7 +44,7 @@ def generate(
     Raises:
         ImplicitPRMError: the model has no cache of keys and values.
     """
-    batch = _Batch(model, contexts)
+    batch = DecodingRows(model, contexts)
     numbers = numbers.to(model.device)
     rows = torch.arange(len(numbers), device=model.device)
     batch.keep(rows // (len(numbers) // len(contexts)))
@@ -91,11 +92,30 @@ def draw(logits: Tensor, numbers: Tensor) -> Tensor:
     return (block * _BLOCK + place)[:, 0]
 
 
-class _Batch:
-    """Rows of tokens, padded on the left, with their cache and the logits of the next token."""
+class DecodingRows:
+    """Rows of tokens, padded on the left, with their cache and the logits of the next token.
 
-    def __init__(self, model: Any, contexts: Sequence[Sequence[int]]) -> None:
+    Args:
+        model: a causal LM.
+        contexts: the first token ids of each row.
+        within: opens the context that the model runs in, such as `disable_adapter` of a PEFT model.
+
+    Attributes:
+        logits: [rows, vocabulary] float32, of the next token of each row.
+        can_wait: whether a row may wait while others get a token. States that every token changes cannot.
+
+    Raises:
+        ImplicitPRMError: the model has no cache of keys and values.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        contexts: Sequence[Sequence[int]],
+        within: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> None:
         self._model, self._accepted = model, set(inspect.signature(model.forward).parameters)
+        self._within = within
         self._cache_name = next((name for name in ("past_key_values", "cache_params") if name in self._accepted), None)
         if self._cache_name is None:
             raise ImplicitPRMError(f"{type(model).__name__} has no cache of keys and values; sample it with a server")
@@ -107,16 +127,24 @@ class _Batch:
         mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in contexts], device=model.device)
         self._attention = mask
         self.logits = self._forward(ids, (mask.cumsum(-1) - 1).clamp(min=0))
+        self.can_wait = all(type(layer) is _GrowingLayer for layer in self._cache.layers)
 
     def keep(self, rows: Tensor) -> None:
-        """Replace the rows by those at these places."""
+        """Replace the rows by those at these places, which may repeat."""
         self._cache.reorder_cache(rows)
         self._attention, self.logits = self._attention[rows], self.logits[rows]
 
-    def append(self, tokens: Tensor) -> None:
-        """Append a token to each row."""
-        self._attention = F.pad(self._attention, (0, 1), value=1)
-        self.logits = self._forward(tokens[:, None], self._attention.sum(-1, keepdim=True) - 1)
+    def append(self, tokens: Tensor, waiting: Tensor | None = None) -> None:
+        """Append a token to each row.
+
+        Args:
+            tokens: [rows] int64.
+            waiting: [rows] bool, rows that get no token now, if `can_wait`; their entries of `tokens` are not read.
+        """
+        seen = torch.ones_like(tokens) if waiting is None else (~waiting).long()
+        self._attention = torch.cat([self._attention, seen[:, None]], dim=-1)
+        logits = self._forward(tokens[:, None], self._attention.sum(-1, keepdim=True) - 1)
+        self.logits = logits if waiting is None else torch.where(waiting[:, None], self.logits, logits)
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """[rows, vocabulary] float32 logits after the last token."""
@@ -128,7 +156,8 @@ class _Batch:
             "use_cache": True,
             "logits_to_keep": 1,
         }
-        output = self._model(**{name: value for name, value in inputs.items() if name in self._accepted})
+        with self._within():
+            output = self._model(**{name: value for name, value in inputs.items() if name in self._accepted})
         return output.logits[:, -1].float()
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,10 +69,32 @@ def rollout(config: RolloutConfig, say: Say = print) -> Path:
 
 
 def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
+    return write_rows(config, fixed_options(config), partial(_sampler, config), team, say)
+
+
+def write_rows(
+    config: RolloutConfig,
+    options: Mapping[str, Any],
+    open_sampler: Callable[[Say], Sampler],
+    team: Processes,
+    say: Say,
+) -> Path:
+    """Sample with any `Sampler`, grade, and write the rows, as `rollout` says.
+
+    Args:
+        config: problems, grading and output.
+        options: those that a resumed run must share; the sampler's identity is added.
+        open_sampler: opens the sampler, which prints with the function that it gets. Not called if all is done.
+        team: the processes of this run.
+        say: prints a line.
+
+    Returns:
+        The path of the file.
+    """
     problems = load_problems(config.problems, say)
     path = Path(config.output)
     text = config.problems.text
-    options, record = fixed_options(config), Provenance(path)
+    options, record = dict(options), Provenance(path)
     rows = RolloutRows(path, problems, text)
     fresh = _read_rows(rows, record, options) if team.first else False
     done = team.gather(set(rows.rows))[0]
@@ -82,7 +105,7 @@ def _rollout(config: RolloutConfig, team: Processes, say: Say) -> Path:
     if done:
         say(f"{path}: resuming after {len(done)} problems")
 
-    sampler = _sampler(config, text, say)
+    sampler = open_sampler(say)
     if team.first:
         options |= sampler.identity
         if not fresh:
@@ -109,10 +132,10 @@ def _read_rows(rows: RolloutRows, record: Provenance, options: dict[str, Any]) -
     return False
 
 
-def _sampler(config: RolloutConfig, text: TextConfig, say: Say) -> Sampler:
+def _sampler(config: RolloutConfig, say: Say) -> Sampler:
     if isinstance(config.policy, ServerConfig):
-        return ServerSampler(config.policy, config.sampling, text, say)
-    return TransformersSampler(config.policy, config.sampling, text)
+        return ServerSampler(config.policy, config.sampling, config.problems.text, say)
+    return TransformersSampler(config.policy, config.sampling, config.problems.text)
 
 
 def _sample(
@@ -157,6 +180,7 @@ def _without_empty(samples: Samples) -> Samples:
         samples,
         texts=[samples.texts[index] for index in keep],
         finished=[samples.finished[index] for index in keep],
+        by_response={name: [values[index] for index in keep] for name, values in samples.by_response.items()},
         left_out=left_out,
         refused=refused,
     )
@@ -180,6 +204,8 @@ def _row(
         "verdicts": [verdict.status for verdict in verdicts],
         "answer_rules": [verdict.rule or "none" for verdict in verdicts],
         "finished": samples.finished,
+        **samples.by_response,
+        **samples.by_problem,
     }
     if checker is not None:
         row["step_labels"] = [checker(problem.text, response) for response in samples.texts]

@@ -31,11 +31,7 @@ class TransformersSampler:
         self._policy, self._sampling = policy, sampling
         self._source = ModelSource.of(policy)
         self._encoder = Encoder(loading.open_tokenizer(self._source), text)
-        template = None if self._encoder.raw else str(self._encoder.tokenizer.chat_template)
-        self.identity: dict[str, Any] = {
-            "model": self._source.weights(),
-            "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest()[:16],
-        }
+        self.identity = policy_identity(self._source, self._encoder)
 
     def sample(self, problems: Sequence[Problem], done: Container[str], processes: Processes) -> Iterator[Samples]:
         """Responses to this process's share of the problems whose id is not in `done`, in order."""
@@ -60,13 +56,26 @@ class TransformersSampler:
                     yield samples
 
     def _too_long(self, problem: Problem, context: int | None) -> str | None:
-        prompt = len(self._encoder.prompt_ids(problem.text))
-        if context is None or prompt + self._sampling.max_new_tokens <= context:
-            return None
-        return (
-            f"the prompt of {prompt} tokens and sampling.max_new_tokens={self._sampling.max_new_tokens} exceed the "
-            f"model's context of {context} tokens"
-        )
+        return too_long(len(self._encoder.prompt_ids(problem.text)), self._sampling.max_new_tokens, context)
+
+
+def too_long(prompt: int, max_new_tokens: int, context: int | None) -> str | None:
+    """Why a prompt of so many tokens cannot be sampled; None if it fits into the model's context."""
+    if context is None or prompt + max_new_tokens <= context:
+        return None
+    return (
+        f"the prompt of {prompt} tokens and sampling.max_new_tokens={max_new_tokens} exceed the model's context of "
+        f"{context} tokens"
+    )
+
+
+def policy_identity(source: ModelSource, encoder: Encoder) -> dict[str, Any]:
+    """What a record says of a policy in this process, besides the options."""
+    template = None if encoder.raw else str(encoder.tokenizer.chat_template)
+    return {
+        "model": source.weights(),
+        "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest()[:16],
+    }
 
 
 def open_for_sampling(source: ModelSource, policy: PolicyConfig) -> Any:
@@ -92,7 +101,7 @@ def sample(
     return [
         Samples(
             problem,
-            [_text(encoder, row.ids) for row in rows],
+            [decoded(encoder, row.ids) for row in rows],
             [row.finished for row in rows],
             sum(row.tokens for row in rows),
         )
@@ -123,7 +132,7 @@ def complete(model: Any, encoder: Encoder, prefixes: Sequence[Prefix], sampling:
     generated = _rows(model, encoder, contexts, sampling, [one.seed for one in prefixes])
     return [
         # Decoded with the prefix: some tokenizers decode the first token of a text differently.
-        Completed([_text(encoder, [*one.ids, *row.ids]) for row in found], sum(row.tokens for row in found))
+        Completed([decoded(encoder, [*one.ids, *row.ids]) for row in found], sum(row.tokens for row in found))
         for one, found in zip(prefixes, generated, strict=True)
     ]
 
@@ -144,21 +153,26 @@ def _rows(
     sampling: SamplingConfig,
     seeds: Sequence[Seed],
 ) -> list[list[_Row]]:
-    """Generate `sampling.n` rows for each context, up to their end-of-turn tokens.
-
-    Only temperature and top-p shape the distribution: with the top-k or repetition penalty of a model's generation
-    config, the reference would assign other log-probabilities than the responses were sampled with.
-    """
+    """Generate `sampling.n` rows for each context, up to their end-of-turn tokens."""
     if not contexts:
         return []
-    warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature != 1 else []
-    warpers += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
     numbers = [np.random.default_rng(seed).random((sampling.n, sampling.max_new_tokens)) for seed in seeds]
-    ends = {encoder.end_of_turn, encoder.tokenizer.eos_token_id} - {None}
-    generated = generate(model, contexts, torch.from_numpy(np.concatenate(numbers)), ends, warpers)
+    ends = encoder.ends
+    generated = generate(model, contexts, torch.from_numpy(np.concatenate(numbers)), ends, warpers(sampling))
     rows = [_Row(ids[:-1], True, len(ids)) if ids[-1] in ends else _Row(ids, False, len(ids)) for ids in generated]
     return [rows[start : start + sampling.n] for start in range(0, len(rows), sampling.n)]
 
 
-def _text(encoder: Encoder, ids: list[int]) -> str:
-    return str(encoder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def warpers(sampling: SamplingConfig) -> list[Any]:
+    """The logits processors of temperature and top-p.
+
+    Nothing else shapes the distribution: with the top-k or repetition penalty of a model's generation config, the
+    reference would assign other log-probabilities than the responses were sampled with.
+    """
+    found: list[Any] = [TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature != 1 else []
+    return found + ([TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else [])
+
+
+def decoded(encoder: Encoder, ids: Sequence[int]) -> str:
+    """The text of a response, without special tokens."""
+    return str(encoder.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -23,6 +23,7 @@ GROUPS = {
     "merge": [],
     "rl": ["policy", "problems", "prm", "grpo", "arm", "experiment/rl"],
     "serve": [],
+    "search": ["algorithm", "guide", "policy", "problems", "sampling"],
 }
 
 

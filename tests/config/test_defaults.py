@@ -27,6 +27,7 @@ DEFAULTS = {
     "score": [],
     "cache": [],
     "merge": [],
+    "search": ["policy=hub", "problems=file", "sampling=default", "guide=checkpoint"],
     "rl": ["policy=hub", "problems=file", "prm=checkpoint", "grpo=default", "arm=frozen"],
     "serve": [],
 }
@@ -85,6 +86,8 @@ def test_the_groups_of_losses_tasks_and_methods_are_the_files():
         ("score", options.ScoreConfig, [], set()),
         # It evaluates, and `grpo` holds the names of PrimeConfig.
         ("rl", options.RLConfig, [], {"dev_split", "dev_limit", "grpo"}),
+        # In Python, the guide may be an object.
+        ("search", options.SearchConfig, [], {"guide"}),
         # As it stands, it labels the sandbox, with one step per line.
         ("label", options.MathShepherdConfig, [], {"steps"}),
     ],
@@ -132,6 +135,16 @@ def test_the_options_of_a_loss(loss):
         ("rl", "prm", "sandbox", options.ImplicitRewards, set()),
         ("rl", "prm", "exact", options.ExactRewards, set()),
         ("rl", "prm", "none", options.NoRewards, set()),
+        ("search", "algorithm", "best_of_n", options.BestOfNSearchConfig, set()),
+        ("search", "algorithm", "beam", options.BeamConfig, set()),
+        ("search", "algorithm", "dvts", options.DVTSConfig, set()),
+        ("search", "algorithm", "rebase", options.RebaseConfig, set()),
+        ("search", "algorithm", "particles", options.ParticlesConfig, set()),
+        ("search", "algorithm", "tokens", options.TokensConfig, set()),
+        ("search", "algorithm", "policy", options.TokensConfig, {"weight"}),
+        ("search", "guide", "checkpoint", options.CheckpointGuide, set()),
+        ("search", "guide", "sandbox", options.CheckpointGuide, set()),
+        ("search", "guide", "exact", options.ExactGuide, set()),
         ("rollout", "policy", "hub", options.PolicyConfig, set()),
         ("rollout", "policy", "server", options.ServerConfig, set()),
         ("rollout", "policy", "sandbox", options.PolicyConfig, {"dtype"}),

@@ -16,6 +16,7 @@ from implicit_prm.config import (
     RLConfig,
     RolloutConfig,
     ScoreConfig,
+    SearchConfig,
     ServeConfig,
     TrainConfig,
     from_mapping,
@@ -31,11 +32,15 @@ CONFIGS = {
         "rl": RLConfig,
         "serve": ServeConfig,
         "score": ScoreConfig,
+        "search": SearchConfig,
     },
     **{"merge": MergeConfig, **{task: options for task, (options, _) in TASKS.items()}, **METHODS},
 }
 # Outside of a run Hydra cannot name the output after the groups; and a command in a text may be a part of one.
-OUTPUT = {"train": "output_dir", "rl": "output_dir", "baseline": "output_dir", "rollout": "output", "label": "output"}
+OUTPUT = {
+    **{"train": "output_dir", "rl": "output_dir", "baseline": "output_dir"},
+    **{"rollout": "output", "label": "output", "search": "output"},
+}
 COMMAND = re.compile(r"(?:^ipr-|-m implicit_prm\.cli\.)(\w+)(.*)")
 
 

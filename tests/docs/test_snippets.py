@@ -9,6 +9,7 @@ import pytest
 
 from implicit_prm import fit
 from implicit_prm.rewards import losses
+from implicit_prm.search import searcher as search
 from tests.conftest import graded_rows, write_rows
 from tests.docs.pages import DOCS, ROOT, blocks, name
 from tests.runs import config, quiet
@@ -16,6 +17,7 @@ from tests.runs import config, quiet
 PAGES = [
     *(ROOT / "README.md", DOCS / "getting-started.md", DOCS / "grading.md"),
     *(DOCS / "guides/trainer.md", DOCS / "guides/evaluation.md", DOCS / "guides/scoring.md", DOCS / "rl.md"),
+    DOCS / "search.md",
     *sorted((DOCS / "how-to").glob("*.md")),
 ]
 
@@ -33,6 +35,7 @@ def checkpoint(tmp_path_factory):
 def test_snippets_run(page, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(shutil.copytree(checkpoint, tmp_path / "demo"))
     monkeypatch.setattr(losses, "LOSSES", dict(losses.LOSSES))  # one page adds to it
+    monkeypatch.setattr(search, "ALGORITHMS", dict(search.ALGORITHMS))  # as does another
     source = "\n".join(blocks(page, "python"))
     assert source, "no snippet"
     exec(compile(source.replace("Qwen/Qwen2.5-0.5B-Instruct", "sandbox"), page.name, "exec"), {})

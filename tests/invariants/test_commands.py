@@ -289,13 +289,14 @@ def test_every_yaml_composes_and_builds():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    from implicit_prm.cli.eval import TASKS
     from implicit_prm.cli.label import METHODS
     from implicit_prm.config import (
         BaselineConfig,
         BestOfNConfig,
-        ProcessBenchConfig,
         RLConfig,
         RolloutConfig,
+        SearchConfig,
         TrainConfig,
         from_mapping,
     )
@@ -307,18 +308,20 @@ def test_every_yaml_composes_and_builds():
         "eval": ["task"],
         "label": ["method"],
         "rl": ["arm", "prm", "grpo", "experiment/rl"],
+        "search": ["algorithm", "guide"],
     }
-    classes = {"train": TrainConfig, "rollout": RolloutConfig, "best_of_n": BestOfNConfig, "rl": RLConfig}
-    classes |= {"processbench": ProcessBenchConfig, **METHODS}
+    classes = {"train": TrainConfig, "rollout": RolloutConfig, "rl": RLConfig, "search": SearchConfig}
+    classes |= {name: options for name, (options, _) in TASKS.items()} | METHODS
     more = {"server": ["policy.base_url=http://localhost:8000/v1", "sampling=default"], "autopsv": ["verifier=v"]}
-    more |= {"checkpoint": ["prm.checkpoint=c"], "qwen25_05b_gsm8k": ["prm.checkpoint=c"]}
+    more |= {"prm/checkpoint": ["prm.checkpoint=c"], "qwen25_05b_gsm8k": ["prm.checkpoint=c"]}
+    more |= {"guide/checkpoint": ["guide.checkpoint=c"]}
     composed = 0
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for command, names in groups.items():
             for group in names:
                 for file in sorted((ROOT / "configs" / group).glob("*.yaml")):
                     overrides = [f"{key}={value}" for key, value in given.items() if key.split(".")[0] in names]
-                    overrides += more.get(file.stem, [])
+                    overrides += more.get(file.stem, []) + more.get(f"{group}/{file.stem}", [])
                     tree = compose(command, [f"{group}={file.stem}", *overrides, *_standalone(command)])
                     options = classes[file.stem if group in ("task", "method") else command]
                     from_mapping(options, OmegaConf.to_container(tree, resolve=True))
