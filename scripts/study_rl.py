@@ -10,10 +10,11 @@ Every run is one `ipr-rl` command on the sandbox; `rllib/arms.py` defines them. 
 an interruption, or with more seeds, the same command resumes. A run that was interrupted starts again, as it is short.
 Arguments after `--` are overrides for all runs. --report-only reports on the arms that have run with all seeds.
 
-How long it takes, in CPU seconds (Xeon, one thread): a step takes 1.1 with a PRM and 0.9 without, an evaluation of 100
-problems 3.5, the start of a run 2. A run of the full size has 60 steps and 13 evaluations, so about 115; 36 arms x 5
-seeds are 20,700, or 2.9 hours on two cores. With the responses and the five PRMs that are trained beforehand it is 3.1
-hours. The quick size has 24 runs of 30 steps and 7 evaluations of 50 problems, 50 each: with its four PRMs 13 minutes.
+How long it takes, in CPU seconds of a Xeon core, from runs of four steps: a step takes 1.1 with a PRM and 0.8 without,
+an evaluation of 100 problems about 3, the start and the report of a run 2. A run of the full size has 60 steps and 13
+evaluations, which are 110 at most; 36 arms x 5 seeds are 19,800, or 2.8 hours on two cores, and with the responses and
+the five PRMs that are trained beforehand about 3. The quick size has 24 runs of 30 steps and 7 evaluations of 50
+problems, 46 each: with its four PRMs 13 minutes on two cores.
 """
 
 from __future__ import annotations

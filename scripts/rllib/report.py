@@ -53,6 +53,8 @@ def headline(results: Results) -> str:
     best = min(ratios, key=lambda title: (ratios[title].interval.value, ratios[title].interval.high))
     one = ratios[best].interval
     what = "the final accuracy of outcomes alone"
+    if np.isinf(one.value):
+        return f"No dense reward of {len(ratios)} that were tried reaches {what} within a run."
     if one.high < 1 and one.value <= GOAL:
         start = f"A dense reward reaches {what} in"
     elif one.high < 1:

@@ -102,7 +102,10 @@ def test_the_first_sentence_says_whether_the_goal_is_reached():
     assert headline(results()).startswith("A dense reward reaches")
     assert "frozen PRM, step, sum, 0.2" in headline(results())
     slow = results().found["outcome"]
-    assert headline(results(frozen=slow)).startswith("No dense reward")
+    assert headline(results(frozen=slow)).startswith("No dense reward is shown")
+    flat = arm([0.0] * 31, [0.0] * 31)
+    none = Results(results().size, {"outcome": slow, "frozen": flat, "prime": flat}, (0.5,))
+    assert headline(none).startswith("No dense reward of 2 ")
 
 
 def test_the_report_has_every_arm():
