@@ -265,6 +265,8 @@ class ImplicitPRM:
     def open(self, problem: Prompt, *, max_tokens: int | None = None) -> Session:
         """Start scoring responses to one problem while a search extends them, from the new tokens alone.
 
+        The cache of reference log-probabilities on disk is not used.
+
         Args:
             problem: as for `score`.
             max_tokens: new tokens in one forward pass, padding included; by default what suits the device.
