@@ -64,7 +64,7 @@ def by_ray(rows: Path, checkpoint: str, folder: Path, actors: int) -> dict[tuple
 
     from implicit_prm.scoring import BatchScorer
 
-    ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=actors + 1, include_dashboard=False, log_to_driver=False)  # one for the task that reads
     data = ray.data.read_json(str(rows), file_extensions=None)
     scored = data.map_batches(
         BatchScorer, fn_constructor_args=[checkpoint], batch_size=128, num_cpus=1, concurrency=actors

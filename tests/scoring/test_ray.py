@@ -17,7 +17,7 @@ def test_ray_data_gives_the_scores_of_the_command(tiny_folder, tmp_path, monkeyp
     checkpoint = {"reference": "none", "beta": 1.0, "steps": "newline"}
     options = {"input": rows, "output_dir": str(tmp_path / "scores"), "checkpoint": str(tiny_folder)}
     table = pq.read_table(score_file(ScoreConfig(**options, **checkpoint), quiet)).to_pylist()
-    ray.init(num_cpus=2, include_dashboard=False)
+    ray.init(num_cpus=3, include_dashboard=False)  # two actors, and a task that reads
     try:
         scored = ray.data.read_json(rows).map_batches(
             BatchScorer,
