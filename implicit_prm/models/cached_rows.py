@@ -26,6 +26,7 @@ from implicit_prm.models.forward import (
     project_states,
     recomputes_layers,
 )
+from implicit_prm.models.rotary import fixed_length
 from implicit_prm.models.self_check import agrees
 from implicit_prm.models.shared_prompt import Ids, PlainRows, pieces, response_logprobs
 from implicit_prm.rewards.chunked_logprobs import LogitTransform, token_logprobs
@@ -204,10 +205,8 @@ def _check_cacheable(base: Any) -> None:
     layers = DynamicCache(config=base.config).layers
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         raise NotImplementedError(f"{type(base).__name__} has a state other than keys and values")
-    for module in base.modules():
-        kind = str(getattr(module, "rope_type", ""))
-        if "dynamic" in kind or "longrope" in kind:
-            raise NotImplementedError(f"the rotary embedding {kind} changes with the length")
+    if fixed_length(base) is not None:
+        raise NotImplementedError("its rotary embeddings change with the length")
 
 
 def _keys_values(cache: Any, start: int) -> Tensor:

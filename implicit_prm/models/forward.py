@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from implicit_prm.models.rotary import fixed_length
 from implicit_prm.rewards.chunked_logprobs import LogitTransform, token_logprobs
 from implicit_prm.types import ImplicitPRMError
 
@@ -182,6 +183,9 @@ def completion_logprobs(
 ) -> Tensor:
     """log p(token t | tokens < t) at every completion token.
 
+    Rows beyond the `fixed_length` of the model's rotary embeddings run alone, except with sharded weights, whose
+    processes must run as many forward passes each.
+
     Args:
         model: as for `project_states`.
         input_ids: [B, T] int64, right-padded.
@@ -192,12 +196,35 @@ def completion_logprobs(
     Returns:
         [B, T] float32 in nats, zero outside the completion.
     """
+    batches = _rows_of_one_length(base_model(core or model), attention_mask)
+    if len(batches) > 1:
+        found = torch.zeros_like(completion_mask, dtype=torch.float32)
+        for rows, width in batches:
+            ids, mask, completion = (one[rows, :width] for one in (input_ids, attention_mask, completion_mask))
+            found[rows, :width] = completion_logprobs(model, ids, mask, completion, core)
+        return found
     wanted = torch.zeros_like(completion_mask)
     wanted[:, :-1] = completion_mask[:, 1:]
     targets = input_ids[completion_mask]
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     found, _ = target_logprobs(model, wanted, targets, core, **inputs)
     return torch.zeros_like(completion_mask, dtype=torch.float32).masked_scatter(completion_mask, found)
+
+
+def _rows_of_one_length(base: nn.Module, attention_mask: Tensor) -> list[tuple[list[int], int]]:
+    """The rows of each forward pass, and its width."""
+    lengths, limit = attention_mask.sum(-1).tolist(), fixed_length(base)
+    if limit is None or max(lengths) <= limit or is_sharded(base):
+        return [(list(range(len(lengths))), attention_mask.shape[1])]
+    short = [row for row, length in enumerate(lengths) if length <= limit]
+    batches = [(short, max(lengths[row] for row in short))] if short else []
+    return batches + [([row], length) for row, length in enumerate(lengths) if length > limit]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP or ZeRO-3 splits the weights between processes."""
+    sharded = any(isinstance(module, FSDPModule) for module in model.modules())
+    return sharded or any(hasattr(weight, "ds_id") for weight in model.parameters())
 
 
 def base_model(model: Any) -> PreTrainedModel:

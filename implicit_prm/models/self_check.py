@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 
 from implicit_prm.models.float32 import in_float32
-from implicit_prm.models.forward import base_model
+from implicit_prm.models.forward import base_model, is_sharded
 
 # Limits for the difference, in nats, RMS over tokens. Measured with Qwen2.5-0.5B and SmolLM2-135M: rounding 5e-6 in
 # float32 and 0.1 in bfloat16; positions shifted by one 0.3.
@@ -74,6 +73,4 @@ def measured(difference: Callable[[Any, Any], float], model: Any, core: Any = No
 
 def _has_plain_weights(base: Any) -> bool:
     """Whether all weights are whole floating-point tensors: not quantized by bitsandbytes, not sharded."""
-    sharded = any(isinstance(module, FSDPModule) for module in base.modules())
-    sharded = sharded or any(hasattr(weight, "ds_id") for weight in base.parameters())  # ZeRO-3
-    return not sharded and getattr(base, "hf_quantizer", None) is None
+    return not is_sharded(base) and getattr(base, "hf_quantizer", None) is None

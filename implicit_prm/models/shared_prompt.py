@@ -31,6 +31,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from implicit_prm.models.cached_attention import without_mask
 from implicit_prm.models.forward import base_model, completion_logprobs, pad_rows, recomputes_layers, target_logprobs
+from implicit_prm.models.rotary import fixed_length
 from implicit_prm.models.self_check import agrees
 
 Ids = Sequence[int]
@@ -51,7 +52,7 @@ class SharedPrompt:
     row_overhead = 1  # the prompt's last token
 
     def __init__(self, model: Any, prompt_ids: Ids, core: Any = None, largest_mask: int = _LARGEST_MASK) -> None:
-        self._length, self._largest_mask = len(prompt_ids), largest_mask
+        self._prompt_ids, self._length, self._largest_mask = prompt_ids, len(prompt_ids), largest_mask
         self._model, self._core, self._last = model, core or model, prompt_ids[-1]
         self._device = base_model(self._core).device
         self._embedding = _trained_embedding(base_model(self._core))
@@ -68,6 +69,8 @@ class SharedPrompt:
 
     def logprobs(self, responses: Sequence[Ids]) -> Tensor:
         """[K, T] float32 log-probabilities of the responses' tokens in nats, zero after the end of each."""
+        if not _has_fixed_positions(self._core, self._length + max(map(len, responses), default=0)):
+            return PlainRows(self._model, self._prompt_ids, self._core).logprobs(responses)
         rows = [[self._last, *ids[:-1]] for ids in responses] or [[self._last]]
         input_ids = _padded(rows, self._device)
         targets, wanted = _targets(responses, input_ids)
@@ -159,7 +162,8 @@ def open_prompt(model: Any, prompt_ids: Ids, core: Any = None) -> SharedPrompt |
         The encoded prompt.
     """
     base = base_model(core or model)
-    if len(prompt_ids) < 2 or recomputes_layers(base) or not _shares(model, prompt_ids, core):
+    plain = len(prompt_ids) < 2 or recomputes_layers(base) or not _has_fixed_positions(base, len(prompt_ids))
+    if plain or not _shares(model, prompt_ids, core):
         return PlainRows(model, prompt_ids, core)
     return SharedPrompt(model, prompt_ids, core)
 
@@ -212,6 +216,12 @@ def response_logprobs(
         # Clone, since a view would keep the whole padded piece in memory.
         found |= {place: row[: len(responses[place])].clone() for place, row in zip(piece, logprobs, strict=True)}
     return [found[place] for place in range(len(responses))]
+
+
+def _has_fixed_positions(model: Any, length: int) -> bool:
+    """Whether rows of this length see the prompt as shorter ones do."""
+    limit = fixed_length(base_model(model))
+    return limit is None or length <= limit
 
 
 def _read_once(layer: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

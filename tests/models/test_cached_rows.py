@@ -88,7 +88,7 @@ ROPE = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 @pytest.mark.usefixtures("no_verdicts")
 @pytest.mark.parametrize(
     ("name", "options", "match"),
-    [("mamba2", MAMBA, "Mamba2"), ("llama", {"rope_parameters": ROPE}, "dynamic")],
+    [("mamba2", MAMBA, "Mamba2"), ("llama", {"rope_parameters": ROPE}, "rotary")],
     ids=["recurrent", "positions that change with the length"],
 )
 def test_other_models_are_scored_from_the_start_with_one_warning(name, options, match):
