@@ -1,7 +1,7 @@
 """Do dense rewards help reinforcement learning? Train a policy in every way, with several seeds, and write the report.
 
     python scripts/study_rl.py                              # all arms, 5 seeds: four hours at most on two cores
-    python scripts/study_rl.py --quick                      # the main arms, 4 seeds, shorter runs: 20 minutes at most
+    python scripts/study_rl.py --quick                      # a third of the arms, 3 seeds, shorter runs: 20 minutes
     python scripts/study_rl.py --only prime prime_warm      # these arms, and `outcome`, which all are compared with
 
 The first command writes docs/rl-study.md; the others write rl-study.md in --out. All write report.html in --out.
@@ -13,8 +13,8 @@ Arguments after `--` are overrides for all runs. --report-only reports on the ar
 How long it takes, in CPU seconds of a Xeon core, from runs of four steps: a step takes 1.1 with a PRM and 0.8 without,
 an evaluation of 100 problems about 3, the start and the report of a run 2. A run of the full size has 60 steps and 13
 evaluations, which are 110 at most; 36 arms x 5 seeds are 19,800, or 2.8 hours on two cores, and with the responses and
-the five PRMs that are trained beforehand about 3. The quick size has 24 runs of 30 steps and 7 evaluations of 50
-problems, 46 each: with its four PRMs 13 minutes on two cores.
+the five PRMs that are trained beforehand about 3. The quick size has 36 runs of 30 steps and 7 evaluations of 50
+problems, 46 each: with its three PRMs 17 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LEVELS = (0.45, 0.5, 0.55, 0.6)
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the main arms, fewer seeds, shorter runs")
+    parser.add_argument("--quick", action="store_true", help="fewer arms and seeds, shorter runs")
     parser.add_argument("--seeds", type=int, help=f"(default: {arms.FULL.seeds}, with --quick {arms.QUICK.seeds})")
     parser.add_argument("--steps", type=int, help=f"of a run (default: {arms.FULL.steps}, --quick {arms.QUICK.steps})")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="these arms and `outcome`")

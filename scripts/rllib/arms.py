@@ -39,7 +39,7 @@ class Size:
 
 
 FULL = Size(steps=60, eval_steps=5, dev_problems=100, seeds=5)
-QUICK = Size(steps=30, eval_steps=5, dev_problems=50, seeds=4)
+QUICK = Size(steps=30, eval_steps=5, dev_problems=50, seeds=3)
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,12 @@ class Arm:
         title: in the report.
         overrides: of `ipr-rl`.
         trained_prm: it uses the PRM that was trained beforehand.
-        main: it is part of the quick study, and runs first.
     """
 
     name: str
     title: str
     overrides: tuple[str, ...]
     trained_prm: bool = False
-    main: bool = False
 
 
 def _frozen(coef: float, credit: str, granularity: str) -> Arm:
@@ -66,19 +64,19 @@ def _frozen(coef: float, credit: str, granularity: str) -> Arm:
     default = (coef, credit, granularity) == (0.2, "sum", "step")
     overrides = ("arm=frozen", f"grpo.process_coef={coef}", f"grpo.credit={credit}", f"grpo.granularity={granularity}")
     name = "frozen" if default else f"frozen_{granularity}_{credit}_{coef}"
-    return Arm(name, f"frozen PRM, {granularity}, {credit}, {coef}", overrides, trained_prm=True, main=default)
+    return Arm(name, f"frozen PRM, {granularity}, {credit}, {coef}", overrides, trained_prm=True)
 
 
 # The arm that the others are compared with. It also logs the PRM that was trained beforehand, without using it.
-OUTCOME = Arm("outcome", "outcomes, leave-one-out", ("arm=outcome", "prm=sandbox"), trained_prm=True, main=True)
+OUTCOME = Arm("outcome", "outcomes, leave-one-out", ("arm=outcome", "prm=sandbox"), trained_prm=True)
 FROZEN = _frozen(0.2, "sum", "step")
-SHUFFLED = Arm("shuffled", "frozen PRM, shuffled", ("arm=shuffled",), trained_prm=True, main=True)
-PRIME = Arm("prime", "PRIME as published", ("arm=prime",), main=True)
-EXACT = Arm("exact", "exact steps, sum, 0.2", ("arm=exact",), main=True)
+SHUFFLED = Arm("shuffled", "frozen PRM, shuffled", ("arm=shuffled",), trained_prm=True)
+PRIME = Arm("prime", "PRIME as published", ("arm=prime",))
+EXACT = Arm("exact", "exact steps, sum, 0.2", ("arm=exact",))
 
 E1 = (
     OUTCOME,
-    Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",), main=True),
+    Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",)),
     PRIME,
     Arm(
         "prime_adb_dlw",
@@ -134,10 +132,13 @@ RATES = tuple(
 )
 
 ARMS = (*E1, *E3, *E4, *RATES)
+# What runs first, and is drawn; what the quick study has besides; the rest is in the full study alone.
+MAIN = ("outcome", "outcome_grpo", "prime", "frozen", "exact", "shuffled")
+ALSO_QUICK = ("online_naive", "online_both", "prime_slow", "prime_batch_std", "prime_min", "prime_warm")
 
 
 def selected(quick: bool, only: Sequence[str] = ()) -> list[Arm]:
-    """The arms of a study: all of them, the main ones in the quick study, or `outcome` and those that are named.
+    """The arms of a study: all of them, fewer in the quick study, or `outcome` and those that are named.
 
     Raises:
         ImplicitPRMError: an unknown name.
@@ -147,11 +148,11 @@ def selected(quick: bool, only: Sequence[str] = ()) -> list[Arm]:
         raise ImplicitPRMError(f"unknown arm {unknown[0]}; choose from {', '.join(known)}")
     if only:
         return [arm for arm in ARMS if arm.name in {OUTCOME.name, *only}]
-    return [arm for arm in ARMS if arm.main or not quick]
+    return [arm for arm in ARMS if not quick or arm.name in (*MAIN, *ALSO_QUICK)]
 
 
 def tasks(arms: Sequence[Arm], size: Size, overrides: Sequence[str] = ()) -> list[Task]:
-    """All tasks in the order in which they run: the main arms with all seeds, then the others.
+    """All tasks in the order in which they run: an arm with all seeds before the next one, the main arms first.
 
     Args:
         arms: to run.
@@ -163,7 +164,7 @@ def tasks(arms: Sequence[Arm], size: Size, overrides: Sequence[str] = ()) -> lis
     if any(arm.trained_prm for arm in arms):
         made.append(Task("rollouts", "rollout"))
         made += [Task(f"prm/{seed}", "train", _training(seed), ("rollouts",)) for seed in seeds]
-    ordered = sorted(arms, key=lambda arm: not arm.main)
+    ordered = sorted(arms, key=lambda arm: (arm.name not in MAIN, arm.name not in ALSO_QUICK))
     return [*made, *(_run(arm, seed, size, overrides) for arm in ordered for seed in seeds)]
 
 

@@ -92,7 +92,7 @@ def learning(results: Results) -> Section:
         "A frozen PRM was trained beforehand on 8,000 graded responses of the untrained policy, which are not counted; "
         f"a run has {results.size.rollouts:,} rollouts. `exact steps` are the checker's, an upper bound."
     )
-    shown = [arm for arm in arms.E1 if arm.main or arm.name == "ipvrm"]
+    shown = [arm for arm in arms.E1 if arm.name in (*arms.MAIN, "ipvrm")]
     figure = figures.accuracy([(arm.title, found) for arm, found in results.of(shown)])
     return Section(
         "E1: does it learn faster?",
@@ -142,7 +142,8 @@ def blame(results: Results) -> Section | None:
         "response alike."
     )
     verdict = _compare(results, arms.FROZEN.name, "advantage/blame", "The frozen PRM puts", "of the blame on it", 100)
-    figure = figures.along([(arm.title, found) for arm, found in shown if arm.main], {"advantage/blame": "blame"})
+    lines = [(arm.title, found) for arm, found in shown if arm.name in arms.MAIN]
+    figure = figures.along(lines, {"advantage/blame": "blame"})
     return Section("E2: where is the blame?", [text], [Table(columns, rows)], figure, "rl-blame", verdict)
 
 

@@ -37,11 +37,13 @@ def test_options_of_every_run_are_valid(tmp_path):
             assert arguments.per_device_train_batch_size == arms.ROLLOUTS_PER_STEP
 
 
-def test_main_arms_run_first_with_all_seeds():
+def test_main_arms_run_first_with_all_seeds_then_those_of_the_quick_study():
     names = [task.name for task in arms.tasks(arms.selected(quick=False), arms.FULL) if task.command == "rl"]
-    main = [arm.name for arm in arms.selected(quick=True)]
-    assert {name.split("/")[0] for name in names[: len(main) * arms.FULL.seeds]} == set(main)
     assert len(names) == len(arms.ARMS) * arms.FULL.seeds
+    order = list(dict.fromkeys(name.split("/")[0] for name in names))
+    quick = {arm.name for arm in arms.selected(quick=True)}
+    assert set(order[: len(arms.MAIN)]) == set(arms.MAIN)
+    assert set(order[: len(quick)]) == quick == {*arms.MAIN, *arms.ALSO_QUICK}
 
 
 def test_named_arms_come_with_the_one_they_are_compared_with():
