@@ -44,7 +44,7 @@ def _print_subset(name: str, row: dict[str, Any], chosen: str, console: Console)
         column.justify, column.no_wrap = "right", True
     console.print(table)
     for line in notes(row, chosen):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     console.print()
 
 

@@ -40,7 +40,7 @@ def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> No
         column.justify, column.no_wrap = "right", True
     console.print(table)
     for line in notes(metrics):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
 def applied(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -57,10 +57,12 @@ def notes(metrics: dict[str, Any]) -> list[str]:
             f"{name}: score {_signed(row['change'])}, standard deviation within problems {row['deviation']:.3f}; "
             f"within-problem AUROC {decimals(auroc['before'])}, after {decimals(auroc['after'])}"
         )
+    skipped: dict[str, list[str]] = {}
     for name, row in metrics["rewrites"].items():
         if row["skipped"]:
-            reasons = ", ".join(f"{count} {_REASONS[reason]}" for reason, count in row["skipped"].items())
-            lines.append(f"{name}: {row['responses']} responses rewritten, the others not: {reasons}")
+            reasons = ", ".join(f"{count} ({_REASONS[reason]})" for reason, count in row["skipped"].items())
+            skipped.setdefault(reasons, []).append(name)
+    lines += [f"responses not rewritten by {', '.join(names)}: {reasons}" for reasons, names in skipped.items()]
     return lines
 
 

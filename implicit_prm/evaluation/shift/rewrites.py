@@ -26,6 +26,10 @@ _SHORT_WORDS = re.compile(
     "use|vs|via|was|way|we|who|why|won|yes|yet|you",
     re.IGNORECASE,
 )
+# Where x and y are the names of directions: "the x-axis", "the vertical line x = 6".
+_COORDINATES = re.compile(
+    r"\b[xyz]-[a-z]|\b(?:axis|axes|coordinates?|graph|plane|slope|vertical|horizontal|parabola|quadrant)", re.IGNORECASE
+)
 _TIMES = re.compile(r"\d\s*x\s*\d|[\d)\]}%]\s+x\s+[\d(\[{$\\]")
 
 _CODE_OR_TABLE = re.compile(r"```|^\s*\|", re.MULTILINE)
@@ -66,6 +70,7 @@ def rename_variables(problem: str, response: str) -> str | None:
         _CODE_OR_TABLE.search(response)
         or len(free) < len(own)
         or any(letter in word for word in products for letter in own)
+        or _COORDINATES.search(problem + response)
         or ("x" in own and _TIMES.search(response))
     ):
         return None

@@ -33,7 +33,7 @@ def print_metrics(metrics: dict[str, Any], console: Console | None = None) -> No
         column.justify, column.no_wrap = "right", True
     console.print(table)
     for line in notes(metrics):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
 def notes(metrics: dict[str, Any]) -> list[str]:

@@ -185,7 +185,9 @@ def test_diagnostics_are_reported(tmp_path, capsys, tiny_folder, other_folder):
     assert [row["step"] for row in metrics["reference_test"]][-1] == "end"
     assert 0 < metrics["last_step"]["value"] < 1
     report.print_metrics(metrics)
-    for text in (capsys.readouterr().out, (tmp_path / "out/report.html").read_text()):
+    printed = capsys.readouterr().out
+    assert "E[exp(q/beta)]" in printed  # not taken for markup
+    for text in (printed, (tmp_path / "out/report.html").read_text()):
         assert "end of turn" in text
         assert "effective" in text
         assert "of any length" in text

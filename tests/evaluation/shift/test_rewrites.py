@@ -24,6 +24,8 @@ CASES = {
         ("3 x 4 = 12, and x = 2", None),  # a multiplication sign
         ("$xy = 6$ and $x = 2$", None),  # a product
         ("$\\int x^2 dx$", None),
+        ("The line x = 6 is vertical.", None),  # the line y = 6 is not
+        ("Its y-coordinate is 2.", None),
         ("```\nx = 3\n```\nso x is 3", None),
     ],
     "add_thousands_separators": [
