@@ -69,7 +69,8 @@ class ReferenceCache:
 
     def add(self, key: bytes, values: np.ndarray) -> None:
         """Add a response's [tokens] log-probabilities, which are written in batches and at `flush`."""
-        self._values[key] = self._unwritten[key] = np.asarray(values, dtype=np.float32)
+        # A copy: a view of a tensor would keep the tensor, several times the size of the values.
+        self._values[key] = self._unwritten[key] = np.array(values, dtype=np.float32)
         if len(self._unwritten) >= _SHARD_ENTRIES:
             self._flush_if_possible()
 
