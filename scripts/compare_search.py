@@ -7,7 +7,7 @@ Every cell of the tables is a file of `ipr-search` in the output folder. A file 
 the same command resumes. Prints the tables of docs/search.md, and writes tables.md, results.json and search.png.
 
 Cost is the number of tokens that the models compute for a problem: the generator's, which is the guide's reference and
-knows its own log-probabilities, and pi_theta's. Best-of-N is an expectation over all subsets of 64 responses.
+knows its own log-probabilities, and pi_theta's. Best-of-N is an expectation over all subsets of 32 responses.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from implicit_prm.scoring.scorers import column_scorer
 from implicit_prm.search.run import search_responses
 from implicit_prm.utils.io import JsonLines, write_json
 
-LARGEST = 64  # responses of best-of-N
-WIDTHS = (4, 16, 32)
+LARGEST = 32  # responses of best-of-N
+WIDTHS = (16,)
 DEV_WIDTH = 16
-DEV_PROBLEMS, TEST_PROBLEMS = 100, 250
+DEV_PROBLEMS, TEST_PROBLEMS = 40, 250
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def cells(method: str, aggregates: tuple[str, ...] = ("min",), **grid: tuple[flo
 
 # Tried on dev problems; the best of each is used on test problems.
 GRID = {
-    "beam": cells("beam", ("min", "last", "sum"), branch=(2, 4, 8, 16)),
-    "dvts": cells("dvts", ("min", "last", "sum"), branch=(2, 4, 8)),
-    "rebase": cells("rebase", ("min", "last", "sum"), temperature=(0.5, 2.0, 8.0)),
-    "particles": cells("particles", ("min", "sum"), temperature=(1.0, 2.0, 4.0, 8.0)),
-    "tokens": cells("tokens", weight=(0.1, 0.25, 0.5, 0.75)),
+    "beam": cells("beam", ("min", "sum"), branch=(2, 4)),
+    "dvts": cells("dvts", branch=(2, 4)),
+    "rebase": cells("rebase", temperature=(0.5, 2.0)),
+    "particles": cells("particles", ("min", "sum"), temperature=(2.0, 8.0)),
+    "tokens": cells("tokens", weight=(0.2, 0.5)),
 }
 BEST_OF_N = Cell("best_of_n", (("name", "best_of_n"),))
 POLICY = Cell("samples of pi_theta", (("name", "tokens"), ("weight", 1.0)))
@@ -84,7 +84,7 @@ def searched(cell: Cell, split: str, n: int, options: argparse.Namespace) -> Pat
             "problems": {
                 "name": "sandbox",
                 "split": split,
-                "limit": options.problems if split == "test" else min(DEV_PROBLEMS, options.problems),
+                "limit": options.problems if split == "test" else DEV_PROBLEMS,
                 "prompt_template": "{problem}",
             },
             "sampling": {"n": n, "max_new_tokens": 48, "seed": 0},
@@ -111,9 +111,9 @@ class Result:
         return self.generator + self.guide
 
 
-def judged(path: Path, sizes: list[int] | None = None) -> Result:
-    """Read a file of candidates; by default only all of its responses together are judged."""
-    rows, groups = JsonLines(path).rows(), load_groups(str(path))
+def judged(path: Path, problems: int, sizes: list[int] | None = None) -> Result:
+    """Read the first rows of a file of candidates; by default only all responses to a problem together are judged."""
+    rows, groups = JsonLines(path).rows()[:problems], load_groups(str(path))[:problems]
     kind = rows[0]["guide_kind"]
     config = BestOfNConfig(
         candidates=str(path), scores_column="guide_scores", scores_kind=kind, output_dir=".", ties="shared"
@@ -133,9 +133,9 @@ def judged(path: Path, sizes: list[int] | None = None) -> Result:
 class BestOfN:
     """Accuracy and cost of best-of-N for every N up to `LARGEST`, from one file."""
 
-    def __init__(self, path: Path, prompt: float) -> None:
+    def __init__(self, path: Path, problems: int) -> None:
         self.sizes = list(range(1, LARGEST + 1))
-        self._result, self._prompt = judged(path, self.sizes), prompt
+        self._result, self._prompt = judged(path, problems, self.sizes), _prompt_tokens(path, problems)
 
     def tokens(self, n: int) -> float:
         """Mean per problem. Generator and guide compute the prompt once each."""
@@ -160,7 +160,8 @@ def choose(options: argparse.Namespace) -> tuple[list[Cell], list[str]]:
     """The setting of each method with the best accuracy on dev problems, and a table of what was tried."""
     chosen, lines = [], ["| method | settings | best by guide |", "|---|---|---|"]
     for method, tried in GRID.items():
-        accuracy = [judged(searched(cell, "dev", DEV_WIDTH, options)).accuracy["best"].mean() for cell in tried]
+        files = [searched(cell, "dev", DEV_WIDTH, options) for cell in tried]
+        accuracy = [judged(file, DEV_PROBLEMS).accuracy["best"].mean() for file in files]
         best = int(np.argmax(accuracy))
         chosen.append(tried[best])
         for place, (cell, value) in enumerate(zip(tried, accuracy, strict=True)):
@@ -172,13 +173,13 @@ def choose(options: argparse.Namespace) -> tuple[list[Cell], list[str]]:
 def compare(chosen: list[Cell], options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
     """Every method at every width against best-of-N at equal cost, on test problems."""
     plain = searched(BEST_OF_N, "test", LARGEST, options)
-    reference = BestOfN(plain, _prompt_tokens(plain))
+    reference = BestOfN(plain, options.problems)
     rows: list[dict[str, Any]] = []
     lines = [
         "| method | n | tokens | best by guide | weighted vote | majority vote | best-of-N at its cost | difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for n in (1, 2, 4, 8, 16, 32, 64):
+    for n in (1, 2, 4, 8, 16, 32):
         best, weighted, majority = (reference.accuracy(rule, n) for rule in ("best", "weighted", "majority"))
         lines.append(
             f"| best-of-N | {n} | {reference.tokens(n):,.0f} | {interval(best)} | {interval(weighted)} | "
@@ -191,7 +192,7 @@ def compare(chosen: list[Cell], options: argparse.Namespace) -> tuple[list[dict[
         for n in WIDTHS:
             if n % int(dict(cell.algorithm).get("branch", 1)):
                 continue
-            result = judged(searched(cell, "test", n, options))
+            result = judged(searched(cell, "test", n, options), options.problems)
             equal = reference.at_cost(result.tokens.mean())
             difference = result.accuracy["best"][:, 0] - reference.accuracy("best", equal)
             accuracies = " | ".join(interval(result.accuracy[rule][:, 0]) for rule in ("best", "weighted", "majority"))
@@ -207,8 +208,8 @@ def compare(chosen: list[Cell], options: argparse.Namespace) -> tuple[list[dict[
     return rows, lines
 
 
-def _prompt_tokens(path: Path) -> float:
-    """Mean number of tokens of a prompt: "Modulo 50, ...: 12 + 7 * 3" has a token for each number and operator."""
+def _prompt_tokens(path: Path, problems: int) -> float:
+    """Mean number of tokens of a prompt."""
     from transformers import AutoTokenizer
 
     from implicit_prm import sandbox
@@ -216,7 +217,7 @@ def _prompt_tokens(path: Path) -> float:
     from implicit_prm.data.tokenization import Encoder
 
     encoder = Encoder(AutoTokenizer.from_pretrained(sandbox.POLICY_PATH), TextConfig())
-    return float(np.mean([len(encoder.prompt_ids(row["prompt"])) for row in JsonLines(path).rows()]))
+    return float(np.mean([len(encoder.prompt_ids(row["prompt"])) for row in JsonLines(path).rows()[:problems]]))
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

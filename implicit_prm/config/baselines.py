@@ -164,8 +164,8 @@ class MathShepherdConfig(LabelConfig):
         check_range(self, "problems_at_once", at_least=1)
         if isinstance(self.policy, ServerConfig):
             raise ImplicitPRMError(
-                "policy.base_url: OpenAI-compatible servers cannot continue a partial response; choose policy=hub, "
-                "which samples in this process"
+                "policy.base_url: ipr-label completes prefixes with a model in this process, not with a server; choose "
+                "policy=hub"
             )
         if self.sampling.seed is None:
             raise ImplicitPRMError("sampling.seed=null is for servers that do not support seeds; set a number")

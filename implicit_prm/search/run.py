@@ -56,4 +56,5 @@ def search_options(config: SearchConfig) -> dict[str, Any]:
     del options["sampling"]["batch_size"]
     names = ("algorithm", "guide", "aggregate", "over", "steps", "chunk_tokens", "tokenizer")
     given = asdict(config)
+    (given["guide"] or {}).pop("max_tokens_per_batch", None)  # only bounds memory
     return options | {name: given[name] for name in names}

@@ -143,8 +143,11 @@ def _write(config, team):
     )
 
 
-def test_other_options_and_another_guide_are_refused(options, tiny_folder):
-    run.search_responses(options(), say=quiet)
+def test_other_options_are_refused(options):
+    config = options()
+    run.search_responses(config, say=quiet)
+    config.guide.max_tokens_per_batch = 64  # only bounds memory
+    run.search_responses(config, say=quiet)
     with pytest.raises(ImplicitPRMError, match=r"algorithm.branch=2.*=4"):
         run.search_responses(options(algorithm={"name": "beam", "branch": 4}), say=quiet)
     with pytest.raises(ImplicitPRMError, match=r"aggregate=min.*=last"):
