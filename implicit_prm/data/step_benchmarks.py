@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,7 @@ def load_prmbench(dataset: str, split: str, revision: str | None, dropped: Count
         ImplicitPRMError: a source that cannot be read, a missing column, or an invalid row, by number.
     """
     rows = read_rows(dataset, split, revision, option="dataset")
-    others = _other_columns(rows, dataset, PRMBENCH_COLUMNS)
-    solutions = (_of_prmbench(row, where, others) for where, row in zip(rows.places, rows, strict=True))
-    return _groups(solutions, dropped)
+    return _groups(_solutions(rows, dataset, PRMBENCH_COLUMNS, _of_prmbench), dropped)
 
 
 def load_hard2verify(dataset: str, split: str, revision: str | None, dropped: Counter[str]) -> list[Group]:
@@ -81,9 +79,25 @@ def load_hard2verify(dataset: str, split: str, revision: str | None, dropped: Co
         ImplicitPRMError: a source that cannot be read, a missing column, or an invalid row, by number.
     """
     rows = read_rows(dataset, split, revision, option="dataset")
-    others = _other_columns(rows, dataset, HARD2VERIFY_COLUMNS)
-    solutions = (_of_hard2verify(row, where, others) for where, row in zip(rows.places, rows, strict=True))
-    return _groups(solutions, dropped)
+    return _groups(_solutions(rows, dataset, HARD2VERIFY_COLUMNS, _of_hard2verify), dropped)
+
+
+def _solutions(
+    rows: Rows,
+    dataset: str,
+    columns: tuple[str, ...],
+    solution: Callable[[Mapping[str, Any], str, list[str]], _Solution],
+) -> Iterator[_Solution]:
+    """The solutions of all rows; `solution` takes a row, its place, and the columns besides the official ones."""
+    there = rows.column_names
+    missing = [name for name in columns if name not in there]
+    if missing:
+        raise ImplicitPRMError(
+            f"{dataset}: no column {', '.join(missing)}; expected {', '.join(columns)}, got {', '.join(there)}"
+        )
+    others = [name for name in there if name not in columns]
+    for where, row in zip(rows.places, rows, strict=True):
+        yield solution(row, where, others)
 
 
 def _of_prmbench(row: Mapping[str, Any], where: str, others: list[str]) -> _Solution:
@@ -172,17 +186,6 @@ def _groups(solutions: Iterable[_Solution], dropped: Counter[str]) -> list[Group
         )
         for some in prompts.values()
     ]
-
-
-def _other_columns(rows: Rows, dataset: str, columns: tuple[str, ...]) -> list[str]:
-    """The columns besides the official ones, such as scores."""
-    there = rows.column_names
-    missing = [name for name in columns if name not in there]
-    if missing:
-        raise ImplicitPRMError(
-            f"{dataset}: no column {', '.join(missing)}; expected {', '.join(columns)}, got {', '.join(there)}"
-        )
-    return [name for name in there if name not in columns]
 
 
 def _require_texts(row: Mapping[str, Any], where: str, names: Iterable[str]) -> None:
