@@ -20,7 +20,7 @@ from implicit_prm.evaluation.html.solutions import (
 from implicit_prm.evaluation.scorer import kind_of
 from implicit_prm.evaluation.shift.metrics import Rewritten
 from implicit_prm.evaluation.shift.pairs import Pairs
-from implicit_prm.evaluation.shift.report import applied, notes
+from implicit_prm.evaluation.shift.report import applied, not_rewritten
 from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.colors import Scale
 
@@ -53,7 +53,7 @@ def write(
         "shift.html",
         metrics=metrics,
         rewrites=applied(metrics),
-        notes=notes(metrics),
+        notes=not_rewritten(metrics),
         scale=scale,
         remark=f"{len(shown.problems)} of the {len(flips)} cases in which a rewrite changes which response is picked: "
         "the response picked before with its rewrite, and the one picked after.",

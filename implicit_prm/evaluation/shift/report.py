@@ -49,7 +49,7 @@ def applied(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def notes(metrics: dict[str, Any]) -> list[str]:
-    """For each rewrite the change of the score and the within-problem AUROC, and what was not rewritten."""
+    """For each rewrite the change of the score and the within-problem AUROC; below, what was not rewritten."""
     lines = []
     for name, row in applied(metrics).items():
         auroc = row["auroc"]
@@ -57,13 +57,17 @@ def notes(metrics: dict[str, Any]) -> list[str]:
             f"{name}: score {_signed(row['change'])}, standard deviation within problems {row['deviation']:.3f}; "
             f"within-problem AUROC {decimals(auroc['before'])}, after {decimals(auroc['after'])}"
         )
+    return [*lines, *not_rewritten(metrics)]
+
+
+def not_rewritten(metrics: dict[str, Any]) -> list[str]:
+    """How many responses were left alone and why; a line for all rewrites with the same reasons."""
     skipped: dict[str, list[str]] = {}
     for name, row in metrics["rewrites"].items():
         if row["skipped"]:
             reasons = ", ".join(f"{count} ({_REASONS[reason]})" for reason, count in row["skipped"].items())
             skipped.setdefault(reasons, []).append(name)
-    lines += [f"responses not rewritten by {', '.join(names)}: {reasons}" for reasons, names in skipped.items()]
-    return lines
+    return [f"responses not rewritten by {', '.join(names)}: {reasons}" for reasons, names in skipped.items()]
 
 
 def _signed(interval: dict[str, float | None]) -> str:
