@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from benchlib.report import machine
+from benchlib.report import command, machine
 from rllib import arms
 from rllib.curves import Arm
 from rllib.report import Results, headline, sections
@@ -104,16 +104,15 @@ def read(
 def describe(results: Results, tasks: list[Task], seconds: dict[str, float], chosen: argparse.Namespace) -> list[str]:
     """Title and introduction."""
     size, missing = results.size, len(tasks) - len(seconds)
-    command = "python scripts/study_rl.py" + (" --quick" if chosen.quick else "")
     paragraphs = [
         "# Dense rewards for reinforcement learning on the sandbox",
         headline(results),
         f"All arms train the sandbox's policy on the same problems: {size.steps} steps of {arms.ROLLOUTS_PER_STEP} "
         f"rollouts, {size.rollouts:,} in all, evaluated every {size.eval_steps} steps on {size.dev_problems} dev "
-        f"problems x 4 responses, with {size.seeds} seeds. The policy's learning rate was chosen for outcomes alone. "
+        f"problems x 4 responses. Seeds: {size.seeds}. The policy's learning rate was chosen for outcomes alone. "
         "Intervals are 95 % percentile bootstraps over seeds, paired by seed; with so few seeds they are too narrow, "
         "and they do not cover the choice of the dev problems. A sandbox proves nothing about large models.",
-        f"Made by `{command}` in {sum(seconds.values()) / 3600:.1f} hours of one process "
+        f"Made by `{command()}` in {sum(seconds.values()) / 3600:.1f} hours of one process "
         f"({machine()['cpu']}, torch {torch.__version__}). This page is written by that command, verdicts included.",
     ]
     if missing:

@@ -1,7 +1,8 @@
 """What the runs of an arm have logged, and the measures made of it.
 
 Figures are one value per seed. Intervals are 95 % percentile bootstraps over seeds, with the same draws for all arms,
-so that differences are paired by seed. With few seeds they are too narrow; they leave out the choice of the problems.
+so that differences are paired by seed. With few seeds they are too narrow, and with one seed their ends are NaN. They
+leave out the choice of the problems.
 """
 
 from __future__ import annotations
@@ -107,9 +108,8 @@ def draws(seeds: int) -> NDArray[np.int64]:
 def mean_interval(values: Floats) -> Interval:
     """The mean over seeds, NaN left out, with its interval."""
     values = values[~np.isnan(values)]
-    if not len(values):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    return percentile_interval(float(values.mean()), [values[draws(len(values))].mean(1)])
+    mean = float(values.mean()) if len(values) else float("nan")
+    return percentile_interval(mean, [values[draws(len(values))].mean(1)] if len(values) > 1 else [])
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Ratio:
     """Rollouts of an arm divided by those of the arm it is compared with, to reach the final accuracy of the latter.
 
     Args:
-        interval: of the ratio of the mean curves; an end may be infinite.
+        interval: of the ratio of the mean curves; an end may be infinite, and is NaN with one seed.
         reached: share of the resamples in which the arm reaches that accuracy at all.
     """
 
@@ -134,7 +134,9 @@ def ratio(arm: Arm, against: Arm) -> Ratio:
     resamples = draws(len(arm.logs))
     value = _ratios(arm.accuracy.mean(0)[None], against.accuracy.mean(0)[None], arm.rollouts)[0]
     drawn = _ratios(arm.accuracy[resamples].mean(1), against.accuracy[resamples].mean(1), arm.rollouts)
-    low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")  # no interpolation with infinity
+    low, high = np.nan, np.nan
+    if len(arm.logs) > 1:
+        low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")  # no interpolation with infinity
     return Ratio(Interval(float(value), float(low), float(high)), float(np.isfinite(drawn).mean()))
 
 

@@ -221,8 +221,7 @@ def rates(results: Results) -> Section | None:
 
 def times(one: Interval) -> str:
     """A ratio with its interval; `never` for an infinite one."""
-    value, low, high = ("never" if np.isinf(number) else f"{number:.2f}" for number in (one.value, one.low, one.high))
-    return f"{value} [{low}, {high}]"
+    return _shown(one, lambda number: "never" if np.isinf(number) else f"{number:.2f}")
 
 
 def percent(values: Floats) -> str:
@@ -236,20 +235,23 @@ def points(values: Floats) -> str:
 
 
 def _points(one: Interval) -> str:
-    return f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+    return _shown(one, lambda number: f"{100 * number:+.1f}")
 
 
 def _signed(values: Floats) -> str:
-    one = mean_interval(values)
-    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+    return _shown(mean_interval(values), lambda number: f"{number:+.3f}")
 
 
 def _text(values: Floats, scale: float = 1) -> str:
-    one, places = mean_interval(values), 1 if scale == 100 else 3
+    places = 1 if scale == 100 else 3
+    return _shown(mean_interval(values), lambda number: f"{scale * number:.{places}f}")
+
+
+def _shown(one: Interval, text: Callable[[float], str]) -> str:
+    """A value with its interval, if it has one; `-` for no value."""
     if np.isnan(one.value):
         return "-"
-    value, low, high = (f"{scale * number:.{places}f}" for number in (one.value, one.low, one.high))
-    return f"{value} [{low}, {high}]"
+    return text(one.value) if np.isnan(one.low) else f"{text(one.value)} [{text(one.low)}, {text(one.high)}]"
 
 
 def _title(name: str) -> str:
@@ -297,4 +299,4 @@ def _compare(results: Results, name: str, metric: str, start: str, end: str, sca
     one = mean_interval(rest[0] - rest[1])
     if scale == 100:
         return f"{start} {_points(one)} points more {end} than outcomes alone do."
-    return f"{start} {one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]{end}."
+    return f"{start} {_shown(one, lambda number: f'{number:+.3f}')}{end}."
