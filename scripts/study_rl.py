@@ -109,7 +109,7 @@ def describe(results: Results, tasks: list[Task], seconds: dict[str, float], cho
         headline(results),
         f"All arms train the sandbox's policy on the same problems: {size.steps} steps of {arms.ROLLOUTS_PER_STEP} "
         f"rollouts, {size.rollouts:,} in all, evaluated every {size.eval_steps} steps on {size.dev_problems} dev "
-        f"problems x 4 responses. Seeds: {size.seeds}. The policy's learning rate was chosen for outcomes alone. "
+        f"problems x 4 responses. Seeds: {size.seeds}. The policy's learning rate is the default of `ipr-rl`. "
         "Intervals are 95 % percentile bootstraps over seeds, paired by seed; with so few seeds they are too narrow, "
         "and they do not cover the choice of the dev problems. A sandbox proves nothing about large models.",
         f"Made by `{command()}` in {sum(seconds.values()) / 3600:.1f} hours of one process "

@@ -125,7 +125,7 @@ E4 = (
     _prime("before", "updated before it scores", "grpo.prm_update=before"),
     _prime("warm", "a PRM trained beforehand", "prm=sandbox", trained_prm=True),
 )
-# Learning rates of the policy for outcomes alone, from which the default of configs/grpo/sandbox.yaml was chosen.
+# Other learning rates of the policy for outcomes alone: do they learn as well as they can in the comparison?
 RATES = tuple(
     Arm(f"outcome_{rate}", f"outcomes, learning rate {rate}", ("arm=outcome", f"grpo.learning_rate={rate}"))
     for rate in ("2.0e-4", "1.0e-3")
