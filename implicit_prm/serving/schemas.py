@@ -27,7 +27,7 @@ def chat(messages: list[Message]) -> list[dict[str, str]]:
 class StepRewardsRequest(_Strict):
     """`/v1/step_rewards`: responses to one prompt.
 
-    Args:
+    Attributes:
         problem: the problem's text, which `prompt_template` and the chat template are applied to.
         messages: the prompt as a chat, in the place of `problem`.
         responses: K responses.
@@ -57,7 +57,7 @@ class StepRewardsRequest(_Strict):
 class ClassifyRequest(_Strict):
     """vLLM's `/classify`: a chat that ends with the response, or texts that the chat template rendered.
 
-    Args:
+    Attributes:
         model: not compared with the checkpoint's name; a server has one model.
         user: not used.
         request_id: not used.
@@ -83,7 +83,7 @@ class ClassifyRequest(_Strict):
 class PoolingRequest(ClassifyRequest):
     """vLLM's `/pooling`: the same, for one number per step.
 
-    Args:
+    Attributes:
         task: `token_classify`, vLLM's name for scores of tokens or steps, or `classify`, one score for each text.
         encoding_format: numbers come as JSON.
     """
@@ -95,7 +95,7 @@ class PoolingRequest(ClassifyRequest):
 class GetRewardRequest(_Strict):
     """OpenRLHF's `/get_reward`.
 
-    Args:
+    Attributes:
         query: K texts that start with their prompts.
         prompts: [K] the prompts; without them (OpenRLHF before 0.6), `query` is split at the generation prompt.
         labels: not used; they are for rewards by rule.
@@ -117,7 +117,7 @@ class GetRewardRequest(_Strict):
 class ScoreEvaluationRequest(_Strict):
     """LLaMA-Factory's `/v1/score/evaluation`.
 
-    Args:
+    Attributes:
         model: not compared with the checkpoint's name; a server has one model.
         messages: texts that the chat template rendered.
         max_length: null only: LLaMA-Factory cuts texts to this length, and a text that was cut has another score.
@@ -131,7 +131,7 @@ class ScoreEvaluationRequest(_Strict):
 class RemoteRMRequest(_Strict):
     """slime's `remote_rm`.
 
-    Args:
+    Attributes:
         prompt: a text, bare or rendered, or a chat.
         response: the response.
         label: not used; it is for rewards by rule.
