@@ -113,12 +113,22 @@ class ChatTemplate:
         """Special tokens that the template writes around messages; they do not occur in bare texts."""
         before, after = self._around
         written = before.removeprefix(self.tokenizer.bos_token or "") + after
-        special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        return [token for token in special if token in written]
+        return [token for token in self._special if token in written]
+
+    @cached_property
+    def _special(self) -> list[str]:
+        return [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
 
     def is_marked(self, text: str) -> bool:
         """Whether a text holds a special token that the template writes around messages."""
         return any(token in text for token in self._markers)
+
+    def starts_like_a_prompt(self, text: str) -> bool:
+        """Whether a text starts with a special token, if prompts of this template do. BOS may be missing."""
+        before = self._around[0]
+        bos = self.tokenizer.bos_token or ""
+        ours, theirs = (one.strip().removeprefix(bos).startswith(tuple(self._special)) for one in (before, text))
+        return theirs or not ours
 
     def completed(self, text: str) -> str | None:
         """A prompt that is rendered already, exactly as this template writes it; None if the text is not rendered.

@@ -73,7 +73,7 @@ def _at_generation_prompt(encoder: Encoder, text: str) -> tuple[str, str]:
             f"the text {text[:60]!r} holds the generation prompt {start!r} more than once, and there is no special "
             f"token in it, so the start of the response is uncertain; {_APART}"
         )
-    prompt = template.completed(head + start)
+    prompt = template.completed(head + start) if template.starts_like_a_prompt(head) else None
     if prompt is None:
         raise ImplicitPRMError(
             f"the text {text[:60]!r} does not start as a prompt of this model's chat template; render it with this "

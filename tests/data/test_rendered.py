@@ -68,6 +68,7 @@ def test_the_response_of_a_longer_chat_is_its_last_turn(name):
         ("llama 3", "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\nIt is 2."),
         ("plain", "USER: What?\nASSISTANT: 3\nUSER: No.\nASSISTANT: 2"),
         ("plain", "What?\nASSISTANT: 2"),
+        ("qwen 2.5", "What?<|im_end|>\n<|im_start|>assistant\nIt is 2.<|im_end|>\n"),
     ],
 )
 def test_an_uncertain_start_is_refused_with_the_way_out(name, text):
