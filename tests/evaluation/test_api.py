@@ -166,7 +166,8 @@ def test_a_score_column_follows_the_responses_that_are_drawn():
     assert accuracy["PRM, min of steps"]["3"]["value"] == accuracy["oracle (pass@N)"]["3"]["value"] > 0
 
 
-def test_an_implicit_prm_is_evaluated_as_by_the_command(tmp_path, tiny_folder, other_folder):
+def test_an_implicit_prm_is_evaluated_as_by_the_command(tmp_path, tiny_folder, other_folder, monkeypatch):
+    monkeypatch.setenv("IPR_CACHE", str(tmp_path / "cache"))  # values of other batches are rounded differently
     candidates = write_rows(tmp_path / "candidates.jsonl", graded_rows(6, 4))
     options = {"steps": "newline", "reference": str(other_folder), "beta": 0.5}
     config = BestOfNConfig(
