@@ -65,9 +65,9 @@ def by_ray(rows: Path, checkpoint: str, folder: Path, actors: int) -> dict[tuple
     from implicit_prm.scoring import BatchScorer
 
     ray.init(num_cpus=actors + 1, include_dashboard=False, log_to_driver=False)  # one for the task that reads
-    data = ray.data.read_json(str(rows), file_extensions=None)
-    scored = data.map_batches(
-        BatchScorer, fn_constructor_args=[checkpoint], batch_size=128, num_cpus=1, concurrency=actors
+    pool = ray.data.ActorPoolStrategy(size=actors)
+    scored = ray.data.read_json(str(rows)).map_batches(
+        BatchScorer, fn_constructor_args=[checkpoint], batch_size=128, num_cpus=1, compute=pool
     )
     scored.select_columns(["id", "step_rewards"]).write_parquet(str(folder))
     ray.shutdown()

@@ -24,7 +24,8 @@ class BatchScorer:
 
     Examples:
         >>> dataset.map(BatchScorer("outputs/ce"), batched=True, batch_size=64)
-        >>> ray.data.read_json("rows.jsonl").map_batches(BatchScorer, fn_constructor_args=["outputs/ce"], concurrency=4)
+        >>> pool = ray.data.ActorPoolStrategy(size=4)
+        >>> ray.data.read_json("rows.jsonl").map_batches(BatchScorer, fn_constructor_args=["outputs/ce"], compute=pool)
 
     Args:
         scorer: folder or hub id of an implicit PRM, which every process opens for itself; or a `Scorer`.

@@ -25,7 +25,7 @@ def test_ray_data_gives_the_scores_of_the_command(tiny_folder, tmp_path, monkeyp
             fn_constructor_kwargs=checkpoint,
             batch_size=7,
             num_cpus=1,
-            concurrency=2,
+            compute=ray.data.ActorPoolStrategy(size=2),
         )
         found = {row["id"]: row["step_rewards"] for row in scored.iter_rows()}
     finally:
