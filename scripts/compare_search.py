@@ -22,15 +22,15 @@ import numpy as np
 from implicit_prm.config import BestOfNConfig, SearchConfig, from_mapping
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation.best_of_n.candidates import grade
-from implicit_prm.evaluation.best_of_n.curves import MAJORITY, WEIGHTED, accuracy_curves, rankings
+from implicit_prm.evaluation.best_of_n.curves import MAJORITY, RANDOM, WEIGHTED, accuracy_curves, rankings
 from implicit_prm.evaluation.statistics import bootstrap_mean
 from implicit_prm.scoring.scorers import column_scorer
 from implicit_prm.search.run import search_responses
 from implicit_prm.utils.io import JsonLines, write_json
 
 LARGEST = 32  # responses of best-of-N
-WIDTHS = (16,)
-DEV_WIDTH = 16
+WIDTH = 16  # responses of a search
+RULES = ("best by guide", "weighted vote", "majority vote", "a random one")
 DEV_PROBLEMS, TEST_PROBLEMS = 40, 250
 
 
@@ -104,7 +104,7 @@ class Result:
 
     generator: np.ndarray
     guide: np.ndarray
-    accuracy: dict[str, np.ndarray]  # best, weighted, majority -> [P, sizes]
+    accuracy: dict[str, np.ndarray]  # by rule -> [P, sizes]
 
     @property
     def tokens(self) -> np.ndarray:
@@ -126,7 +126,7 @@ def judged(path: Path, problems: int, sizes: list[int] | None = None) -> Result:
     return Result(
         np.array([row["generator_tokens"] for row in rows], dtype=float),
         np.array([row["guide_tokens"] or 0 for row in rows], dtype=float),
-        {"best": best, "weighted": curves[WEIGHTED], "majority": curves[MAJORITY]},
+        dict(zip(RULES, (best, curves[WEIGHTED], curves[MAJORITY], curves[RANDOM]), strict=True)),
     )
 
 
@@ -160,8 +160,8 @@ def choose(options: argparse.Namespace) -> tuple[list[Cell], list[str]]:
     """The setting of each method with the best accuracy on dev problems, and a table of what was tried."""
     chosen, lines = [], ["| method | settings | best by guide |", "|---|---|---|"]
     for method, tried in GRID.items():
-        files = [searched(cell, "dev", DEV_WIDTH, options) for cell in tried]
-        accuracy = [judged(file, DEV_PROBLEMS).accuracy["best"].mean() for file in files]
+        files = [searched(cell, "dev", WIDTH, options) for cell in tried]
+        accuracy = [judged(file, DEV_PROBLEMS).accuracy[RULES[0]].mean() for file in files]
         best = int(np.argmax(accuracy))
         chosen.append(tried[best])
         for place, (cell, value) in enumerate(zip(tried, accuracy, strict=True)):
@@ -171,40 +171,33 @@ def choose(options: argparse.Namespace) -> tuple[list[Cell], list[str]]:
 
 
 def compare(chosen: list[Cell], options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every method at every width against best-of-N at equal cost, on test problems."""
+    """Every method against best-of-N at equal cost, on test problems."""
     plain = searched(BEST_OF_N, "test", LARGEST, options)
     reference = BestOfN(plain, options.problems)
     rows: list[dict[str, Any]] = []
     lines = [
-        "| method | n | tokens | best by guide | weighted vote | majority vote | best-of-N at its cost | difference |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| method | n | tokens | {' | '.join(RULES)} | N of equal cost | difference of best | of weighted vote |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for n in (1, 2, 4, 8, 16, 32):
-        best, weighted, majority = (reference.accuracy(rule, n) for rule in ("best", "weighted", "majority"))
-        lines.append(
-            f"| best-of-N | {n} | {reference.tokens(n):,.0f} | {interval(best)} | {interval(weighted)} | "
-            f"{interval(majority)} | | |"
-        )
-        rows.append({"method": "best-of-N", "n": n, "tokens": reference.tokens(n), "best": best.mean()})
-        rows.append({"method": "weighted vote", "n": n, "tokens": reference.tokens(n), "best": weighted.mean()})
+        tokens, accuracy = reference.tokens(n), {rule: reference.accuracy(rule, n) for rule in RULES}
+        lines.append(f"| best-of-N | {n} | {tokens:,.0f} | {' | '.join(map(interval, accuracy.values()))} | | | |")
+        for name, rule in (("best-of-N", RULES[0]), ("weighted vote", RULES[1])):
+            rows.append({"method": name, "n": n, "tokens": tokens, "best": accuracy[rule].mean()})
     exact = [Cell(f"{cell.method}, exact checker", cell.algorithm, "min", True) for cell in chosen[:1]]
     for cell in [*chosen, POLICY, *exact]:
-        for n in WIDTHS:
-            if n % int(dict(cell.algorithm).get("branch", 1)):
-                continue
-            result = judged(searched(cell, "test", n, options), options.problems)
-            equal = reference.at_cost(result.tokens.mean())
-            difference = result.accuracy["best"][:, 0] - reference.accuracy("best", equal)
-            accuracies = " | ".join(interval(result.accuracy[rule][:, 0]) for rule in ("best", "weighted", "majority"))
-            name = f"{cell.method} ({cell.settings})" if cell.settings else cell.method
-            lines.append(
-                f"| {name} | {n} | {result.tokens.mean():,.0f} | {accuracies} | N = {equal} | "
-                f"{interval(difference, '+')} |"
-            )
-            rows.append(
-                {"method": cell.method, "n": n, "tokens": result.tokens.mean(), "best": result.accuracy["best"].mean()}
-                | {"settings": cell.settings, "difference": asdict(bootstrap_mean(difference)), "equal_n": equal}
-            )
+        result = judged(searched(cell, "test", WIDTH, options), options.problems)
+        tokens, equal = float(result.tokens.mean()), reference.at_cost(result.tokens.mean())
+        best = result.accuracy[RULES[0]][:, 0]
+        both = [result.accuracy[rule][:, 0] - reference.accuracy(rule, equal) for rule in RULES[:2]]
+        accuracies = " | ".join(interval(result.accuracy[rule][:, 0]) for rule in RULES)
+        differences = " | ".join(interval(one, "+") for one in both)
+        name = f"{cell.method} ({cell.settings})"
+        lines.append(f"| {name} | {WIDTH} | {tokens:,.0f} | {accuracies} | {equal} | {differences} |")
+        rows.append(
+            {"method": cell.method, "n": WIDTH, "tokens": tokens, "best": best.mean(), "settings": cell.settings}
+            | {"difference": asdict(bootstrap_mean(both[0])), "equal_n": equal}
+        )
     return rows, lines
 
 
