@@ -98,6 +98,7 @@ class GroupTrainer(Trainer):
         # `training_step` divides by the units of the whole optimiser step; transformers must not divide again.
         self.model_accepts_loss_kwargs = True
         self._step_loss = torch.zeros((), device=args.device)
+        self._checkpoint: str | None = None  # that training has resumed from
         self._log_is_whole = False  # a resumed run knows the losses before its checkpoint, too
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
 
@@ -173,6 +174,7 @@ class GroupTrainer(Trainer):
         return clear_save_errors(str(self.args.output_dir), type(self.metadata).read)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._checkpoint = checkpoint
         with clear_load_errors(str(checkpoint), "the states of optimiser and scheduler"):
             super()._load_optimizer_and_scheduler(checkpoint)
 
@@ -278,11 +280,15 @@ class GroupTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was observed since the last training log, over all processes."""
-        if "train_loss" in logs and self.state.global_step == self._initial_global_step:
-            logs.pop("train_loss")  # a finished run was resumed: there is no loss, and nothing to log
-            return
+        if "train_loss" in logs and not self._log_is_whole and self._checkpoint is not None:
+            with clear_load_errors(self._checkpoint, "the state of the log"):
+                self._load_log_state(Path(self._checkpoint))  # after its last step no epoch does
+            self._total_loss_scalar += self._tr_loss.item()
         if "train_loss" in logs and self._log_is_whole:  # transformers divides by the steps since it has resumed
             logs["train_loss"] = self._total_loss_scalar / self.state.global_step
+        elif "train_loss" in logs and self.state.global_step == self._initial_global_step:
+            logs.pop("train_loss")  # a checkpoint of an earlier version: there is no loss, and nothing to log
+            return
         if "loss" in logs:
             logs |= self.observed_means()
             self._sums.clear()

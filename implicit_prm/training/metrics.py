@@ -110,11 +110,11 @@ class JsonLog(TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args, state, control, **_):
-        """Start the file; a resumed run keeps the lines up to its checkpoint."""
+        """Start the file; a resumed run keeps the lines that were written before its checkpoint was."""
         if not state.is_world_process_zero:
             return
-        log = JsonLines(self.path)
-        lines = [row for row in log.rows() if row["step"] <= state.global_step] if state.global_step else []
+        # One per entry of the history: a run may be killed after its last checkpoint, which the final metrics follow.
+        lines = list(JsonLines(self.path).rows())[: len(state.log_history)]
         with atomic_write(self.path) as stream:
             stream.writelines((to_json(row) + "\n").encode() for row in lines)
 

@@ -162,17 +162,27 @@ def test_with_max_steps_every_resumed_run_equals_the_uninterrupted_one(steps, lo
                 torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path, tiny_folder, rollouts_file):
-    options = {**RESUMABLE, "max_steps": 5}
-    fit(config(tmp_path, tiny_folder, rollouts_file, **options), quiet)
-    before, rows = load_file(tmp_path / "model.safetensors"), log(tmp_path)
-    for _ in range(2):
-        fit(config(tmp_path, tiny_folder, rollouts_file, **options, resume_from_checkpoint="true"), quiet)
+@pytest.mark.parametrize("evaluation", ["no", "steps"])
+def test_a_run_that_ended_after_its_last_step_ends_alike_when_resumed(evaluation, tmp_path, tiny_folder, rollouts_file):
+    """Whatever of the summary and the final dev metrics it had logged by then."""
+    options = {**RESUMABLE, "max_steps": 5, "eval_strategy": evaluation, "eval_steps": 5}
+    data = {"hold_out_prompts": 3}
+    fit(config(tmp_path, tiny_folder, rollouts_file, data=data, **options), quiet)
+    before, lines = load_file(tmp_path / "model.safetensors"), (tmp_path / "log.jsonl").read_text().splitlines(True)
+    rows, metrics = _without_times(log(tmp_path)), json.loads((tmp_path / "train_metrics.json").read_text())
+    assert metrics["train_loss"] > 0
+    for written in range(len(lines) - 2, len(lines) + 1):
+        (tmp_path / "log.jsonl").write_text("".join(lines[:written]))
+        fit(config(tmp_path, tiny_folder, rollouts_file, data=data, **options, resume_from_checkpoint="true"), quiet)
         after = load_file(tmp_path / "model.safetensors")
         assert all(torch.equal(after[name], weight) for name, weight in before.items())
-        assert log(tmp_path) == rows
+        assert _without_times(log(tmp_path)) == rows
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (2, 4, 5)]
-        assert "train_loss" not in json.loads((tmp_path / "train_metrics.json").read_text())
+        assert json.loads((tmp_path / "train_metrics.json").read_text())["train_loss"] == metrics["train_loss"]
+
+
+def _without_times(rows):
+    return [{key: value for key, value in row.items() if not key.endswith(("_runtime", "_second"))} for row in rows]
 
 
 def test_before_the_first_step_every_pair_is_a_tie(tmp_path, tiny_folder, rollouts_file):
