@@ -65,9 +65,16 @@ class TransformersGenerator:
             sampling,
             (sampling.seed, place),
             self._step_ends,
-            self.is_reference and not isinstance(self._config.algorithm, TokensConfig),
+            self._samples_from_reference(problem, prompt),
             self._models,
         )
+
+    def _samples_from_reference(self, problem: Problem, prompt: Sequence[int]) -> bool:
+        """Whether tokens are drawn from the guide's reference, after the prompt that the guide reads."""
+        if not self.is_reference or self._prm is None or isinstance(self._config.algorithm, TokensConfig):
+            return False
+        # The guide renders the prompt with its own template, as in training.
+        return self._prm.encoder.prompt_ids(self._encoder.build_prompt(problem.text)) == list(prompt)
 
     def _open_rows(self, problem: Problem, contexts: Sequence[Sequence[int]]) -> Rows:
         algorithm, prm = self._config.algorithm, self._prm
@@ -109,8 +116,10 @@ class TransformersGenerator:
 
 
 def _is_reference(source: ModelSource, model: Any, prm: ImplicitPRM) -> bool:
-    """Whether the generator and the PRM's reference are the same model: weights, type of the weights and tokens."""
+    """Whether the generator and the PRM's reference are the same model: weights, their type and quantization."""
     reference = prm.reference_source
+    if prm.metadata.quantization is not None:  # the generator is never quantized
+        return False
     if reference is None or reference.weights() != source.weights() or reference.identity != source.identity:
         return False
     held = prm.policy if prm.metadata.reference == ADAPTER_OFF else prm.reference

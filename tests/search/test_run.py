@@ -1,6 +1,7 @@
 """Searches write candidates: resumed equals uninterrupted, tokens are counted, `ipr-eval` reads them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from transformers import AutoTokenizer
@@ -14,6 +15,7 @@ from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts import run as rollouts
 from implicit_prm.rollouts.run import rollout
 from implicit_prm.search import run
+from implicit_prm.search.transformers_generator import TransformersGenerator
 from implicit_prm.types import ImplicitPRMError, StepScores
 from tests.conftest import tiny_model
 from tests.rollouts.fake_server import FakeServer
@@ -68,6 +70,24 @@ def test_rows_are_candidates_with_the_guides_scores(algorithm, options, other_fo
         expected = prm.score(row["prompt"], row["completions"], finished=row["finished"])
         for found, one in zip(row["guide_scores"], expected, strict=True):
             assert found == pytest.approx(one.step_rewards, abs=1e-4)
+
+
+def test_a_reference_that_reads_another_prompt_than_the_generator_is_computed(options, other_folder):
+    """The generator's own log-probabilities are those after its own prompt."""
+    arguments = {"steps": "newline", "prompt_template": "{problem} + 1", "device": "cpu"}
+    prm = ImplicitPRM.from_pretrained(other_folder, "sandbox", 0.5, **arguments)
+    config = options(guide=None, policy={"name": "sandbox", "dtype": "float32"})
+    for row in read(run.search_responses(config, prm, quiet)):
+        expected = prm.score(row["prompt"], row["completions"], finished=row["finished"])
+        for found, one in zip(row["guide_scores"], expected, strict=True):
+            assert found == pytest.approx(one.step_rewards, abs=1e-4)
+
+
+def test_a_quantized_reference_is_another_model_than_the_generator(options, other_folder, tiny_folder):
+    prm = ImplicitPRM.from_pretrained(other_folder, str(tiny_folder), 0.5, device="cpu")
+    assert TransformersGenerator(options(), "newline", prm).is_reference
+    prm.metadata = replace(prm.metadata, quantization="4bit")
+    assert not TransformersGenerator(options(), "newline", prm).is_reference
 
 
 def test_an_evaluation_reads_the_candidates(options):
