@@ -33,8 +33,8 @@ class Shard:
     count: int = 1
 
     def share(self, rank: int, processes: int) -> Shard:
-        """The share of one of several processes."""
-        return Shard(self.number * processes + rank, self.count * processes)
+        """The share of one of several processes. Together they have the shard's parts, however many they are."""
+        return Shard(self.number + self.count * rank, self.count * processes)
 
 
 @dataclass(frozen=True)

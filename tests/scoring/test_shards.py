@@ -63,11 +63,15 @@ def test_shards_of_any_number_merge_to_the_bytes_of_one_run(tmp_path):
 
 def test_processes_of_a_shard_share_it():
     shares = [Shard(1, 4).share(rank, 2) for rank in (0, 1)]
-    assert [list(range(one.number, 24, one.count)) for one in shares] == [[2, 10, 18], [3, 11, 19]]
-    both = sorted(
-        number for number in range(24) for s in range(4) for r in (0, 1) if number % 8 == Shard(s, 4).share(r, 2).number
-    )
-    assert both == list(range(24))
+    assert [list(range(one.number, 24, one.count)) for one in shares] == [[1, 9, 17], [5, 13, 21]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_a_shard_has_the_same_parts_on_machines_with_any_number_of_processes(processes):
+    for shard in (Shard(number, 4) for number in range(4)):
+        shares = [shard.share(rank, processes) for rank in range(processes)]
+        parts = [part for one in shares for part in range(one.number, 48, one.count)]
+        assert sorted(parts) == list(range(shard.number, 48, shard.count))
 
 
 def test_an_interrupted_shard_resumes_at_the_part_that_was_being_scored(tmp_path):
