@@ -133,20 +133,20 @@ def _metrics(
         "classes": {
             str(kind): interval(benchmark.metric(ours.counts.sums(some.weights, some.kinds == kind))) for kind in kinds
         },
-        "step_auroc": finite(_step_auroc(some, config.seed)),
+        "step_auroc": finite(_step_auroc(some, config.bootstrap_resamples, config.seed)),
         "bootstrap": {"resamples": config.bootstrap_resamples, "over": "problems", "level": 0.95},
         "config": without_secrets(asdict(config)),
     }
 
 
-def _step_auroc(some: Solutions, seed: int) -> Interval:
+def _step_auroc(some: Solutions, resamples: int, seed: int) -> Interval:
     """AUROC of right against wrong steps of all scored solutions."""
     right: list[list[float]] = [[] for _ in range(int(some.problem.max()) + 1)]
     wrong: list[list[float]] = [[] for _ in right]
     for problem, labels, values in zip(some.problem, some.labels, some.values, strict=True):
         for is_right, value in zip(labels, values, strict=False):  # no values if it was not scored
             (right if is_right else wrong)[problem].append(value)
-    return clustered_auroc(right, wrong, seed=seed)
+    return clustered_auroc(right, wrong, resamples, seed)
 
 
 def write_predictions(some: Solutions, one: Judged, path: Path) -> None:
@@ -166,14 +166,16 @@ def _prmbench_figures(some: Solutions, one: Judged) -> dict[str, j.Floats]:
 def _hard2verify_figures(some: Solutions, one: Judged) -> dict[str, j.Floats]:
     """Balanced F1 of the three tasks: every step, the whole solution, and the first wrong step.
 
-    A solution is judged right if all of its steps are; its first wrong step is the first that is judged wrong.
+    A solution is judged right if all of its steps are; its first wrong step is the first that is judged wrong. One that
+    was not scored is judged wrongly.
     """
     counts = one.counts.sums(some.weights, some.everything)
     tpr, tnr = j.true_rates(counts)
     erroneous = some.first_errors != -1
     accepted = (one.counts.fn == 0) & (one.counts.tn == 0)
+    scored = np.array([bool(values) for values in one.values])
     verdicts = {
-        "solutions": np.where(erroneous, ~accepted, accepted).astype(float),
+        "solutions": (np.where(erroneous, ~accepted, accepted) & scored).astype(float),
         "first wrong step": th.windows(one.values, some.first_errors.tolist()).hits(one.thresholds).astype(float),
     }
     f1s = {name: th.f1(*th.accuracies(hits, erroneous, some.weights)) for name, hits in verdicts.items()}

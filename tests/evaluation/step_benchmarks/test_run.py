@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from implicit_prm import StepScores, evaluate_prmbench
+from implicit_prm import StepScores, evaluate_hard2verify, evaluate_prmbench
 from implicit_prm.config import Hard2VerifyConfig, PRMBenchConfig
 from implicit_prm.evaluation.step_benchmarks import report
 from implicit_prm.evaluation.step_benchmarks.run import run_step_benchmark
@@ -122,3 +122,27 @@ def test_any_scorer_from_python(tmp_path):
     assert found["results"]["PRM, step scores"]["F1"]["value"] == 0.0
     by_column = evaluate_prmbench("scores", **(options | {"threshold": 0.5}))
     assert by_column["results"]["PRM, step scores"]["F1"]["value"] == pytest.approx(3 / 4)
+
+
+class UpToTwoSteps(Lengths):
+    """Refuses solutions of more than two steps, and calls every step right."""
+
+    limit_tokens = 2
+
+    def lengths(self, problem, responses, finished, given_steps):
+        return list(map(len, given_steps))
+
+
+def test_a_solution_that_is_not_scored_is_judged_wrongly(tmp_path):
+    """Also the whole of it, although its right step, judged wrongly, would make it an erroneous solution."""
+    rows = [hard2verify_row(1, [1, 0, 0]), hard2verify_row(2, [1, 1])]
+    dataset = str(write_rows(tmp_path / "rows.jsonl", rows))
+    options = {"threshold": 0.0, "too_long": "wrong", "bootstrap_resamples": 20}
+    metrics = evaluate_hard2verify(UpToTwoSteps(), dataset=dataset, **options)
+    assert metrics["unscored"] == 1
+    assert metrics["results"]["PRM, step scores"]["solutions"]["value"] == 0.0
+
+
+def test_all_intervals_have_the_resamples_that_were_asked_for(tmp_path):
+    metrics = _run(Hard2VerifyConfig, tmp_path, HARD2VERIFY, threshold=0.5, **(COLUMN | {"bootstrap_resamples": 1}))
+    assert metrics["step_auroc"]["low"] == metrics["step_auroc"]["high"]
