@@ -50,6 +50,8 @@ def headline(results: Results) -> str:
     usable = [arm for arm in arms.E1 if arm.trained_prm or arm.name.startswith(("prime", "ipvrm"))]
     usable = [arm for arm in usable if not arm.name.startswith(("outcome", "shuffled"))]
     ratios = {arm.title: curves.ratio(found, results.outcome) for arm, found in results.of(usable)}
+    if not ratios:
+        return "No dense reward that can be had without exact step labels was tried."
     best = min(ratios, key=lambda title: (ratios[title].interval.value, ratios[title].interval.high))
     one = ratios[best].interval
     what = "the final accuracy of outcomes alone"

@@ -112,6 +112,12 @@ def test_the_first_sentence_says_whether_the_goal_is_reached():
     assert headline(none).startswith("No dense reward of 2 ")
 
 
+@pytest.mark.parametrize("name", ["outcome_grpo", "shuffled", "exact", "online_naive"])
+def test_a_study_of_arms_without_a_usable_dense_reward_has_a_report(name):
+    found = {one: results().found[one] for one in ("outcome", name)}
+    assert sections(Results(results().size, found, (0.5,)))
+
+
 def test_the_report_has_every_arm():
     titles = {}
     for section in sections(results()):
