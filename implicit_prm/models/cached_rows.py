@@ -82,7 +82,7 @@ class CachedRows:
 
     @torch.no_grad()
     def extend(self, ids: Sequence[Ids]) -> list[Tensor]:
-        """Append tokens to every row.
+        """Append tokens to every row; to none of them if it fails.
 
         Args:
             ids: new tokens of each row, possibly none.
@@ -90,12 +90,13 @@ class CachedRows:
         Returns:
             Log-probabilities of the new tokens of each row: [T] float32 in nats, on the CPU.
         """
-        found = [torch.zeros(0) for _ in ids]
+        grown, found = list(self._rows), [torch.zeros(0) for _ in ids]
         growing = [row for row, new in enumerate(ids) if new]
         for piece in pieces([len(ids[row]) for row in growing], self._max_tokens):
             rows = [growing[place] for place in piece]
             for row, (read, logprobs) in zip(rows, self._read(rows, [ids[row] for row in rows]), strict=True):
-                self._rows[row], found[row] = read, logprobs
+                grown[row], found[row] = read, logprobs
+        self._rows = grown
         return found
 
     @torch.no_grad()
@@ -162,9 +163,10 @@ class RescoredRows:
 
     def extend(self, ids: Sequence[Ids]) -> list[Tensor]:
         """As `CachedRows.extend`."""
-        self._rows = [[*row, *new] for row, new in zip(self._rows, ids, strict=True)]
-        growing = [row for row, new in zip(self._rows, ids, strict=True) if new]
+        grown = [[*row, *new] for row, new in zip(self._rows, ids, strict=True)]
+        growing = [row for row, new in zip(grown, ids, strict=True) if new]
         scored = iter(response_logprobs(self._model, self._prompt, growing, self._max_tokens, self._core))
+        self._rows = grown
         self.tokens += sum(len(self._prompt) + len(row) for row in growing)
         return [next(scored)[-len(new) :] if new else torch.zeros(0) for new in ids]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,18 @@ class Session:
         """
         chosen = range(len(self)) if parents is None else parents
         self._check_extension(ids, chosen, reference_logprobs)
+        before = self._rows, self._policy, self._reference
+        # An extension that fails or is interrupted must change nothing; the copies share what was computed before.
+        self._policy, self._reference = copy.copy(self._policy), copy.copy(self._reference)
+        try:
+            return self._extended(ids, chosen, reference_logprobs)
+        except BaseException:
+            self._rows, self._policy, self._reference = before
+            raise
+
+    def _extended(
+        self, ids: Sequence[Ids], chosen: Sequence[int], reference_logprobs: Sequence[Sequence[float]] | None
+    ) -> list[ScoredStep]:
         self.select(chosen)
         policy = self._policy.extend(ids)
         reference = self._reference_logprobs(ids, reference_logprobs)
@@ -149,8 +162,8 @@ class Session:
             with reference_model(*self._models) as model:
                 rows = self._open_reference(model)
                 rows.extend(self._unread())
+                self._rows = [_Row(one.ids, one.prefix_value) for one in self._rows]
                 reference = rows.next_logprobs(row)
-            self._rows = [_Row(one.ids, one.prefix_value) for one in self._rows]
             # The embeddings may be padded to different sizes of the vocabulary.
             width = min(len(policy), len(reference))
             policy, reference = policy[:width], reference[:width]

@@ -148,3 +148,21 @@ def test_log_probabilities_that_are_not_finite_are_refused(prms):
     session = prms["two models"].open(PROBLEM)
     with pytest.raises(ImplicitPRMError, match="response 1"):
         session.extend([[5], [6]], [0, 0], [[-1.0], [float("nan")]])
+
+
+def test_an_extension_that_fails_changes_nothing(prms, monkeypatch):
+    prm = prms["two models"]
+    session, whole = prm.open(PROBLEM), prm.open(PROBLEM)
+    for one in (session, whole):
+        one.extend([[5, 6], [7]], [0, 0])
+    with pytest.raises(ImplicitPRMError, match="response 1"):
+        session.extend([[8], [9, 10]], [1, 0], [[-1.0], [-1.0, float("inf")]])
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_reference_logprobs", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.extend([[11]], [1])
+    assert session.ids == [[5, 6], [7]]
+    found, expected = (one.extend([[8], [9, 10]], [1, 0]) for one in (session, whole))
+    for one, other in zip(found, expected, strict=True):
+        assert one.token_rewards == pytest.approx(other.token_rewards, abs=1e-6)
+        assert one.prefix_value == pytest.approx(other.prefix_value, abs=1e-6)
