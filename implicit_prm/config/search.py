@@ -195,6 +195,11 @@ class SearchConfig(RolloutConfig):
             )
         if exact and self.over != "step":
             raise ImplicitPRMError(f"over={self.over}: the exact checker has no log-ratios; set over=step")
+        if exact and self.chunk_tokens is not None:
+            raise ImplicitPRMError(
+                f"chunk_tokens={self.chunk_tokens}: the exact checker takes an unfinished line for a wrong one; set "
+                "chunk_tokens=null"
+            )
         if exact and self.steps not in (None, "newline"):
             raise ImplicitPRMError(f"steps={self.steps}: the exact checker checks lines; set steps=newline")
         if self.by_step and self.chunk_tokens is None and self.steps in ("given", "step_marker"):

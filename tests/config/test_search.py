@@ -35,6 +35,7 @@ def test_the_smallest_options_are_valid():
         ({"guide": {"kind": "exact"}, "problems__name": "math"}, ["guide=exact", "math"]),
         ({"guide": {"kind": "exact"}, "over": "prefix"}, ["over=prefix"]),
         ({"guide": {"kind": "exact"}, "steps": "blank_line"}, ["steps=blank_line"]),
+        ({"guide": {"kind": "exact"}, "chunk_tokens": 8}, ["chunk_tokens=8", "exact"]),
         ({"guide__beta": 0.0}, ["guide.beta"]),
         ({"steps": "step_marker"}, ["steps=step_marker", "chunk_tokens"]),
         ({"aggregate": "best"}, ["aggregate=best", "min"]),
