@@ -48,12 +48,16 @@ _VALID: tuple[tuple[type, dict[str, Any]], ...] = (
     (options.BaselineConfig, {**_TRAIN, "model": {"name": "m"}, "kind": "orm", "loss": None}),
     (options.MergeConfig, {"checkpoint": "out", "output_dir": "merged"}),
     (options.ScoreConfig, {"input": "rows.jsonl", "checkpoint": "out", "output_dir": "o", "shard": "1/4"}),
+    (
+        options.SearchConfig,
+        {**_ROLLOUT, "guide": {"checkpoint": "out"}, "algorithm": {"name": "beam", "branch": 2}, "aggregate": "min"},
+    ),
     (options.CacheConfig, {"prune_older_than_days": 3}),
     (options.RLConfig, {"policy": {"name": "m"}, "problems": {"name": "gsm8k"}, "output_dir": "out", "grpo": {}}),
     (options.ServeConfig, {"checkpoint": "out", "port": 9000, "aggregate": "last", "over": "prefix"}),
     (options.TextConfig, {"steps": "newline", "template_kwargs": {"x": 1}}),
 )
-_COMMANDS = ("train", "rollout", "eval", "score", "label", "baseline", "merge", "cache", "rl", "serve")
+_COMMANDS = ("train", "rollout", "eval", "score", "label", "baseline", "merge", "cache", "rl", "search", "serve")
 
 
 def open_values(folder: Path) -> Callable[[Random], None]:
