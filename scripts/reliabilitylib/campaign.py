@@ -91,11 +91,12 @@ def terminations(case: Case, whole: Whole, folder: Path, count: int, seed: int) 
 def _signalled(case: Case, whole: Whole, folder: Path, count: int, moments: random.Random, number: int) -> Tally:
     tally = Tally()
     for attempt in tracked(range(count), f"{case.name}: {signal.Signals(number).name}"):
-        status = 0
-        while status == 0:  # it was quicker than the uninterrupted run, and had ended
+        finished = True
+        while finished:  # quicker than the uninterrupted run
             run = _empty(folder / str(attempt))
             command = Command(case.line, run)
             status = command.signal_after(moments.uniform(START_CPU_SECONDS, whole.cpu_seconds), number)
+            finished = status == 0 or (case.at_once and case.progress(run) > 0)
         tally.attempts += 1
         tally.progress.append(case.progress(run))
         said = command.output

@@ -24,6 +24,7 @@ class Case:
         compared: what a table says of the comparison.
         resume: options that are added to resume.
         parts: what the output consists of, as a pattern of files, and its name.
+        at_once: the output appears as a whole, and the command refuses to write it again.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Case:
     compared: str
     resume: tuple[str, ...] = ()
     parts: tuple[str, str] = ("out.jsonl", "rows")
+    at_once: bool = False
 
     def progress(self, folder: Path) -> int:
         """Number of finished parts of the output: rows, or files."""
@@ -79,6 +81,7 @@ def cases(inputs: Path) -> list[Case]:
             ("ipr-merge", f"checkpoint={inputs}/adapter", "output_dir=out"),
             "weights, byte for byte",
             parts=("out/implicit_prm.json", "merged"),
+            at_once=True,
         ),
     ]
 

@@ -386,4 +386,4 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
 def test_import_is_quick_and_brings_no_torch():
     code = "import sys, implicit_prm; print('torch' in sys.modules, len(implicit_prm.__all__))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert result.stdout.split() == ["False", "12"]
+    assert result.stdout.split() == ["False", "15"]
