@@ -31,7 +31,7 @@ class StepProbabilities:
         self._lock = threading.Lock()  # a model whose adapter is off for the reference must not score
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[Sequence[str]]) -> list[list[list[float]]]:
-        """[prompts][responses][steps] numbers; a response without steps has the single number 0.
+        """[prompts, responses, steps] numbers, as lists; a response without steps has the single number 0.
 
         Equal prompts next to each other are scored together: searches repeat a prompt for every beam.
         """
@@ -153,7 +153,7 @@ class SearchAndLearnPRM:
             outputs: the texts of the responses to each of them.
 
         Returns:
-            [questions][responses][steps] numbers in [0, 1].
+            [questions, responses, steps] numbers in [0, 1], as lists.
         """
         return self._steps(questions, outputs)
 
