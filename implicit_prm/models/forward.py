@@ -196,10 +196,11 @@ def completion_logprobs(
     Returns:
         [B, T] float32 in nats, zero outside the completion.
     """
-    batches = _rows_of_one_length(base_model(core or model), attention_mask)
-    if len(batches) > 1:
+    base = base_model(core or model)
+    limit = fixed_length(base)
+    if limit is not None and attention_mask.shape[1] > limit and len(input_ids) > 1 and not is_sharded(base):
         found = torch.zeros_like(completion_mask, dtype=torch.float32)
-        for rows, width in batches:
+        for rows, width in _apart(attention_mask.sum(-1).tolist(), limit):
             ids, mask, completion = (one[rows, :width] for one in (input_ids, attention_mask, completion_mask))
             found[rows, :width] = completion_logprobs(model, ids, mask, completion, core)
         return found
@@ -211,11 +212,8 @@ def completion_logprobs(
     return torch.zeros_like(completion_mask, dtype=torch.float32).masked_scatter(completion_mask, found)
 
 
-def _rows_of_one_length(base: nn.Module, attention_mask: Tensor) -> list[tuple[list[int], int]]:
-    """The rows of each forward pass, and its width."""
-    lengths, limit = attention_mask.sum(-1).tolist(), fixed_length(base)
-    if limit is None or max(lengths) <= limit or is_sharded(base):
-        return [(list(range(len(lengths))), attention_mask.shape[1])]
+def _apart(lengths: Sequence[int], limit: int) -> list[tuple[list[int], int]]:
+    """The rows of each forward pass and its width: those up to the limit together, every longer one alone."""
     short = [row for row, length in enumerate(lengths) if length <= limit]
     batches = [(short, max(lengths[row] for row in short))] if short else []
     return batches + [([row], length) for row, length in enumerate(lengths) if length > limit]

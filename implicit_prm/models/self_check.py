@@ -12,6 +12,7 @@ import torch
 
 from implicit_prm.models.float32 import in_float32
 from implicit_prm.models.forward import base_model, is_sharded
+from implicit_prm.models.rotary import fixed_length
 
 # Limits for the difference, in nats, RMS over tokens. Measured with Qwen2.5-0.5B and SmolLM2-135M: rounding 5e-6 in
 # float32 and 0.1 in bfloat16; positions shifted by one 0.3.
@@ -33,7 +34,9 @@ def agrees(ability: str, fallback: str, difference: Callable[[Any, Any], float],
     """
     base = base_model(core or model)
     kind = type(base).__name__
-    key = (ability, kind, str(base.config._attn_implementation), str(base.dtype), str(base.device.type))
+    # Models of a class may have different rotary embeddings.
+    positions = "any length" if fixed_length(base) is None else "up to a length"
+    key = (ability, kind, str(base.config._attn_implementation), str(base.dtype), str(base.device.type), positions)
     if key not in _verdicts:
         try:
             found, tolerance = measured(difference, model, core)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from implicit_prm.models import self_check
+from implicit_prm.models.cached_rows import CachedRows, RescoredRows, open_rows
 from implicit_prm.models.forward import disable_dropout
 from implicit_prm.models.rotary import fixed_length
 from implicit_prm.models.shared_prompt import PlainRows, SharedPrompt, open_prompt, response_logprobs
@@ -76,3 +78,13 @@ def test_gradients_are_those_of_single_rows(model):
 
 def test_a_long_prompt_is_not_shared(model):
     assert isinstance(open_prompt(model, list(range(5, 5 + CONTEXT))), PlainRows)
+
+
+@pytest.mark.filterwarnings("ignore")  # that the second is scored from the start
+def test_another_model_of_the_class_decides_nothing(monkeypatch):
+    monkeypatch.setattr(self_check, "_verdicts", {})
+    name, options = MODELS["dynamic"]
+    models = [AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(SMALL | more))) for more in ({}, options)]
+    for chosen in (models, models[::-1]):
+        assert {type(open_rows(model.eval(), PROMPT, 1000)) for model in chosen} == {CachedRows, RescoredRows}
+        self_check._verdicts.clear()
