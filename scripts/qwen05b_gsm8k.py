@@ -33,7 +33,7 @@ TRIED = [
     ("dpo", 0.5, 3e-4),
 ]
 DEV_PROMPTS = 40
-SMALL = [f"data.max_prompts={DEV_PROMPTS + 60}", "data.max_responses=4"]
+SMALL = ["data.max_prompts=60", "data.max_responses=4"]
 CRITERION = "eval_rewards/accuracies"
 EXPERIMENT = "experiment=qwen25_coder_05b_gsm8k"
 
@@ -173,7 +173,7 @@ def with_shuffled_labels(source: Path, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def write_rows(target: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON lines, unless the file has them already: its name and time are part of what later stages read."""
+    """Write JSON lines, unless the file has them already."""
     text = "".join(json.dumps(row) + "\n" for row in rows).encode()
     if not target.exists() or target.read_bytes() != text:
         with atomic_write(target) as stream:
