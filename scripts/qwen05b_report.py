@@ -51,13 +51,12 @@ def responses(options: argparse.Namespace) -> Iterator[str]:
 def tried(options: argparse.Namespace) -> Iterator[str]:
     """All settings that were tried, with their result on the dev prompts."""
     rows = []
-    for loss, beta, rate in TRIED:
-        found = dev_result(loss, beta, rate, options)
+    for beta, rate in TRIED:
+        found = dev_result(beta, rate, options)
         if found is not None:
-            chosen = "yes" if choose(loss, options) == (beta, rate) else ""
-            rows.append([loss, beta, f"{rate:g}", f"{found:.3f}", chosen])
-    yield f"## Settings tried\n\nAccuracy on pairs of responses to {DEV_PROMPTS} dev prompts.\n"
-    yield from table(["loss", "beta", "learning rate", "accuracy", "chosen"], rows)
+            rows.append([beta, f"{rate:g}", f"{found:.3f}", "yes" if choose(options) == (beta, rate) else ""])
+    yield f"## Settings tried\n\nCross-entropy; accuracy on pairs of responses to {DEV_PROMPTS} dev prompts.\n"
+    yield from table(["beta", "learning rate", "accuracy", "chosen"], rows)
 
 
 def candidates(stem: str) -> Any:

@@ -24,12 +24,10 @@ def options(tmp_path):
 
 
 def _finish_tuning(options):
-    for place, (loss, beta, rate) in enumerate(qwen05b_gsm8k.TRIED):
-        folder = options.out / f"tune-{loss}-{beta}-{rate:g}"
+    for accuracy, (beta, rate) in zip([0.5, 0.7], qwen05b_gsm8k.TRIED, strict=True):
+        folder = options.out / f"tune-ce-{beta}-{rate:g}"
         folder.mkdir()
-        (folder / "log.jsonl").write_text(
-            json.dumps({"eval_rewards/accuracies": [0.5, 0.7, 0.6, 0.2, 0.3][place]}) + "\n"
-        )
+        (folder / "log.jsonl").write_text(json.dumps({"eval_rewards/accuracies": accuracy}) + "\n")
         (folder / "train_metrics.json").write_text("{}")
 
 
@@ -39,17 +37,25 @@ def test_models_are_trained_with_the_settings_that_were_best_on_dev_prompts(opti
     assert all(name.startswith("tune") for name in names)
     _finish_tuning(options)
     listed = {stage.name: stage for stage in qwen05b_gsm8k.stages(options)}
-    assert {"model.beta=0.05", "trainer.learning_rate=0.001"} < set(listed["ce"].arguments)
-    assert {"model.beta=0.5", "trainer.learning_rate=0.0003"} < set(listed["dpo"].arguments)
+    for name in ("ce", "dpo", "shuffled"):
+        assert {"model.beta=0.05", "trainer.learning_rate=0.001"} < set(listed[name].arguments)
+
+
+def test_two_responses_of_each_label_are_trained_on(tmp_path):
+    row = {"prompt": [{}] * 5, "completions": list("abcde"), "correctness": [False, True, False, False, True]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    assert qwen05b_gsm8k.balanced(tmp_path / "rows.jsonl") == [
+        row | {"completions": list("abce"), "correctness": [False, True, False, True]}
+    ]
 
 
 def test_the_control_keeps_the_number_of_correct_responses(options):
     list(qwen05b_gsm8k.stages(options))
     rows = {
-        name: [json.loads(line) for line in (options.out / f"{name}_mixed.jsonl").read_text().splitlines()]
-        for name in ("train", "shuffled")
+        name: [json.loads(line) for line in (options.out / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("balanced", "shuffled")
     }
-    assert [row["id"] for row in rows["train"]] == ["0", "3"]
+    assert [row["id"] for row in rows["balanced"]] == ["0", "3"]
     assert [sum(row["correctness"]) for row in rows["shuffled"]] == [1, 1]
 
 
@@ -75,7 +81,7 @@ def test_tables_of_what_there_is(options, capsys, monkeypatch):
     qwen05b_report.main()
     written = capsys.readouterr().out
     assert "| train | 4 | 12 | 41.7% | 2 | 0.0% |" in written
-    assert "| ce | 0.05 | 0.001 | 0.700 | yes |" in written
+    assert "| 0.05 | 0.001 | 0.700 | yes |" in written
     assert "| ce: PRM, min of steps | 0.500 [0.250, 0.750] | 50.0 [25.0, 75.0] |  | +10.0 [0.0, 20.0] |" in written
     assert "| ce | 0.500 [0.250, 0.750] | 50.0 |" in written
     assert "1.0 hours" in written
