@@ -25,7 +25,7 @@ from implicit_prm.rl.resumed_options import RUN_FILE, check_resumed_options
 from implicit_prm.rl.reward_function import RewardFunction, completion_text
 from implicit_prm.scoring.exact_steps import ExactSteps
 from implicit_prm.training.arguments import log_offline_without_wandb_key
-from implicit_prm.training.metrics import JsonLog
+from implicit_prm.training.metrics import JsonLog, final_evaluation
 from implicit_prm.training.resume import find_checkpoint
 from implicit_prm.types import ImplicitPRMError, Problem, Prompt, Scorer
 from implicit_prm.utils.distributed import spoken_once
@@ -74,7 +74,7 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
         log_offline_without_wandb_key(arguments, say)
         metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
         if config.dev_split is not None:
-            metrics |= _dev_metrics(trainer)
+            metrics |= final_evaluation(trainer, "eval_reward")
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_json(folder / METRICS_FILE, metrics)
@@ -118,15 +118,6 @@ def _make_trainer(config: RLConfig, arguments: PrimeConfig, graders: GraderPool,
         peft_config=None if config.lora is None else _peft_config(config),
         callbacks=[JsonLog(Path(config.output_dir) / "log.jsonl")],
     )
-
-
-def _dev_metrics(trainer: PrimeTrainer) -> dict[str, float]:
-    """Metrics of the dev problems, evaluated now unless the last step has done so."""
-    last = trainer.state.log_history[-2:]  # an evaluation, then the summary of the run
-    for row in last:
-        if row["step"] == trainer.state.global_step and "eval_reward" in row:
-            return {name: value for name, value in row.items() if name.startswith("eval_")}
-    return trainer.evaluate()
 
 
 def prime_arguments(config: RLConfig) -> PrimeConfig:

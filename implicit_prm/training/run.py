@@ -32,6 +32,7 @@ from implicit_prm.training.arguments import (
 from implicit_prm.training.checkpoint_errors import kept
 from implicit_prm.training.group_trainer import GroupTrainer
 from implicit_prm.training.log_ratio_trainer import LogRatioTrainer
+from implicit_prm.training.metrics import final_evaluation
 from implicit_prm.training.prepare import (
     Say,
     checkpoint_metadata,
@@ -163,7 +164,7 @@ def run_training(
         raise
     warn_if_all_warmup(arguments, trainer.state.global_step, say)
     if "dev" in sets:
-        metrics |= trainer.evaluate()
+        metrics |= final_evaluation(trainer)
     if trainer.is_world_process_zero():  # a folder without metadata holds no finished model
         for name in (METADATA_FILE, BASELINE_FILE):
             (Path(config.output_dir) / name).unlink(missing_ok=True)

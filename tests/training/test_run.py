@@ -47,6 +47,31 @@ def test_data_that_are_kept_encoded_train_the_same_weights(loss, tmp_path, tiny_
             assert (tmp_path / name / file).read_bytes() == (tmp_path / "memory" / file).read_bytes()
 
 
+@pytest.mark.parametrize(("strategy", "evaluations"), [("no", 1), ("epoch", 2), ("best", 2)])
+def test_the_dev_set_is_evaluated_once_at_the_end(
+    strategy, evaluations, tmp_path, tiny_folder, rollouts_file, monkeypatch
+):
+    """Two epochs; with `best`, the model of the first one is saved, and its metrics are reported."""
+    calls = []
+    evaluate = log_ratio_trainer.LogRatioTrainer.evaluate
+    monkeypatch.setattr(
+        log_ratio_trainer.LogRatioTrainer, "evaluate", lambda self, *a, **k: calls.append(1) or evaluate(self, *a, **k)
+    )
+    options = {"eval_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1}
+    if strategy == "no":
+        options["eval_strategy"] = "no"
+    if strategy == "best":
+        options |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "save_strategy": "epoch"}
+        options |= {"greater_is_better": True}  # the loss falls
+    metrics = fit(config(tmp_path / "run", tiny_folder, rollouts_file, "ce", {"hold_out_prompts": 3}, **options), quiet)
+    assert len(calls) == evaluations
+    losses = [row["eval_loss"] for row in log(tmp_path / "run") if "eval_loss" in row]
+    assert len(losses) == evaluations
+    assert metrics["eval_loss"] == pytest.approx(losses[0 if strategy == "best" else -1])
+    if strategy == "best":
+        assert losses[0] > losses[1]
+
+
 @pytest.mark.parametrize(
     ("loss", "first"),
     [
