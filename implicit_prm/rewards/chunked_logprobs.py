@@ -16,6 +16,7 @@ from torch import Tensor
 
 # A chunk's float32 logits take chunk x vocabulary x 4 bytes; 64 MB keeps the matrix product large and the peak small.
 CHUNK_BYTES = 64 * 2**20
+SUM_ROWS = 8192  # of a half-precision product that are converted to float32 at once
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,16 @@ class _ChunkedLogProbs(torch.autograd.Function):
         want_hidden, *want_head = (grad_enabled and needed for needed in ctx.needs_input_grad[:3])
         logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         slope_hidden = torch.empty_like(hidden) if want_hidden and not any(want_head) else None
-        kept = None
+        logits, kept = _Logits(weight, bias, transform), None
         for piece in _chunks(hidden, chunk):
             keep = any(want_head) and kept is None
             want_slope = keep or slope_hidden is not None
-            logprobs[piece], slope = _logprobs(hidden[piece], weight, bias, targets[piece], transform, want_slope)
+            logprobs[piece], slope = logits.logprobs(hidden[piece], targets[piece], want_slope)
             if slope_hidden is not None:
                 slope_hidden[piece] = slope.to(weight.dtype) @ weight
             elif keep:
                 kept = slope.to(hidden.dtype)
+                logits.keep()
         ctx.save_for_backward(hidden, weight, bias, targets, slope_hidden, kept)
         ctx.transform, ctx.chunk = transform, chunk
         return logprobs
@@ -114,23 +116,23 @@ class _ChunkedLogProbs(torch.autograd.Function):
             return (slope_hidden * grad[:, None]).to(hidden.dtype), *(None,) * 6
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if want_hidden else None
-        grad_weight = grad_bias = None
+        logits, of_weight, of_bias = _Logits(weight, bias, ctx.transform), _SumOfProducts(), _SumOfProducts()
         for piece in _chunks(hidden, ctx.chunk):
             slope, kept = kept, None
             if slope is None:
-                slope = _logprobs(hidden[piece], weight, bias, targets[piece], ctx.transform, True)[1].to(hidden.dtype)
+                slope = logits.logprobs(hidden[piece], targets[piece], True)[1].to(hidden.dtype)
             # `grad` scales whole rows, so it is applied to the smaller factor of each product.
             of_row = grad[piece, None]
             if grad_hidden is not None:
                 grad_hidden[piece] = (slope @ weight) * of_row
             if want_weight:
-                grad_weight = _add_product(grad_weight, slope.T, (hidden[piece] * of_row).to(hidden.dtype))
+                of_weight.add(slope.T, (hidden[piece] * of_row).to(hidden.dtype))
             if bias is not None and want_bias:
-                grad_bias = _add_product(grad_bias, slope.T, of_row.to(hidden.dtype))
+                of_bias.add(slope.T, of_row.to(hidden.dtype))
         return (
             grad_hidden,
-            grad_weight.to(weight.dtype) if grad_weight is not None else None,
-            grad_bias.squeeze(-1).to(bias.dtype) if grad_bias is not None else None,
+            of_weight.total.to(weight.dtype) if of_weight.total is not None else None,
+            of_bias.total.squeeze(-1).to(bias.dtype) if of_bias.total is not None else None,
             *(None,) * 4,
         )
 
@@ -140,30 +142,69 @@ def _chunks(hidden: Tensor, chunk: int) -> Iterator[slice]:
     return (slice(start, start + chunk) for start in range(0, max(1, hidden.shape[0]), chunk))
 
 
-def _logprobs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform, want_slope: bool
-) -> tuple[Tensor, Tensor]:
-    """[chunk] log-probabilities and, with `want_slope`, [chunk, vocabulary] d logprob / d raw logits, all float32.
+class _Logits:
+    """The logits of one chunk after another, in the same memory: on a CPU, new memory costs much in page faults.
 
-    The derivative is (onehot - softmax) times that of the transform. The logits are overwritten in place: on a CPU,
-    another tensor of this size costs as much in page faults as in arithmetic.
+    Args:
+        weight: of the output head.
+        bias: of the output head, if it has one.
+        transform: the model's scaling and soft-capping of logits.
     """
-    logits = transform(F.linear(hidden, weight, bias).float())
-    found = logits.gather(-1, targets[:, None]).squeeze(-1)
-    of_transform = transform.slope(logits) if want_slope else None
-    largest = logits.amax(-1)
-    powers = logits.sub_(largest[:, None]).exp_()
-    total = powers.sum(-1)
-    logprobs = found - largest - total.log()
-    if not want_slope:
-        return logprobs, powers
-    slope = powers.div_(-total[:, None])
-    slope.scatter_add_(-1, targets[:, None], torch.ones_like(found)[:, None])
-    return logprobs, slope if of_transform is None else slope.mul_(of_transform)
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> None:
+        self._weight, self._bias, self._transform = weight, bias, transform
+        self._raw: Tensor | None = None  # in the dtype of the weight
+        self._float: Tensor | None = None
+
+    def keep(self) -> None:
+        """Leave the last chunk's memory to the caller."""
+        self._raw = self._float = None
+
+    def logprobs(self, hidden: Tensor, targets: Tensor, want_slope: bool) -> tuple[Tensor, Tensor]:
+        """[chunk] log-probabilities and, with `want_slope`, [chunk, vocabulary] d logprob / d raw logits, in float32.
+
+        The derivative is (onehot - softmax) times that of the transform. It is overwritten by the next chunk.
+        """
+        logits = self._transform(self._logits(hidden))
+        found = logits.gather(-1, targets[:, None]).squeeze(-1)
+        of_transform = self._transform.slope(logits) if want_slope else None
+        largest = logits.amax(-1)
+        powers = logits.sub_(largest[:, None]).exp_()
+        total = powers.sum(-1)
+        logprobs = found - largest - total.log()
+        if not want_slope:
+            return logprobs, powers
+        slope = powers.div_(-total[:, None])
+        slope.scatter_add_(-1, targets[:, None], torch.ones_like(found)[:, None])
+        return logprobs, slope if of_transform is None else slope.mul_(of_transform)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """[chunk, vocabulary] float32 logits before the transform."""
+        if self._raw is None or self._float is None:
+            self._raw = F.linear(hidden, self._weight, self._bias)
+            self._float = self._raw.float()
+            return self._float
+        raw, logits = self._raw[: len(hidden)], self._float[: len(hidden)]
+        if self._bias is None:
+            torch.mm(hidden, self._weight.T, out=raw)
+        else:
+            torch.addmm(self._bias, hidden, self._weight.T, out=raw)
+        return logits if raw.dtype == logits.dtype else logits.copy_(raw)
 
 
-def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """total + left @ right, in place and in float32."""
-    if total is None:
-        return (left @ right).float()
-    return torch.addmm(total, left, right, out=total) if left.dtype == total.dtype else total.add_(left @ right)
+class _SumOfProducts:
+    """A float32 sum of matrix products."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Add left @ right. In half precision by blocks of rows: adding a whole product would convert it at once."""
+        if self.total is None:
+            self.total = (left @ right).float()
+        elif left.dtype == self.total.dtype:
+            torch.addmm(self.total, left, right, out=self.total)
+        else:
+            for start in range(0, len(left), SUM_ROWS):
+                rows = slice(start, start + SUM_ROWS)
+                self.total[rows] += left[rows] @ right
