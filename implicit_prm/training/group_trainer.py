@@ -99,6 +99,8 @@ class GroupTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._step_loss = torch.zeros((), device=args.device)
         self._checkpoint: str | None = None  # that training has resumed from
+        self.dev_fingerprint: str | None = None  # of the dev set
+        self.same_dev_set = True  # as before the run was resumed, as far as its checkpoint says
         self._log_is_whole = False  # a resumed run knows the losses before its checkpoint, too
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
 
@@ -191,6 +193,7 @@ class GroupTrainer(Trainer):
             "loss": self._tr_loss.item(),
             "total_loss": self._total_loss_scalar,
             "sums": {name: total.tolist() for name, total in self._sums.items()},
+            "dev": self.dev_fingerprint,
         }
         write_json(Path(output_dir) / self._log_state_file, state)
 
@@ -201,9 +204,11 @@ class GroupTrainer(Trainer):
 
     def _load_log_state(self, checkpoint: Path) -> None:
         path = checkpoint / self._log_state_file
+        self.same_dev_set = False
         if not path.exists():  # another number of processes has saved it, or an earlier version
             return
         state = json.loads(path.read_text(encoding="utf-8"))
+        self.same_dev_set = state.get("dev") == self.dev_fingerprint
         self._globalstep_last_logged = state["last_logged"]
         self._tr_loss = torch.tensor(state["loss"], device=self.args.device)
         self._total_loss_scalar = state["total_loss"]

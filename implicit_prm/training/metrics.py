@@ -50,19 +50,18 @@ def pair_accuracy(margins: Tensor, beta: float | None = None) -> Tensor:
     return torch.where(margins.abs() <= tie, 0.5, (margins > 0).float())
 
 
-def final_evaluation(trainer: Trainer, metric: str = "eval_loss") -> dict[str, float]:
+def final_evaluation(trainer: Trainer, metric: str = "eval_loss", same_dev_set: bool = True) -> dict[str, float]:
     """Dev metrics of the trained model: those that training has computed at its step, or else of a new evaluation.
-
-    A finished run that is resumed is evaluated again, as its dev set may be another one.
 
     Args:
         trainer: after `train`.
         metric: that every evaluation logs.
+        same_dev_set: the run that is resumed had the same dev set.
     """
     state = trainer.state
     step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
     took_steps = state.global_step > trainer._initial_global_step
-    for row in reversed(state.log_history if took_steps else []):
+    for row in reversed(state.log_history if took_steps or same_dev_set else []):
         if row["step"] == step and metric in row:
             return {name: value for name, value in row.items() if name.startswith("eval_")}
     return trainer.evaluate()

@@ -156,6 +156,7 @@ def run_training(
     loading.check_embeds(model, prepared.encoder)
     _warn_of_half_precision(model, say)
     trainer = prepared.make_trainer(model, sets)
+    trainer.dev_fingerprint = sets["dev"].fingerprint if "dev" in sets else None
     log_offline_without_wandb_key(arguments, say)
     try:
         metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
@@ -164,7 +165,7 @@ def run_training(
         raise
     warn_if_all_warmup(arguments, trainer.state.global_step, say)
     if "dev" in sets:
-        metrics |= final_evaluation(trainer)
+        metrics |= final_evaluation(trainer, same_dev_set=trainer.same_dev_set)
     if trainer.is_world_process_zero():  # a folder without metadata holds no finished model
         for name in (METADATA_FILE, BASELINE_FILE):
             (Path(config.output_dir) / name).unlink(missing_ok=True)

@@ -171,7 +171,8 @@ def test_a_run_that_ended_after_its_last_step_ends_alike_when_resumed(evaluation
     before, lines = load_file(tmp_path / "model.safetensors"), (tmp_path / "log.jsonl").read_text().splitlines(True)
     rows, metrics = _without_times(log(tmp_path)), json.loads((tmp_path / "train_metrics.json").read_text())
     assert metrics["train_loss"] > 0
-    for written in range(len(lines) - 2, len(lines) + 1):
+    after_checkpoint = 2 if evaluation == "no" else 1  # the summary, and dev metrics that no step has computed
+    for written in range(len(lines) - after_checkpoint, len(lines) + 1):
         (tmp_path / "log.jsonl").write_text("".join(lines[:written]))
         fit(config(tmp_path, tiny_folder, rollouts_file, data=data, **options, resume_from_checkpoint="true"), quiet)
         after = load_file(tmp_path / "model.safetensors")
@@ -179,6 +180,20 @@ def test_a_run_that_ended_after_its_last_step_ends_alike_when_resumed(evaluation
         assert _without_times(log(tmp_path)) == rows
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (2, 4, 5)]
         assert json.loads((tmp_path / "train_metrics.json").read_text())["train_loss"] == metrics["train_loss"]
+
+
+def test_a_finished_run_is_evaluated_again_on_another_dev_set(tmp_path, tiny_folder, rollouts_file):
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(rollouts_file.read_text().splitlines(True)[:2]))
+    options = {**RESUMABLE, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    folder, metrics = tmp_path / "run", []
+    for dev in (rollouts_file, other, other):
+        resume = {"resume_from_checkpoint": "true"} if metrics else {}
+        metrics.append(
+            fit(config(folder, tiny_folder, rollouts_file, data={"dev": str(dev)}, **options, **resume), quiet)
+        )
+    assert metrics[0]["eval_loss"] != metrics[1]["eval_loss"]
+    assert metrics[2]["eval_loss"] == metrics[1]["eval_loss"]
 
 
 def _without_times(rows):
