@@ -34,6 +34,7 @@ SMALL = ["data.max_prompts=60", "data.max_responses=4"]
 # if all responses to a prompt fit in one forward pass.
 FASTER = {"ce": ["model.attn_implementation=eager"]}
 FASTER["dpo"] = [*FASTER["ce"], "max_tokens_per_batch=2048"]
+CONTROL = ["max_responses=8"]  # half of the responses tell whether the AUROC of the control is one half
 SIDES = (True, False)
 OF_RESPONSES = ("completions", "correctness", "verdicts", "answer_rules", "finished", "models")
 OF_EACH_LABEL = 2  # responses to a prompt that are trained on
@@ -74,7 +75,7 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     beta, rate = choose(options)
     for name, loss, data in (("ce", "ce", train), ("dpo", "dpo", train), ("shuffled", "ce", shuffled)):
         yield training(name, loss, beta, rate, data, options, FASTER[loss])
-        yield best_of_n(name, test, options)
+        yield best_of_n(name, test, options, CONTROL if name == "shuffled" else [])
     for kind in ("orm", "value_head"):
         yield explicit(kind, rate, train, options)
         yield best_of_n(kind, test, options)
