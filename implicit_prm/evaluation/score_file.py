@@ -24,7 +24,8 @@ def score_file(config: ScoreConfig, say: Callable[[str], None] = print) -> Path 
 
     Raises:
         ImplicitPRMError: anything wrong with options, input or checkpoint, a response that is too long, or, with
-            `merge`, parts that are missing.
+            `merge`, parts that are missing. With `too_long=error`, a part that was scored with `too_long=lowest` and
+            leaves a response out is missing.
     """
     config = from_mapping(ScoreConfig, asdict(config))  # checked like one from YAML: it may have been made in Python
     say, folder = spoken_once(say), Path(config.output_dir)
@@ -36,6 +37,7 @@ def score_file(config: ScoreConfig, say: Callable[[str], None] = print) -> Path 
             identity,
             folder,
             config.responses_per_part,
+            config.too_long,
         )
         say(f"{config.input}: {scores.responses:,} responses in {len(scores.parts):,} parts")
         if not config.merge:

@@ -17,7 +17,15 @@ from typing import Any
 
 from implicit_prm.scoring.scorers import ScoreGroup
 from implicit_prm.scoring.store import FILE, ScoresKey, cache_key
-from implicit_prm.scoring.table import is_current, read_table, to_table, with_labels, write_table, write_tables
+from implicit_prm.scoring.table import (
+    count_without_steps,
+    is_current,
+    read_table,
+    to_table,
+    with_labels,
+    write_table,
+    write_tables,
+)
 from implicit_prm.types import Group, ImplicitPRMError
 from implicit_prm.utils.progress import progress
 
@@ -39,15 +47,29 @@ class Shard:
 
 @dataclass(frozen=True)
 class Part:
-    """The scores of consecutive groups: their file, the key that it must have, and the number of responses."""
+    """The scores of consecutive groups.
+
+    Attributes:
+        path: of their file.
+        key: that the file must have.
+        responses: how many there are.
+        empty: how many of them have no text, hence no steps.
+    """
 
     path: Path
     key: str
     responses: int
+    empty: int
 
     @property
     def is_scored(self) -> bool:
+        """Whether the file is there and current."""
         return is_current(self.path, self.key)
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether the file, which is there, lacks the scores of a response that is too long."""
+        return count_without_steps(self.path) > self.empty
 
 
 class ShardedScores:
@@ -58,6 +80,8 @@ class ShardedScores:
         scorer: what identifies the scorer.
         folder: for parts and table.
         responses_per_part: a part holds whole groups, and at least this many responses.
+        too_long: with `error`, a part that leaves out a response that is too long counts as missing: to score it again
+            names the response. With `lowest` it counts as scored.
     """
 
     def __init__(
@@ -66,8 +90,9 @@ class ShardedScores:
         scorer: Mapping[str, Any],
         folder: Path,
         responses_per_part: int,
+        too_long: str = "error",
     ) -> None:
-        self._groups, self._scorer, self._size = groups, scorer, responses_per_part
+        self._groups, self._scorer, self._size, self._too_long = groups, scorer, responses_per_part, too_long
         self.parts: list[Part] = []
         self.table, self._folder = folder / FILE, folder / "parts"
         whole = ScoresKey(**scorer)
@@ -75,7 +100,8 @@ class ShardedScores:
             for group in some:
                 whole.add(group)
             key = cache_key(some, **scorer)
-            self.parts.append(Part(self._folder / f"{number:06d}-{key}.parquet", key, sum(map(len, some))))
+            empty = sum(not text for group in some for text in group.completions)
+            self.parts.append(Part(self._folder / f"{number:06d}-{key}.parquet", key, sum(map(len, some)), empty))
         self.key = str(whole)  # the one that `store.score_all` looks for
 
     @property
@@ -86,7 +112,11 @@ class ShardedScores:
     def missing(self, shard: Shard) -> list[int]:
         """Numbers of the shard's parts that are not scored."""
         numbers = range(shard.number, len(self.parts), shard.count)
-        return [number for number in numbers if not self.parts[number].is_scored]
+        return [number for number in numbers if not self._is_done(self.parts[number])]
+
+    def _is_done(self, part: Part) -> bool:
+        """Whether the part need not be scored again."""
+        return part.is_scored and (self._too_long == "lowest" or not part.leaves_out)
 
     def score(self, numbers: Sequence[int], score: ScoreGroup, shown: bool = True) -> None:
         """Score these parts, and write each as soon as it is scored.
@@ -116,9 +146,11 @@ class ShardedScores:
         missing = self.missing(Shard())
         if missing:
             listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            too_long = any(self.parts[number].is_scored for number in missing)
             raise ImplicitPRMError(
                 f"{self._folder}: {len(missing)} of {len(self.parts)} parts of this input by this scorer are "
                 f"missing, numbers {listed}; run the shards that have not finished again, with the same options"
+                + ("; or set too_long=lowest, as some leave out responses that are too long" if too_long else "")
             )
         is_current(self.table, self.key)  # refuses to replace a file of that name that is no table of scores
         parts = self._with_groups(range(len(self.parts)))

@@ -117,8 +117,8 @@ def with_labels(table: pa.Table, groups: Iterable[Group]) -> pa.Table:
     return table.set_column(table.schema.get_field_index("correct"), "correct", labels)
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a table of scores.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table of scores, or some columns of it.
 
     Raises:
         ImplicitPRMError: it is damaged.
@@ -126,7 +126,17 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     with _clear_errors(path):
-        return pq.read_table(path, page_checksum_verification=True)
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def count_without_steps(path: Path) -> int:
+    """Number of responses in a table of scores for which no step is scored: empty ones, and those that are too long.
+
+    Raises:
+        ImplicitPRMError: the table is damaged.
+    """
+    rewards = read_table(path, ["step_rewards"])["step_rewards"].to_pylist()
+    return sum(not steps for steps in rewards)
 
 
 def write_table(path: Path, table: pa.Table, key: str) -> None:

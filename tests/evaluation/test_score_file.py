@@ -58,3 +58,7 @@ def test_responses_that_are_too_long(options, tmp_path):
         score_file(ScoreConfig(**options), quiet)
     path = score_file(ScoreConfig(**options, too_long="lowest"), quiet)
     assert pq.read_table(path)["step_rewards"].to_pylist() == [[]] * 27
+    with pytest.raises(ImplicitPRMError, match=r"response 0 .* 15"):  # not what the last run has left out
+        score_file(ScoreConfig(**options), quiet)
+    with pytest.raises(ImplicitPRMError, match=r"5 of 5 parts .* too_long=lowest"):
+        score_file(ScoreConfig(**options, merge=True), quiet)

@@ -16,7 +16,7 @@ def _groups(count, correct=True):
 
 
 class Counting:
-    """A scorer that counts, and fails when it is told to."""
+    """A scorer that counts, and fails when it is told to. It scores no step of "too long"."""
 
     def __init__(self, fail_at=None):
         self.seen, self.fail_at = [], fail_at
@@ -26,13 +26,15 @@ class Counting:
             raise KeyboardInterrupt
         self.seen.append(group.id)
         return [
-            StepScores(text, [StepSpan(0, len(text))], [len(text) + len(group.id) / 7], [1.0], index=place)
+            StepScores(text, [], [], [], index=place)
+            if text in ("", "too long")
+            else StepScores(text, [StepSpan(0, len(text))], [len(text) + len(group.id) / 7], [1.0], index=place)
             for place, text in enumerate(group.completions)
         ]
 
 
-def _sharded(folder, groups, scorer=SCORER, size=3):
-    return ShardedScores(lambda: iter(groups), scorer, folder, size)
+def _sharded(folder, groups, scorer=SCORER, size=3, **options):
+    return ShardedScores(lambda: iter(groups), scorer, folder, size, **options)
 
 
 def _score(scores, shard=None, score=None):
@@ -113,6 +115,20 @@ def test_labels_are_those_of_the_last_merge(tmp_path):
         scores = _sharded(tmp_path, _groups(4, correct))
         assert _score(scores) == []
         assert pq.read_table(scores.merge())["correct"].to_pylist() == [correct, False] * 4
+
+
+def test_a_part_that_leaves_a_response_out_counts_with_lowest_only(tmp_path):
+    groups = _groups(8)
+    groups[1] = Group("p1", "prompt 1", ["a", ""], [None] * 2, [True] * 2)
+    groups[4] = Group("p4", "prompt 4", ["", "too long"], [None] * 2, [True] * 2)
+    lowest, error = (_sharded(tmp_path, groups, too_long=rule) for rule in ("lowest", "error"))
+    _score(lowest, Shard(0, 2))
+    _score(error, Shard(1, 2))
+    assert (lowest.missing(Shard()), error.missing(Shard())) == ([], [2])
+    table = lowest.merge().read_bytes()
+    with pytest.raises(ImplicitPRMError, match=r"1 of 4 parts .* 2;.* too_long=lowest"):
+        error.merge()
+    assert lowest.table.read_bytes() == table
 
 
 @pytest.mark.parametrize("later", [_groups(7), _groups(9)[1:], []], ids=["shorter", "other", "empty"])
