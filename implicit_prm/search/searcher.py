@@ -28,7 +28,7 @@ from implicit_prm.search.rebase import rebase
 from implicit_prm.search.rescoring import RescoringGuide
 from implicit_prm.search.server_generation import ServerGenerator
 from implicit_prm.search.session_guide import SessionGuide
-from implicit_prm.search.step_ends import SEPARATORS
+from implicit_prm.search.step_ends import RULES
 from implicit_prm.search.transformers_generator import TransformersGenerator
 from implicit_prm.types import ImplicitPRMError, Problem, Samples, Scorer, StepScores
 from implicit_prm.utils.distributed import Processes
@@ -151,7 +151,7 @@ def _rule(config: SearchConfig, scorer: Scorer) -> str:
         rule = scorer.metadata.text.steps
     elif config.steps is None and isinstance(scorer, ExactSteps):
         rule = "newline"
-    if config.by_step and config.chunk_tokens is None and rule not in SEPARATORS:
+    if config.by_step and config.chunk_tokens is None and rule not in RULES:
         raise ImplicitPRMError(
             f"the guide splits steps by {rule}, whose ends cannot be seen while a response grows; set steps=newline, "
             "steps=blank_line or chunk_tokens"

@@ -8,9 +8,20 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-# By step rule: the text that a server stops at, and a step that ends so, after white space that is part of no step.
-SEPARATORS = {"newline": "\n", "blank_line": "\n\n"}
-_ENDED = {"newline": re.compile(r"\S.*\n"), "blank_line": re.compile(r"\S.*\n[^\S\n]*\n", re.DOTALL)}
+# By step rule: a step with its end, after white space that is part of no step.
+_STEP = {"newline": re.compile(r"\S.*\n"), "blank_line": re.compile(r"\S.*?\n[^\S\n]*\n", re.DOTALL)}
+RULES = tuple(_STEP)
+
+
+def step_end(text: str, rule: str) -> int | None:
+    """Where the first step of `text` ends, in characters; None if it has not ended.
+
+    Args:
+        text: the step, as far as it has grown, and what follows it.
+        rule: newline or blank_line, as for `rewards.step_splitting`.
+    """
+    step = _STEP[rule].search(text)
+    return None if step is None else step.end()
 
 
 class StepEnds:
@@ -31,8 +42,7 @@ class StepEnds:
             return len(ids) - start >= self._chunk_tokens
         if ids[-1] not in self._line_breaks:  # decoding every token would be slow
             return False
-        step = str(self._tokenizer.decode(list(ids[start:])))
-        return _ENDED[self._rule].search(step) is not None
+        return step_end(str(self._tokenizer.decode(list(ids[start:]))), self._rule) is not None
 
     @cached_property
     def _line_breaks(self) -> set[int]:

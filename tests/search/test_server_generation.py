@@ -40,7 +40,7 @@ def serve():
         server.kill()
 
 
-def opened(server, **options):
+def opened(server, rule="newline", **options):
     config = from_mapping(
         SearchConfig,
         {
@@ -53,7 +53,7 @@ def opened(server, **options):
             **options,
         },
     )
-    return ServerGenerator(config, "newline", lambda _: None).open(PROBLEM, 0)
+    return ServerGenerator(config, rule, lambda _: None).open(PROBLEM, 0)
 
 
 def test_a_request_holds_prompt_and_prefix_and_stops_at_the_end_of_a_step(serve):
@@ -92,6 +92,38 @@ def test_a_request_holds_prompt_and_prefix_and_stops_at_the_end_of_a_step(serve)
 def test_where_the_server_has_stopped(serve, answer, text, finished, cut_off):
     for prefix in opened(serve(lambda body: answer)).extend([0, 0]):
         assert (prefix.text, prefix.finished, prefix.cut_off) == (text, finished, cut_off)
+
+
+@pytest.mark.parametrize("blank", ["\n\n", "\n \n", "\n\t\n"])
+def test_a_server_stops_at_blank_lines_with_white_space(serve, blank):
+    server = serve(lambda body: reply("1 + 2", stop_reason=blank))
+    assert [prefix.text for prefix in opened(server, "blank_line").extend([0, 0])] == [f"1 + 2{blank}"] * 2
+    assert all(blank in request["stop"] for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    "end", [{"stop_reason": "\n\n"}, END, {"reason": "length", "tokens": 20}], ids=["step", "response", "limit"]
+)
+def test_a_step_ends_where_the_server_has_not_seen_its_end(serve, end):
+    server = serve(lambda body: reply("1 + 2 = 3\n   \n3 * 3 = 9\n\n", **end))
+    generation = opened(server, "blank_line")
+    for prefix in generation.extend([0, 0]):
+        assert (prefix.text, prefix.done) == ("1 + 2 = 3\n   \n", False)
+    server.misbehave = lambda number, body: reply("\\boxed{9}", **END)
+    for prefix in generation.extend([0, 1]):
+        assert (prefix.text, prefix.finished) == ("1 + 2 = 3\n   \n\\boxed{9}", True)
+
+
+def test_a_line_break_before_a_step_does_not_end_it(serve):
+    texts = iter(["\n", "1 + 2 = 3\n", "3\n", "\n", "\n", "4\n"])
+    server = serve(lambda body: reply(next(texts), **STOP))
+    generation = opened(server, sampling={"n": 1, "max_new_tokens": 64}, algorithm={"name": "particles"})
+    assert [generation.extend([0])[0].text for _ in range(3)] == [
+        "\n1 + 2 = 3\n",
+        "\n1 + 2 = 3\n3\n",
+        "\n1 + 2 = 3\n3\n\n\n4\n",
+    ]
+    assert len({request["seed"] for request in server.requests}) == 6
 
 
 def test_a_server_that_does_not_say_where_it_has_stopped_is_refused(serve):

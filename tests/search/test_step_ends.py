@@ -2,7 +2,8 @@
 
 import pytest
 
-from implicit_prm.search.step_ends import StepEnds
+from implicit_prm.rewards.step_splitting import split_steps
+from implicit_prm.search.step_ends import StepEnds, step_end
 
 
 class Tokenizer:
@@ -41,6 +42,17 @@ def test_rules(rule, ids, expected):
     ends = StepEnds(Tokenizer(), rule)
     assert ends.reached(ids, 0) is expected
     assert ends.reached([0, 3, *ids], 2) is expected  # only the step itself counts
+
+
+@pytest.mark.parametrize("rule", ["newline", "blank_line"])
+@pytest.mark.parametrize("blank", ["\n\n", "\n \n", "\n   \n", "\n\t\n", "\n\r\n"])
+def test_a_text_is_cut_where_it_is_split(rule, blank):
+    text = f"\n 1 + 1{blank}= 2{blank}3"
+    ends = [step_end(text, rule)]
+    ends.append(ends[0] + step_end(text[ends[0] :], rule))
+    assert step_end(text[ends[1] :], rule) is None
+    starts = [span.start for span in split_steps(text, rule)[1:]]
+    assert [text[end:].lstrip() for end in ends] == [text[start:].lstrip() for start in starts]
 
 
 def test_chunks_have_so_many_tokens():
