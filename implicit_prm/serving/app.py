@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from implicit_prm.config import ServeConfig
 from implicit_prm.evaluation.scorer import OpenScorer
 from implicit_prm.serving.compatibility import compatibility_routes
+from implicit_prm.serving.disconnects import CancelDisconnected
 from implicit_prm.serving.errors import install_error_handlers
 from implicit_prm.serving.guard import Guard
 from implicit_prm.serving.metrics import MeasureRequests
@@ -40,6 +41,7 @@ def create_app(scorer: OpenScorer, config: ServeConfig, key: str | None = None) 
     # No pages of documentation, which load scripts from other servers; /openapi.json describes the routes.
     app = FastAPI(title="implicit-prm", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.queue = service.queue
+    app.add_middleware(CancelDisconnected)
     app.add_middleware(Guard, key=key, max_body_bytes=config.max_body_bytes)
     app.add_middleware(MeasureRequests, metrics=service.metrics)
     install_error_handlers(app)

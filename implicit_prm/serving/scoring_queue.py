@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from implicit_prm.scoring.scorers import ScoreGroup
 from implicit_prm.types import Group, StepScores
@@ -23,7 +24,7 @@ class StoppedError(Exception):
     """The queue takes no more requests."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job:
     group: Group
     scores: Future[list[StepScores]] = field(default_factory=Future)
@@ -63,7 +64,7 @@ class ScoringQueue:
         """Add all of the groups, or none of them.
 
         Returns:
-            The scores of each group. A future that is cancelled before its turn is not computed.
+            The scores of each group. A future that is cancelled before its turn leaves the queue, and is not computed.
 
         Raises:
             QueueFullError: there is no room for all of them.
@@ -80,6 +81,8 @@ class ScoringQueue:
                 self._waiting.setdefault(_key(job.group), []).append(job)
             self._responses += added
             self._changed.notify()
+        for job in jobs:
+            job.scores.add_done_callback(partial(self._remove_if_cancelled, job))
         return [job.scores for job in jobs]
 
     def close(self) -> None:
@@ -92,6 +95,19 @@ class ScoringQueue:
         """Close the queue, and wait until everything in it is scored."""
         self.close()
         self._thread.join()
+
+    def _remove_if_cancelled(self, job: _Job, scores: Future[list[StepScores]]) -> None:
+        """Make room for others at once. A job whose turn has just come is left to `_run`."""
+        if not scores.cancelled():
+            return
+        key = _key(job.group)
+        with self._changed:
+            jobs = self._waiting.get(key, [])
+            if job in jobs:
+                jobs.remove(job)
+                self._responses -= len(job.group)
+                if not jobs:
+                    del self._waiting[key]
 
     def _run(self) -> None:
         while jobs := self._next():

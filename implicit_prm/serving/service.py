@@ -61,12 +61,16 @@ class ScoringService:
             raise ImplicitPRMError(
                 f"{count} responses in one request; the limit is {self.config.max_responses} (max_responses)"
             )
+        waiting = self.queue.submit(groups)
         try:
-            return list(await asyncio.gather(*map(asyncio.wrap_future, self.queue.submit(groups))))
+            return list(await asyncio.gather(*map(asyncio.wrap_future, waiting)))
         except ImplicitPRMError as error:
             if isinstance(error.__cause__, ImplicitPRMError):  # the scorer refused a response
                 raise
             raise HTTPException(500, str(error)) from error
+        finally:
+            for scores in waiting:  # after an error, or if the client has gone, nobody reads the others
+                scores.cancel()
 
     def value(self, scores: StepScores) -> float | None:
         """The score of a response, by the options `aggregate` and `over`; None for one without steps."""

@@ -1,6 +1,7 @@
 """A small PRM, and an application around a scorer."""
 
 import contextlib
+import threading
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,22 @@ from starlette.testclient import TestClient
 from implicit_prm.config import ServeConfig
 from implicit_prm.evaluation.scorer import open_checkpoint
 from implicit_prm.serving.app import create_app
+from implicit_prm.types import StepScores
+
+
+class Held:
+    """A scorer that waits for `turns` before each problem, and fails at the problem "bad"."""
+
+    def __init__(self):
+        self.problems, self.turns, self.started = [], threading.Semaphore(0), threading.Event()
+
+    def score(self, problem, responses):
+        self.problems.append(problem)
+        self.started.set()
+        assert self.turns.acquire(timeout=10)
+        if problem == "bad":
+            raise RuntimeError("bad")
+        return [StepScores(text, [], [1.0]) for text in responses]
 
 
 @pytest.fixture(scope="session")

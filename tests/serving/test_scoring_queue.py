@@ -79,8 +79,12 @@ def test_a_full_queue_takes_all_groups_of_a_request_or_none(busy):
 
 def test_what_is_cancelled_before_its_turn_is_not_scored(busy):
     queue, scoring = busy
-    cancelled, other = queue.submit([group("a", "1"), group("a", "2")])
+    cancelled, other, alone = queue.submit([group("a", "1"), group("a", "2"), group("b", *"3456789")])
     assert cancelled.cancel()
+    assert alone.cancel()
+    assert len(queue) == 1
+    (late,) = queue.submit([group("c", *"3456789")])  # there is room
+    assert late.cancel()
     scoring.may_go_on.set()
     assert values(other) == [2]
     assert scoring.calls[1:] == [("a", ["2"])]
