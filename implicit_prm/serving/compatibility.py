@@ -4,6 +4,7 @@
 |---|---|---|
 | `/pooling` | vLLM: reward_hub, scripts for PRMs | a number for each step of each text |
 | `/classify` | vLLM: verl | one number for each text |
+| `/rerank`, `/v1/rerank`, `/v2/rerank` | vLLM, Jina, Cohere | the responses, the best one first |
 | `/get_reward` | OpenRLHF's `serve_rm` | one number for each text |
 | `/v1/score/evaluation` | LLaMA-Factory's API | one number for each text |
 | `/remote_rm` | slime's `--rm-type remote_rm` | one number |
@@ -26,6 +27,7 @@ from implicit_prm.serving.schemas import (
     GetRewardRequest,
     PoolingRequest,
     RemoteRMRequest,
+    RerankRequest,
     ScoreEvaluationRequest,
     chat,
 )
@@ -61,6 +63,23 @@ def compatibility_routes(service: ScoringService) -> APIRouter:
             {"index": place, "label": None, "probs": [value], "num_classes": 1} for place, value in enumerate(values)
         ]
         return _answer(service, "classify", items)
+
+    @router.post("/rerank")
+    @router.post("/v1/rerank")
+    @router.post("/v2/rerank")
+    async def rerank(request: RerankRequest) -> dict[str, Any]:
+        """The responses by their scores, the best one first."""
+        texts = [one if isinstance(one, str) else one.text for one in request.documents]
+        scores = await service.score(new_group(request.query, texts, [True] * len(texts)))
+        values = [service.number(one) for one in scores]
+        # By the scores themselves: high ones are all 1 after the sigmoid.
+        order = sorted(range(len(texts)), key=lambda place: -values[place])[: request.top_n or None]
+        results: list[dict[str, Any]] = [
+            {"index": place, "relevance_score": _activated(values[place], scores[place], request)} for place in order
+        ]
+        if request.return_documents is not False:
+            results = [one | {"document": {"text": texts[one["index"]]}} for one in results]
+        return {"id": f"rerank-{uuid.uuid4().hex}", "model": service.name, "results": results}
 
     @router.post("/get_reward")
     async def get_reward(request: GetRewardRequest) -> dict[str, Any]:
@@ -102,7 +121,7 @@ def _responses(service: ScoringService, request: ClassifyRequest) -> list[Render
     return [service.split(text) for text in texts]
 
 
-def _activated(value: float, scores: StepScores, request: ClassifyRequest) -> float:
+def _activated(value: float, scores: StepScores, request: ClassifyRequest | RerankRequest) -> float:
     """A value as `use_activation` asks for it."""
     if scores.kind == "probability" or request.use_activation is False:
         return value

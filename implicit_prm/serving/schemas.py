@@ -92,6 +92,36 @@ class PoolingRequest(ClassifyRequest):
     encoding_format: Literal["float"] = "float"
 
 
+class Document(_Strict):
+    """A response to rerank, as Jina's and Cohere's callers may write it."""
+
+    text: str
+
+
+class RerankRequest(_Strict):
+    """`/rerank` of vLLM, Jina and Cohere.
+
+    Attributes:
+        model: not compared with the checkpoint's name; a server has one model.
+        user: not used.
+        request_id: not used.
+        query: the problem.
+        documents: the responses.
+        top_n: how many of them to answer, the best ones; 0 and null for all.
+        return_documents: false leaves out the texts of the responses.
+        use_activation: as for `/classify`.
+    """
+
+    model: str | None = None
+    user: str | None = None
+    request_id: str | None = None
+    query: str
+    documents: list[str | Document] = Field(min_length=1)
+    top_n: int | None = Field(None, ge=0)
+    return_documents: bool | None = None
+    use_activation: bool | None = None
+
+
 class GetRewardRequest(_Strict):
     """OpenRLHF's `/get_reward`.
 

@@ -56,6 +56,38 @@ def test_verl_sends_one_text_to_classify(client, own):
     assert activated["data"][-1]["probs"][-1] == close(sigmoid(own[0]["score"]))
 
 
+@pytest.mark.parametrize("route", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_callers_of_vllm_jina_and_cohere_send_documents_to_rerank(client, own, route):
+    scores = [one["score"] for one in own]
+    best, other = sorted(range(2), key=lambda place: -scores[place])
+    body = {"model": "any", "query": PROBLEM, "documents": RESPONSES, "use_activation": False}
+    answer = post(client, route, body)
+    assert answer["id"]
+    assert answer["model"]
+    assert answer["results"] == [
+        {"index": place, "relevance_score": close(scores[place]), "document": {"text": RESPONSES[place]}}
+        for place in (best, other)
+    ]
+    cohere = body | {"documents": [{"text": text} for text in RESPONSES], "top_n": 1, "return_documents": False}
+    assert post(client, route, cohere | {"use_activation": None})["results"] == [
+        {"index": best, "relevance_score": close(sigmoid(scores[best]))}
+    ]
+    assert len(post(client, route, body | {"top_n": 0})["results"]) == 2  # vLLM's default, for all
+
+
+class Saturated:
+    """A scorer whose rewards all have a sigmoid of 1."""
+
+    def score(self, problem, responses):
+        return [StepScores(text, [], [100.0 + len(text)]) for text in responses]
+
+
+def test_a_ranking_does_not_depend_on_the_activation(serving):
+    with serving(wrap_scorer(Saturated(), ScorerConfig(), False)) as client:
+        results = post(client, "/rerank", {"query": PROBLEM, "documents": ["a", "ccc", "bb"]})["results"]
+    assert [(one["index"], one["relevance_score"]) for one in results] == [(1, 1.0), (2, 1.0), (0, 1.0)]
+
+
 def test_openrlhf_sends_queries_with_their_prompts(client, own):
     body = {"query": RENDERED, "prompts": [PROMPT, PROMPT], "labels": ["11", None]}
     answer = post(client, "/get_reward", body)
@@ -95,6 +127,9 @@ def test_slime_sends_prompt_and_response(client, own, prompt):
         ("/pooling", {"input": RENDERED, "encoding_format": "base64"}, ["encoding_format"]),
         ("/classify", {"input": f"{PROMPT}<|end|>"}, ["empty_score"]),
         ("/classify", {"input": RENDERED, "task": "token_classify"}, ["task"]),
+        ("/rerank", {"query": PROBLEM, "documents": []}, ["documents"]),
+        ("/rerank", {"query": PROBLEM, "documents": ["1", ""]}, ["empty_score"]),
+        ("/rerank", {"query": PROBLEM, "documents": ["1"], "max_tokens_per_doc": 9}, ["max_tokens_per_doc"]),
         ("/get_reward", {"query": RENDERED, "prompts": [PROMPT, "another"]}, ["another", "start"]),
         ("/get_reward", {"query": RENDERED, "prompts": [PROMPT]}, ["prompts"]),
         ("/get_reward", {"query": [RENDERED[0], f"{PROMPT}{'1 + 1 = 2' * 99}"]}, ["problem 1", "256"]),
