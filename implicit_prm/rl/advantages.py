@@ -23,6 +23,7 @@ Credit = Literal["sum", "min"]
 Scale = Literal["none", "group_std", "batch_std", "batch_max"]
 
 _EPSILON = 1e-4  # added to standard deviations, as in TRL's GRPOTrainer
+_SMALLEST_RETURN = 1e-6  # added to the largest return, as in PRIME's code; rewards that are rounding errors stay small
 
 
 def outcome_advantages(
@@ -102,17 +103,20 @@ def process_advantages(
     return returns.gather(1, units).masked_fill(~completion_mask, 0.0).float()
 
 
-def scaled(advantages: Tensor, completion_mask: Tensor, groups: Tensor, how: Scale = "none") -> Tensor:
+def scaled(
+    advantages: Tensor, token_rewards: Tensor, completion_mask: Tensor, groups: Tensor, how: Scale = "none"
+) -> Tensor:
     """Divide process advantages by their size. Signs are kept.
 
     Args:
         advantages: [N, T].
+        token_rewards: [N, T] the rewards that they were made of.
         completion_mask: [N, T] bool, true at tokens of the response.
         groups: [N] int64, the prompt of each response.
         how: `none`; `group_std`, the standard deviation over the prompt's tokens (as arXiv 2604.13197); `batch_std`,
-            that over all tokens; or `batch_max`, the largest absolute value (PRIME's code, but over all processes).
-            All but `none` make the scale of the rewards, and so beta, irrelevant: noise of a model that was trained
-            little counts as much as a signal.
+            that over all tokens; or `batch_max`, the largest absolute sum of the rewards from a token on, without a
+            baseline (PRIME's code, but over all processes). All but `none` make the scale of the rewards, and so beta,
+            irrelevant: noise of a model that was trained little counts as much as a signal.
 
     Returns:
         [N, T] float32.
@@ -124,7 +128,8 @@ def scaled(advantages: Tensor, completion_mask: Tensor, groups: Tensor, how: Sca
         raise ImplicitPRMError(f"scale={how!r}: choose one of {', '.join(get_args(Scale))}")
     values = advantages.double()
     if how == "batch_max":
-        values = values / values.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+        rewards = token_rewards.double().masked_fill(~completion_mask, 0.0)
+        values = values / (rewards.flip(1).cumsum(1).abs().amax() + _SMALLEST_RETURN)
     elif how != "none":
         number = groups.unique(return_inverse=True)[1] if how == "group_std" else torch.zeros_like(groups)
         sizes = _group_sums(completion_mask.sum(-1).double(), number)

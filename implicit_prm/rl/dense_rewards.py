@@ -57,8 +57,8 @@ class DenseRewards:
         self.prm = prm if isinstance(prm, ImplicitPRM) else None
         self.updater: PRMUpdater | None = None
         if self.prm is None:
-            for option in ("prm_update", "prm_reference"):
-                if (value := getattr(args, option)) not in ("none", "frozen"):
+            for option in ("prm_update", "prm_reference", "prm_max_tokens"):
+                if (value := getattr(args, option)) not in ("none", "frozen", None):
                     raise ImplicitPRMError(f"{option}={value} needs an ImplicitPRM, got {type(prm).__name__}")
             self._score_steps = scorer_token_rewards(prm, tokenizer)
             return

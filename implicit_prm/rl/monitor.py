@@ -15,11 +15,13 @@ from torch import Tensor
 
 from implicit_prm.evaluation.statistics import auroc
 from implicit_prm.rewards.implicit_reward import outcome_rewards, step_sums
+from implicit_prm.rewards.losses import pairs
+from implicit_prm.training.metrics import pair_accuracy
 from implicit_prm.types import ImplicitPRMError, StepLabels
 
 
 def reward_metrics(
-    token_rewards: Tensor, completion_mask: Tensor, newline: Tensor, outcomes: Tensor | None = None
+    token_rewards: Tensor, completion_mask: Tensor, newline: Tensor, outcomes: Tensor, groups: Tensor
 ) -> dict[str, float]:
     """Size and place of the rewards of a batch.
 
@@ -28,11 +30,13 @@ def reward_metrics(
         completion_mask: [N, T] bool, true at tokens of the response.
         newline: [N, T] bool, tokens that hold a line break.
         outcomes: [N] outcomes, above 0.5 for a correct response; NaN if not graded.
+        groups: [N] int64, the prompt of each response.
 
     Returns:
         `return`: mean sum of rewards of a response. `share_last`, `share_newline`: share of the absolute rewards that
         is on the last token of a response, or on line breaks. `outcome_auroc`: probability that a correct response has
-        a higher return than a wrong one. Those that the batch does not define are left out.
+        a higher return than a wrong one, of any prompt. `pair_accuracy`: the same among responses to one prompt, which
+        is what a baseline of the prompt leaves of it. Those that the batch does not define are left out.
     """
     rows = completion_mask.any(-1)
     if not rows.any():
@@ -44,9 +48,11 @@ def reward_metrics(
     if total := size.sum().item():
         found["share_last"] = size.gather(1, last).sum().item() / total
         found["share_newline"] = size[newline & completion_mask].sum().item() / total
-    if outcomes is not None:
-        correct, wrong = rows & (outcomes > 0.5), rows & (outcomes <= 0.5)
-        found["outcome_auroc"] = auroc(returns[correct].tolist(), returns[wrong].tolist())
+    correct, wrong = rows & (outcomes > 0.5), rows & (outcomes <= 0.5)
+    found["outcome_auroc"] = auroc(returns[correct].tolist(), returns[wrong].tolist())
+    graded = correct | wrong
+    chosen, rejected = pairs(correct[graded], groups[graded])
+    found["pair_accuracy"] = pair_accuracy(returns[graded][chosen] - returns[graded][rejected]).mean().item()
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 

@@ -133,6 +133,11 @@ class PrimeConfig(GRPOConfig):
                         f"{name}={getattr(self, name)} belongs to GRPO's advantages; set baseline=group_mean, or "
                         f"{name}={value}"
                     )
+        if self.load_best_model_at_end and self.prm_update != "none":
+            raise ImplicitPRMError(
+                "load_best_model_at_end would save the best policy with the last PRM, which prm_update="
+                f"{self.prm_update} has trained further; leave it out, and take both from a checkpoint"
+            )
         if self.credit == "min" and self.gamma != 1:
             raise ImplicitPRMError(f"gamma={self.gamma} has no meaning with credit=min; leave it at 1")
 

@@ -164,8 +164,9 @@ class PrimeTrainer(GRPOTrainer):
         args, shuffle = self.args, None
         if args.shuffle_process_rewards:
             shuffle = torch.Generator().manual_seed(args.seed + self.state.global_step)
+        rewards = batch.padded([one.rewards for one in scored], torch.float32)
         process = advantages.process_advantages(
-            batch.padded([one.rewards for one in scored], torch.float32),
+            rewards,
             mask,
             batch.group_of_row,
             _steps(batch, scored) if args.granularity == "step" else None,
@@ -174,7 +175,7 @@ class PrimeTrainer(GRPOTrainer):
             args.gamma,
             shuffle,
         )
-        return advantages.scaled(process, mask, batch.group_of_row, args.process_scale)
+        return advantages.scaled(process, rewards, mask, batch.group_of_row, args.process_scale)
 
     def _observe(self, name: str, value: float) -> None:
         """Add to the mean that the next log shows."""
@@ -189,7 +190,7 @@ class PrimeTrainer(GRPOTrainer):
         breaks = {token for one in batch.rollouts for token in one.ids}
         breaks = {token for token in breaks if "\n" in str(self._tokenizer.decode([token]))}
         newline = batch.padded([[token in breaks for token in one.ids] for one in batch.rollouts], torch.bool)
-        found = monitor.reward_metrics(rewards, mask, newline, outcomes)
+        found = monitor.reward_metrics(rewards, mask, newline, outcomes, batch.group_of_row)
         for name, value in found.items():
             self._observe(f"prm/{name}", value)
         labels = [one.step_labels for one in scored]
@@ -242,7 +243,7 @@ class PrimeTrainer(GRPOTrainer):
 def _refuse_without_prm(args: PrimeConfig, step_checker: StepChecker | None) -> None:
     if args.process_coef > 0:
         raise ImplicitPRMError(f"process_coef={args.process_coef} needs a prm; process_coef=0 trains on outcomes alone")
-    for name, default in (("prm_update", "none"), ("prm_reference", "frozen")):
+    for name, default in (("prm_update", "none"), ("prm_reference", "frozen"), ("prm_max_tokens", None)):
         if getattr(args, name) != default:
             raise ImplicitPRMError(f"{name}={getattr(args, name)} needs a prm")
     if step_checker is not None:

@@ -88,14 +88,24 @@ def test_a_response_without_tokens_or_without_others():
 def test_scales():
     values, mask = padded([[2.0, -4.0], [1.0], [3.0, 5.0]])
     groups = torch.tensor([0, 0, 1])
-    torch.testing.assert_close(scaled(values, mask, groups, "batch_max"), values / 5)
-    assert torch.equal(scaled(values, mask, groups), values)
+    assert torch.equal(scaled(values, values, mask, groups), values)
     batch = torch.tensor([2.0, -4.0, 1.0, 3.0, 5.0]).std()
-    torch.testing.assert_close(scaled(values, mask, groups, "batch_std"), values / (batch + 1e-4))
+    torch.testing.assert_close(scaled(values, values, mask, groups, "batch_std"), values / (batch + 1e-4))
     first, second = torch.tensor([2.0, -4.0, 1.0]).std() + 1e-4, torch.tensor([3.0, 5.0]).std() + 1e-4
     expected = values / torch.stack([first, first, second])[:, None]
-    torch.testing.assert_close(scaled(values, mask, groups, "group_std"), expected)
-    assert scaled(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool), groups[:2], "batch_max").abs().max() == 0
+    torch.testing.assert_close(scaled(values, values, mask, groups, "group_std"), expected)
+
+
+def test_the_largest_return_of_the_batch_has_no_baseline():
+    """As in PRIME's code: the largest of |2|, |-5|, |12| and |5|, the sums of rewards from a token on."""
+    rewards, mask = padded([[7.0, -5.0], [7.0, 5.0]])
+    rewards = torch.nn.functional.pad(rewards, (0, 1), value=100.0)  # padding does not count
+    mask, groups = torch.nn.functional.pad(mask, (0, 1)), torch.tensor([0, 0])
+    process = process_advantages(rewards, mask, groups)
+    torch.testing.assert_close(scaled(process, rewards, mask, groups, "batch_max"), process / 12)
+    rounding = torch.full((2, 3), 1e-9)
+    assert scaled(rounding, rounding, mask, groups, "batch_max").abs().max() < 0.01
+    assert scaled(torch.zeros(2, 3), torch.zeros(2, 3), mask, groups, "batch_max").abs().max() == 0
 
 
 def test_the_outcome_is_at_every_token_undiscounted():
@@ -138,7 +148,7 @@ def batch(seed=0):
 
 def whole(rewards, mask, groups, steps, outcomes, units, credit, scale):
     process = process_advantages(rewards, mask, groups, steps if units == "step" else None, credit=credit)
-    process = scaled(process, mask, groups, scale)
+    process = scaled(process, rewards, mask, groups, scale)
     return combined(process, outcome_advantages(outcomes, groups), mask, 0.3, whiten=True)
 
 
@@ -183,4 +193,4 @@ def test_unknown_options_are_refused(options, named):
     with pytest.raises(ImplicitPRMError, match=named):
         process_advantages(rewards, mask, groups, **options)
     with pytest.raises(ImplicitPRMError, match="scale='std'"):
-        advantages.scaled(rewards, mask, groups, "std")
+        advantages.scaled(rewards, rewards, mask, groups, "std")

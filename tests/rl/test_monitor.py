@@ -12,16 +12,25 @@ from tests.rl.test_advantages import padded
 def test_size_and_place_of_rewards():
     rewards, mask = padded([[1.0, -2.0, 3.0], [4.0], [-1.0, -1.0]])
     newline = torch.tensor([[0, 1, 0], [0, 0, 0], [1, 0, 1]], dtype=torch.bool)  # the last one is padding
-    found = reward_metrics(rewards, mask, newline, torch.tensor([0.0, 1.0, float("nan")]))
-    assert found == pytest.approx(
-        {"return": 4 / 3, "share_last": 8 / 12, "share_newline": 3 / 12, "outcome_auroc": 1.0}
-    )
+    found = reward_metrics(rewards, mask, newline, torch.tensor([0.0, 1.0, float("nan")]), torch.tensor([0, 0, 0]))
+    shares = {"share_last": 8 / 12, "share_newline": 3 / 12}
+    assert found == pytest.approx({"return": 4 / 3, **shares, "outcome_auroc": 1.0, "pair_accuracy": 1.0})
+
+
+def test_pairs_of_a_prompt_leave_out_what_the_prompt_explains():
+    """Of the prompts 0 and 1 the first has higher returns and more correct responses, but each has its pairs wrong."""
+    rewards, mask = padded([[5.0], [5.5], [5.0], [1.0], [1.5], [1.5]])
+    outcomes, groups = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0]), torch.tensor([0, 0, 0, 1, 1, 1])
+    found = reward_metrics(rewards, mask, mask & False, outcomes, groups)
+    assert found["outcome_auroc"] == pytest.approx(4 / 9)
+    assert found["pair_accuracy"] == 0
 
 
 def test_what_a_batch_does_not_define_is_left_out():
     rewards, mask = padded([[0.0, 0.0]])
-    assert reward_metrics(rewards, mask, mask, torch.tensor([1.0])) == {"return": 0.0}
-    assert reward_metrics(rewards, mask & False, mask) == {}
+    outcomes, groups = torch.tensor([1.0]), torch.tensor([0])
+    assert reward_metrics(rewards, mask, mask, outcomes, groups) == {"return": 0.0}
+    assert reward_metrics(rewards, mask & False, mask, outcomes, groups) == {}
     assert step_metrics(rewards, mask, torch.zeros(1, 2, dtype=torch.long), [StepLabels(())]) == {}
 
 

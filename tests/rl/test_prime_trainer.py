@@ -94,7 +94,7 @@ def test_what_is_logged(prm, tmp_path):
     trainer, _ = prime(tmp_path, prm=prm, step_checker=checker, eval_strategy="no")
     trainer.train()
     for row in logs(trainer):
-        for name in ("return", "share_last", "share_newline", "outcome_auroc", "step_auroc"):
+        for name in ("return", "share_last", "share_newline", "outcome_auroc", "pair_accuracy", "step_auroc"):
             assert math.isfinite(row[f"prm/{name}"])
         assert 0 < row["prm/share_newline"] < 1
         assert 0 <= row["advantage/blame"] <= 1
@@ -202,6 +202,16 @@ def second(completions, **_):
         ({}, {"process_coef": 0, "credit": "min"}, "credit=min"),
         ({"prm": None}, {}, r"process_coef=0\.2"),
         ({"prm": None}, {"process_coef": 0, "prm_update": "after"}, "prm_update=after"),
+        ({"prm": None}, {"process_coef": 0, "prm_max_tokens": 512}, "prm_max_tokens=512"),
+        ({"prm": Checker()}, {"prm_max_tokens": 512}, "prm_max_tokens=512"),
+        (
+            {},
+            {
+                **{"prm_update": "after", "load_best_model_at_end": True},
+                **{"eval_strategy": "steps", "save_strategy": "steps"},
+            },
+            "load_best_model_at_end",
+        ),
         ({"prm": Checker()}, {"prm_update": "after"}, "prm_update=after"),
         ({"prm": Checker()}, {"prm_reference": "behaviour"}, "prm_reference=behaviour"),
         ({"reward_funcs": [accuracy, second]}, {"prm_update": "after"}, "outcome_reward"),
