@@ -4,7 +4,8 @@
     python scripts/study_rl.py --quick                      # a third of the arms, 3 seeds, shorter runs: 20 minutes
     python scripts/study_rl.py --only prime prime_warm      # these arms, and `outcome`, which all are compared with
 
-The first command writes docs/rl-study.md; the others write rl-study.md in --out. All write report.html in --out.
+The first command writes docs/rl-study.md, also with more seeds; the others write rl-study.md in --out. All write
+report.html in --out.
 
 Every run is one `ipr-rl` command on the sandbox; `rllib/arms.py` defines them. Finished runs are kept in --out: after
 an interruption, or with more seeds, the same command resumes. A run that was interrupted starts again, as it is short.
@@ -12,7 +13,7 @@ Arguments after `--` are overrides for all runs. --report-only reports on the ar
 
 How long it takes, in CPU seconds of a Xeon core, from runs of four steps: a step takes 1.1 with a PRM and 0.8 without,
 an evaluation of 100 problems about 3, the start and the report of a run 2. A run of the full size has 60 steps and 13
-evaluations, which are 110 at most; 36 arms x 5 seeds are 19,800, or 2.8 hours on two cores, and with the responses and
+evaluations, which are 110 at most; 37 arms x 5 seeds are 20,350, or 2.8 hours on two cores, and with the responses and
 the five PRMs that are trained beforehand about 3. The quick size has 36 runs of 30 steps and 7 evaluations of 50
 problems, 46 each: with its three PRMs 17 minutes on two cores.
 """
@@ -58,7 +59,8 @@ def parse() -> argparse.Namespace:
         if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
             parser.error(f"--{name} must be at least 1")
     chosen.out = chosen.out or Path("outputs/rl-study-quick" if chosen.quick else "outputs/rl-study")
-    whole = not (chosen.quick or chosen.only or chosen.overrides)
+    fewer_seeds = chosen.seeds is not None and chosen.seeds < arms.FULL.seeds
+    whole = not (chosen.quick or chosen.only or chosen.overrides or chosen.steps or fewer_seeds)
     chosen.report = chosen.report or (Path("docs") if whole else chosen.out) / "rl-study.md"
     chosen.images = chosen.images or chosen.report.parent / "images"
     return chosen
@@ -110,8 +112,9 @@ def describe(results: Results, tasks: list[Task], seconds: dict[str, float], cho
         f"All arms train the sandbox's policy on the same problems: {size.steps} steps of {arms.ROLLOUTS_PER_STEP} "
         f"rollouts, {size.rollouts:,} in all, evaluated every {size.eval_steps} steps on {size.dev_problems} dev "
         f"problems x 4 responses. Seeds: {size.seeds}. The policy's learning rate is the default of `ipr-rl`. "
-        "Intervals are 95 % percentile bootstraps over seeds, paired by seed; with so few seeds they are too narrow, "
-        "and they do not cover the choice of the dev problems. A sandbox proves nothing about large models.",
+        "Intervals are 95 % bootstraps over seeds, paired by seed, with percentiles that are expanded for their small "
+        "number. They do not cover the choice of the dev problems, nor that many arms are compared. A sandbox proves "
+        "nothing about large models.",
         f"Made by `{command()}` in {sum(seconds.values()) / 3600:.1f} hours of one process "
         f"({machine()['cpu']}, torch {torch.__version__}). This page is written by that command, verdicts included.",
     ]

@@ -14,6 +14,7 @@ from studylib.tasks import Task
 from implicit_prm import ImplicitPRMError
 
 ROLLOUTS_PER_STEP = 64  # of configs/grpo/sandbox.yaml: 8 prompts with 8 responses each
+PRM_RESPONSES = 8_000  # of configs/rollout.yaml: 1,000 problems with 8 responses each, which PRMs are trained on
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ E1 = (
         "PRIME, ADB and DLW",
         ("arm=prime", "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"),
     ),
-    Arm("ipvrm", "IPVRM online", ("arm=ipvrm",)),
+    Arm("ipvrm", "IPVRM online, untrained at first", ("arm=ipvrm",)),
     FROZEN,
     *(_frozen(coef, "sum", "step") for coef in (0.05, 0.5, 1.0)),
     *(_frozen(coef, credit, grain) for credit, grain in (("min", "step"), ("sum", "token")) for coef in (0.2, 1.0)),
@@ -111,8 +112,13 @@ def _prime(name: str, title: str, *overrides: str, trained_prm: bool = False) ->
     return Arm(f"prime_{name}", title, ("arm=prime", *overrides), trained_prm)
 
 
-# PRIME with one change each.
+# PRIME with one change each. The first one has its filter and its whitening, and tells what they do by themselves.
 E4 = (
+    Arm(
+        "prime_outcome",
+        "no process rewards",
+        ("arm=outcome", "grpo.whiten=true", "grpo.accuracy_range=[0.2,0.8]"),
+    ),
     _prime("slow", "PRM's learning rate / 10", "grpo.prm_learning_rate=1.0e-4"),
     _prime("policy_rate", "PRM's learning rate / 2, the policy's", "grpo.prm_learning_rate=5.0e-4"),
     _prime("batch_std", "divided by the standard deviation", "grpo.process_scale=batch_std"),
@@ -123,7 +129,7 @@ E4 = (
     _prime("min", "the lowest reward as the return", "grpo.credit=min"),
     _prime("unfiltered", "all prompts", "grpo.accuracy_range=null"),
     _prime("before", "updated before it scores", "grpo.prm_update=before"),
-    _prime("warm", "a PRM trained beforehand", "prm=sandbox", trained_prm=True),
+    _prime("warm", "a PRM trained beforehand, whose beta is 2", "prm=sandbox", trained_prm=True),
 )
 # Other learning rates of the policy for outcomes alone: do they learn as well as they can in the comparison?
 RATES = tuple(

@@ -1,22 +1,27 @@
 """What the runs of an arm have logged, and the measures made of it.
 
-Figures are one value per seed. Intervals are 95 % percentile bootstraps over seeds, with the same draws for all arms,
-so that differences are paired by seed. With few seeds they are too narrow, and with one seed their ends are NaN. They
-leave out the choice of the problems.
+Figures are one value per seed. Intervals are 95 % bootstraps over seeds, with the same draws for all arms, so that
+differences are paired by seed. With one seed their ends are NaN. They leave out the choice of the problems.
+
+Percentile intervals of a few values are too narrow: those of five normal ones cover their mean in 84 % of all cases
+instead of 95 %. So the percentiles are expanded (Hesterberg 2015, "What Teachers Should Know About the Bootstrap"): an
+interval of a mean is then about as wide as Student's. Up to four seeds it is the range of the seeds, and still too
+narrow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from implicit_prm.evaluation.statistics import Interval, percentile_interval
+from implicit_prm.evaluation.statistics import Interval
 from implicit_prm.utils.io import JsonLines
 from rllib.arms import ROLLOUTS_PER_STEP
 
@@ -105,11 +110,29 @@ def draws(seeds: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
 
 
+@cache
+def tail(seeds: int) -> float:
+    """Share of the resamples on either side of a 95 % interval: 0.001 for five seeds, 0.025 for very many."""
+    # numpy has no quantiles of Student's distribution, but samples of it.
+    student = np.quantile(np.abs(np.random.default_rng(0).standard_t(seeds - 1, 1_000_000)), 0.95)
+    return NormalDist().cdf(-float(student) * (seeds / (seeds - 1)) ** 0.5)
+
+
+def interval(value: float, drawn: Floats, seeds: int) -> Interval:
+    """The value with the interval of its resamples, which may be infinite; NaN ends with one seed."""
+    if seeds < 2:
+        return Interval(value, np.nan, np.nan)
+    outside = tail(seeds)
+    low, high = np.quantile(drawn, [outside, 1 - outside], method="inverted_cdf")  # no interpolation with infinity
+    return Interval(value, float(low), float(high))
+
+
 def mean_interval(values: Floats) -> Interval:
     """The mean over seeds, NaN left out, with its interval."""
     values = values[~np.isnan(values)]
-    mean = float(values.mean()) if len(values) else float("nan")
-    return percentile_interval(mean, [values[draws(len(values))].mean(1)] if len(values) > 1 else [])
+    if not len(values):
+        return Interval(np.nan, np.nan, np.nan)
+    return interval(float(values.mean()), values[draws(len(values))].mean(1), len(values))
 
 
 @dataclass(frozen=True)
@@ -134,10 +157,7 @@ def ratio(arm: Arm, against: Arm) -> Ratio:
     resamples = draws(len(arm.logs))
     value = _ratios(arm.accuracy.mean(0)[None], against.accuracy.mean(0)[None], arm.rollouts)[0]
     drawn = _ratios(arm.accuracy[resamples].mean(1), against.accuracy[resamples].mean(1), arm.rollouts)
-    low, high = np.nan, np.nan
-    if len(arm.logs) > 1:
-        low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")  # no interpolation with infinity
-    return Ratio(Interval(float(value), float(low), float(high)), float(np.isfinite(drawn).mean()))
+    return Ratio(interval(float(value), drawn, len(arm.logs)), float(np.isfinite(drawn).mean()))
 
 
 def _ratios(arm: Floats, against: Floats, rollouts: Floats) -> Floats:

@@ -49,10 +49,10 @@ def headline(results: Results) -> str:
     """Whether a dense reward that can be had without exact step labels reaches the goal."""
     usable = [arm for arm in arms.E1 if arm.trained_prm or arm.name.startswith(("prime", "ipvrm"))]
     usable = [arm for arm in usable if not arm.name.startswith(("outcome", "shuffled"))]
-    ratios = {arm.title: curves.ratio(found, results.outcome) for arm, found in results.of(usable)}
+    ratios = {arm: curves.ratio(found, results.outcome) for arm, found in results.of(usable)}
     if not ratios:
         return "No dense reward that can be had without exact step labels was tried."
-    best = min(ratios, key=lambda title: (ratios[title].interval.value, ratios[title].interval.high))
+    best = min(ratios, key=lambda arm: _rank(ratios[arm].interval))
     one = ratios[best].interval
     what = "the final accuracy of outcomes alone"
     if np.isinf(one.value):
@@ -63,7 +63,14 @@ def headline(results: Results) -> str:
         start = f"No dense reward reaches {what} in {GOAL:.0%} of its rollouts; the best needs"
     else:
         start = f"No dense reward is shown to reach {what} in fewer rollouts; the best needs"
-    return f"{start} {times(one)} of the rollouts ({best}; the best of {len(ratios)} that were tried)."
+    cost = f", without the {arms.PRM_RESPONSES:,} responses of its PRM's training" if best.trained_prm else ""
+    return f"{start} {times(one)} of the rollouts{cost} ({best.title}; the best of {len(ratios)} that were tried)."
+
+
+def _rank(one: Interval) -> tuple[bool, bool, float, float]:
+    """Ratios that reach the goal first, then those shown to be below 1: a low but uncertain one hides none of them."""
+    shown = one.high < 1
+    return not (shown and one.value <= GOAL), not shown, one.value, one.high
 
 
 def learning(results: Results) -> Section:
@@ -91,8 +98,9 @@ def learning(results: Results) -> Section:
         "is the share of resamples that do. Curves are averaged over three evaluations first."
     )
     beforehand = (
-        "A frozen PRM was trained beforehand on 8,000 graded responses of the untrained policy, which are not counted; "
-        f"a run has {results.size.rollouts:,} rollouts. `exact steps` are the checker's, an upper bound."
+        f"A frozen PRM was trained beforehand on {arms.PRM_RESPONSES:,} graded responses of the untrained policy, "
+        f"which are not counted; a run has {results.size.rollouts:,} rollouts. `exact steps` are the checker's, an "
+        "upper bound."
     )
     shown = [arm for arm in arms.E1 if arm.name in (*arms.MAIN, "ipvrm")]
     figure = figures.accuracy([(arm.title, found) for arm, found in results.of(shown)])
@@ -143,7 +151,13 @@ def blame(results: Results) -> Section | None:
         "from first wrong ones? The first batch is of the untrained policy. Outcomes alone blame all tokens of a wrong "
         "response alike."
     )
-    verdict = _compare(results, arms.FROZEN.name, "advantage/blame", "The frozen PRM puts", "of the blame on it", 100)
+    verdict = ""
+    if arms.FROZEN.name in results.found:
+        frozen, outcome = (_rest(one, "advantage/blame") for one in (results.found[arms.FROZEN.name], results.outcome))
+        verdict = (
+            f"The frozen PRM puts {points(frozen - outcome)} points more of the blame on the first wrong step than "
+            "outcomes alone do."
+        )
     lines = [(arm.title, found) for arm, found in shown if arm.name in arms.MAIN]
     figure = figures.along(lines, {"advantage/blame": "blame"})
     return Section("E2: where is the blame?", [text], [Table(columns, rows)], figure, "rl-blame", verdict)
@@ -154,7 +168,11 @@ def drift(results: Results) -> Section | None:
     shown = results.of(arms.E3)
     if not shown:
         return None
-    measures = {"prm/outcome_auroc": "outcome AUROC", "prm/step_auroc": "step AUROC"}
+    measures = {
+        "prm/outcome_auroc": "outcome AUROC",
+        "prm/pair_accuracy": "pair accuracy",
+        "prm/step_auroc": "step AUROC",
+    }
     columns = [""] + [f"{short}, {part}" for short in measures.values() for part in ("first batch", "last third")]
     columns += [f"{short}, last third: difference from frozen" for short in measures.values()]
     rows = []
@@ -167,12 +185,17 @@ def drift(results: Results) -> Section | None:
         rows.append([title, *cells])
     text = (
         "A PRM that was trained beforehand learns from every batch after it has scored it. Its rewards are not used, "
-        "so that all rows see the same rollouts, those of outcomes alone. Does the PRM rank correct responses of the "
-        "batch above wrong ones, and right steps above first wrong ones?"
+        "so that all rows see the same rollouts, those of outcomes alone. Outcome AUROC: does the PRM rank correct "
+        "responses of the batch above wrong ones? Pair accuracy: the same among responses to one prompt, as baselines "
+        "subtract the difficulty of a prompt, and ADB leaves it out of the rewards. Step AUROC: does it rank right "
+        "steps above first wrong ones?"
     )
-    verdict = _compare(
-        results, arms.NAIVE.name, "prm/outcome_auroc", "The naive update changes the outcome AUROC by", ""
-    )
+    verdict = ""
+    if arms.NAIVE.name in results.found:
+        naive, frozen = (
+            _last_third(one, "prm/pair_accuracy") for one in (results.found[arms.NAIVE.name], results.outcome)
+        )
+        verdict = f"The naive update changes the pair accuracy in the last third by {_signed(naive - frozen)}."
     lines = [("frozen", results.outcome), *((arm.title, found) for arm, found in shown)]
     figure = figures.along(lines, measures)
     return Section("E3: does the PRM drift?", [text], [Table(columns, rows)], figure, "rl-drift", verdict)
@@ -185,7 +208,7 @@ def changes(results: Results) -> Section | None:
         return None
     prime = results.found[arms.PRIME.name]
     columns = ["", "final pass@1", "mean pass@1", "difference from PRIME", "difference from outcomes"]
-    columns += ["PRM's outcome AUROC, last third", "advantage's step AUROC"]
+    columns += ["PRM's pair accuracy, last third", "advantage's step AUROC"]
     rows = []
     for title, found in [("PRIME as published", prime), *((arm.title, found) for arm, found in shown)]:
         rows.append(
@@ -193,19 +216,20 @@ def changes(results: Results) -> Section | None:
                 *(title, percent(found.final), percent(found.area)),
                 "" if found is prime else points(found.area - prime.area),
                 points(found.area - results.outcome.area),
-                _text(_last_third(found, "prm/outcome_auroc")),
+                _text(_last_third(found, "prm/pair_accuracy")),
                 _before_and_along(found, "advantage/step_auroc")[1],
             ]
         )
     better = [title for (title, *_), (_, found) in zip(rows[1:], shown, strict=True) if _above(found.area - prime.area)]
-    verdict = f"Changes that are shown to help: {', '.join(better) or 'none'}."
+    verdict = f"Of {len(shown)} changes, these are shown to help: {', '.join(better) or 'none'}."
     text = (
         "PRIME as published, on a policy and a PRM of 1 M parameters, with one option changed at a time. Differences "
-        "are in points of the mean pass@1."
+        "are in points of the mean pass@1. `no process rewards` keeps PRIME's filter of prompts and its whitening. The "
+        "PRM trained beforehand has beta = 2: compare it with that row, too."
     )
     start = (
-        "The PRM of PRIME is its own reference at first. The mean return of its rewards in the first batch is "
-        f"{_first(prime, 'prm/return')}, so that what `batch_max` enlarges afterwards is no rounding error."
+        "The PRM of PRIME starts as its own reference: the mean return of its rewards in the first batch is "
+        f"{_first(prime, 'prm/return')}, and the advantages there are those of outcomes."
     )
     return Section("E4: what decides it in PRIME?", [text, start], [Table(columns, rows)], verdict=verdict)
 
@@ -291,20 +315,13 @@ def _last_third(found: Arm, name: str) -> Floats:
     return _along(found, name, lambda values: values[:, -(values.shape[1] // 3) :])
 
 
+def _rest(found: Arm, name: str) -> Floats:
+    return _along(found, name, lambda values: values[:, 1:])
+
+
 def _before_and_along(found: Arm, name: str, scale: float = 1) -> tuple[str, str]:
-    return _first(found, name, scale), _text(_along(found, name, lambda values: values[:, 1:]), scale)
+    return _first(found, name, scale), _text(_rest(found, name), scale)
 
 
 def _above(values: Floats) -> bool:
     return mean_interval(values).low > 0
-
-
-def _compare(results: Results, name: str, metric: str, start: str, end: str, scale: float = 1) -> str:
-    """A verdict: a metric of an arm after the first batch, minus that of outcomes alone."""
-    if name not in results.found:
-        return ""
-    rest = [_along(found, metric, lambda values: values[:, 1:]) for found in (results.found[name], results.outcome)]
-    one = mean_interval(rest[0] - rest[1])
-    if scale == 100:
-        return f"{start} {_points(one)} points more {end} than outcomes alone do."
-    return f"{start} {_shown(one, lambda number: f'{number:+.3f}')}{end}."

@@ -28,6 +28,8 @@ def test_options_of_every_run_are_valid(tmp_path):
         if task.name.startswith("frozen_") and "token_min" not in task.name:
             continue  # composing is slow, and only values differ
         config = work.options(work.COMMANDS[task.command], _overrides(task, tmp_path))
+        if task.command == "rollout":
+            assert config.problems.limit * config.sampling.n == arms.PRM_RESPONSES
         if task.command == "rl":
             arguments = prime_arguments(config)
             assert (arguments.max_steps, arguments.seed, config.dev_limit) == (2, 0, 3)
@@ -94,9 +96,20 @@ def test_runs_that_never_reach_the_level_count_as_slower():
     assert 0.2 < found.reached < 0.3  # both draws are the rising one
 
 
+def test_an_interval_of_few_seeds_is_as_wide_as_students():
+    """A percentile bootstrap of five values would be 0.63 of that."""
+    values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    found = curves.mean_interval(values)
+    assert found.value == 0
+    assert (found.high - found.low) / 2 == pytest.approx(2.776 * values.std(ddof=1) / 5**0.5, rel=0.1)
+    assert curves.tail(2000) == pytest.approx(0.025, abs=0.001)
+    assert np.isnan(curves.mean_interval(values[:1]).low)
+
+
 def results(**changes):
     slow, fast = [0.02 * step for step in range(31)], [min(0.05 * step, 0.9) for step in range(31)]
-    metrics = {"advantage/blame": [0.5] * 31, "prm/outcome_auroc": [0.8] * 31, "prm/step_auroc": [0.9] * 31}
+    metrics = {f"prm/{name}": [0.8] * 31 for name in ("outcome_auroc", "pair_accuracy", "step_auroc")}
+    metrics["advantage/blame"] = [0.5] * 31
     found = {one.name: arm(slow, slow, **metrics) for one in arms.ARMS}
     found |= {name: arm(fast, fast, **metrics) for name in ("frozen", "exact", "shuffled")}
     return Results(arms.Size(30, 1, 3, seeds=2), {**found, **changes}, (0.3, 0.5))
@@ -105,7 +118,12 @@ def results(**changes):
 def test_the_first_sentence_says_whether_the_goal_is_reached():
     assert headline(results()).startswith("A dense reward reaches")
     assert "frozen PRM, step, sum, 0.2" in headline(results())
+    assert "8,000" in headline(results())  # what its PRM was trained on
     slow = results().found["outcome"]
+    steps = range(31)
+    uncertain = arm([min(0.3 * step, 0.9) for step in steps], [min(0.3 * step, 0.3) for step in steps])
+    assert ratio(uncertain, slow).interval.value < ratio(results().found["frozen"], slow).interval.value
+    assert "frozen PRM, step, sum, 0.2" in headline(results(prime=uncertain))  # whose ratio is larger, but certain
     assert headline(results(frozen=slow)).startswith("No dense reward is shown")
     flat = arm([0.0] * 31, [0.0] * 31)
     none = Results(results().size, {"outcome": slow, "frozen": flat, "prime": flat}, (0.5,))
