@@ -138,7 +138,7 @@ class PrimeTrainer(GRPOTrainer):
         outcome = self._outcome_advantages(groups, output["advantages"])
         process = torch.zeros(mask.shape)
         if self.dense is not None:
-            targets = Targets.of(outcomes, groups, used, self.args)
+            targets = Targets.of(outcomes, groups, mask.any(-1), self.args)
             scored, metrics = self.dense(batch, targets)
             for name, value in metrics.items():
                 self._observe(f"prm/{name}", value)

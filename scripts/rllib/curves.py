@@ -3,10 +3,10 @@
 Figures are one value per seed. Intervals are 95 % bootstraps over seeds, with the same draws for all arms, so that
 differences are paired by seed. With one seed their ends are NaN. They leave out the choice of the problems.
 
-Percentile intervals of a few values are too narrow: those of five normal ones cover their mean in 84 % of all cases
-instead of 95 %. So the percentiles are expanded (Hesterberg 2015, "What Teachers Should Know About the Bootstrap"): an
-interval of a mean is then about as wide as Student's. Up to four seeds it is the range of the seeds, and still too
-narrow.
+Percentile intervals of a few values are too narrow: those of five normal ones cover their mean in about 85 % of all
+cases instead of 95 %. So the percentiles are expanded (Hesterberg 2015, "What Teachers Should Know About the
+Bootstrap"): an interval of a mean is then about as wide as Student's. Up to four seeds it is the range of the seeds,
+and still too narrow.
 """
 
 from __future__ import annotations

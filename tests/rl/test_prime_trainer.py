@@ -11,6 +11,7 @@ from implicit_prm import ImplicitPRM, ImplicitPRMError, StepScores, sandbox
 from implicit_prm.rewards.step_splitting import split_steps
 from implicit_prm.rl import PrimeConfig, PrimeTrainer
 from implicit_prm.rl.advantages import outcome_advantages, process_advantages
+from implicit_prm.rl.prm_update import PRMUpdater
 from tests.rl.grpo import accuracy, dataset, options, prime, rows
 
 
@@ -132,6 +133,18 @@ def test_the_prm_learns_before_or_after_it_scores(update, tiny_folder, other_fol
     assert row["prm/return"] == pytest.approx(torch.stack([one.sum() for one in rewards]).mean().item(), rel=1e-4)
     other = open_prm(tiny_folder, other_folder).policy.state_dict()
     assert any((weight != other[name]).any() for name, weight in trainer.dense.prm.policy.state_dict().items())
+
+
+def test_the_prm_does_not_count_responses_that_are_masked(tiny_folder, other_folder, tmp_path, monkeypatch):
+    """They have no tokens to learn from, and must not change the mean loss, the offset or the weights of the others."""
+    seen = []
+    monkeypatch.setattr(PRMUpdater, "step", lambda _, groups, references, targets: seen.append((groups, targets)) or {})
+    changes = {"mask_truncated_completions": True, "max_completion_length": 30, "num_generations": 2, "max_steps": 1}
+    prime(tmp_path, prm=open_prm(tiny_folder, other_folder), prm_update="after", **changes)[0].train()
+    ((groups, targets),) = seen
+    learned = sorted(place for group in groups for place in group.places)
+    assert 0 < len(learned) < 8
+    assert targets.weight.nonzero()[:, 0].tolist() == learned
 
 
 def test_the_behaviour_policy_as_reference(tmp_path):
