@@ -2,7 +2,8 @@
 
     python scripts/qwen05b_figures.py --out outputs/qwen05b --images docs/images
 
-Solutions are not chosen by hand: of each of the first five test problems, the one that cross-entropy selects.
+Solutions are not chosen by hand: of each of the first five test problems with correct and incorrect responses, the one
+that cross-entropy selects.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from matplotlib.figure import Figure
 
 from implicit_prm.data.groups import load_groups
 from implicit_prm.evaluation.figures import new_figure, save
+from implicit_prm.rewards.implicit_reward import aggregate
 from implicit_prm.scoring.store import read_scores
-from implicit_prm.types import StepScores
+from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.colors import Scale
 
 MODELS = {"ce": ("cross-entropy", "-"), "dpo": ("DPO", "--"), "shuffled": ("shuffled labels", ":")}
@@ -83,9 +85,7 @@ def solutions(candidates: Path, folder: Path) -> Figure:
     """The selected solutions, each step on the colour of its reward."""
     groups = load_groups(str(candidates))
     scored = list(zip(groups, read_scores(folder, groups), strict=True))[:SOLUTIONS]
-    chosen = [
-        (group, max(scores, key=lambda one: min(one.step_rewards or [float("-inf")]))) for group, scores in scored
-    ]
+    chosen = [(group, selected(group, scores)) for group, scores in scored]
     scale = Scale.of("log_ratio", [value for _, one in chosen for value in one.step_rewards])
     lines = [line for group, one in chosen for line in _lines(group, one, scale)]
     figure = new_figure(10.5, LINE * (len(lines) + 1))
@@ -100,6 +100,12 @@ def solutions(candidates: Path, folder: Path) -> Figure:
         axes.text(0.065, place + 0.5, line.text, weight="bold" if line.bold else "normal", **style)
         axes.text(0.055, place + 0.5, line.value, ha="right", **style)
     return figure
+
+
+def selected(group: Group, scores: Sequence[StepScores]) -> StepScores:
+    """The response that best-of-N selects: of those that were not cut off, the one with the highest lowest step."""
+    finished = [one for one, done in zip(scores, group.finished, strict=True) if done]
+    return max(finished, key=lambda one: aggregate(one, "min"))
 
 
 def _lines(group: Any, one: StepScores, scale: Scale) -> Iterator[Line]:

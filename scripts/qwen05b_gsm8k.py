@@ -7,7 +7,8 @@ responses in OUT/train.jsonl and OUT/test.jsonl are used. `--list` prints the co
 
 Only problems with correct and incorrect responses are trained on and scored. The others need no score: whichever of
 their responses is selected, the result is the same. Models are trained on at most two correct and two incorrect
-responses to each problem, which takes half of the time of all eight.
+responses to each problem, which takes half of the time of all eight. Pool and ProcessBench are both made from GSM8K's
+test set: solutions to problems that pool models are trained on are left out of ProcessBench, for all models.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from typing import Any
 
 from stages import Stage, read_record, run_stage
 
+from implicit_prm.config import ProblemsConfig, TextConfig
+from implicit_prm.data.readers import read_rows
+from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.utils.io import atomic_write
 
 TRAIN_PROBLEMS, TEST_PROBLEMS = 400, 150
@@ -40,6 +44,9 @@ OF_RESPONSES = ("completions", "correctness", "verdicts", "answer_rules", "finis
 OF_EACH_LABEL = 2  # responses to a prompt that are trained on
 CRITERION = "eval_rewards/accuracies"
 EXPERIMENT = "experiment=qwen25_coder_05b_gsm8k"
+# Rows of MATH-500 and ProcessBench are bare problems; the responses that are trained on follow this prompt.
+TEMPLATE = ProblemsConfig.prompt_template
+PROMPT = f'prompt_template="{TEMPLATE}"'
 
 
 def parse() -> argparse.Namespace:
@@ -84,15 +91,17 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     if not (pool / "train.jsonl").exists():
         return
     write_rows(pool / "balanced.jsonl", balanced(pool / "train.jsonl"))
+    bench = options.out / "processbench_gsm8k.jsonl"
+    write_rows(bench, unseen(options.data / "processbench_gsm8k.jsonl.gz", pool / "train.jsonl"))
     math500 = options.data / "math500_bon32.jsonl.gz"
     for loss in ("ce", "dpo"):
         yield training(f"pool-{loss}", loss, beta, rate, pool / "balanced.jsonl", options, FASTER[loss])
         yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options)
         yield best_of_n(f"pool-{loss}", test, options)
     for name in ("ce", "pool-ce", "pool-dpo"):
-        yield best_of_n(name, math500, options, ["max_problems=60", "max_responses=8", "too_long=lowest"])
+        yield best_of_n(name, math500, options, ["max_problems=60", "max_responses=8", "too_long=lowest", PROMPT])
     for name in ("ce", "dpo", "shuffled", "value_head", "pool-ce", "pool-dpo"):
-        yield process_bench(name, options)
+        yield process_bench(name, bench, options)
 
 
 def sampling(split: str, problems: int, responses: int, options: argparse.Namespace) -> Stage:
@@ -144,12 +153,12 @@ def best_of_n(name: str, candidates: Path, options: argparse.Namespace, more: It
     )
 
 
-def process_bench(name: str, options: argparse.Namespace) -> Stage:
-    """Find the first wrong step of solutions in ProcessBench."""
-    subsets = ",".join(str(options.data / f"processbench_{part}.jsonl.gz") for part in ("gsm8k", "math"))
+def process_bench(name: str, gsm8k: Path, options: argparse.Namespace) -> Stage:
+    """Find the first wrong step of solutions in ProcessBench. `gsm8k` has those to problems that no model has seen."""
+    subsets = f"{gsm8k},{options.data / 'processbench_math.jsonl.gz'}"
     folder = options.out / name / "processbench"
     arguments = ["task=processbench", f"checkpoint={options.out / name}", "dtype=bfloat16", "max_length=1024"]
-    arguments += [f"subsets=[{subsets}]", "max_problems=200", "too_long=wrong", f"output_dir={folder}"]
+    arguments += [f"subsets=[{subsets}]", "max_problems=200", "too_long=wrong", PROMPT, f"output_dir={folder}"]
     return Stage(f"{name} on processbench", "eval", arguments, folder / "metrics.json")
 
 
@@ -189,6 +198,13 @@ def with_shuffled_labels(source: Path, seed: int = 0) -> list[dict[str, Any]]:
         rng.shuffle(row["correctness"])
         row.pop("verdicts", None)
     return rows
+
+
+def unseen(source: Path, train: Path) -> list[dict[str, Any]]:
+    """The rows of ProcessBench whose problem is not in a training file."""
+    seen = [json.loads(line)["prompt"] for line in train.read_text(encoding="utf-8").splitlines()]
+    text = TextConfig(prompt_template=TEMPLATE)
+    return [row for row in read_rows(str(source)) if build_prompt(row["problem"], text) not in seen]
 
 
 def write_rows(target: Path, rows: Iterable[dict[str, Any]]) -> None:

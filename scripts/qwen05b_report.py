@@ -8,14 +8,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwen05b_gsm8k import DEV_PROMPTS, TRIED, choose, dev_result
+from qwen05b_gsm8k import CRITERION, DEV_PROMPTS, TRIED, choose, dev_result
+from qwen05b_pairs import compare
 
+from implicit_prm.costs.ledger import Ledger
 from implicit_prm.evaluation.formatting import band, decimals, percent
 
+BASELINES = ("majority vote", "log-likelihood of reference", "random pick", "oracle (pass@N)")
 MODELS = ("ce", "dpo", "shuffled", "orm", "value_head", "pool-ce", "pool-dpo")
 TITLES = {"test_mixed": "Test problems", "held_out": "Held-out problems of other models", "math500_bon32": "MATH-500"}
 
@@ -24,7 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/qwen05b"), help="folder of the results")
     options = parser.parse_args()
-    for section in (responses, tried, *(candidates(stem) for stem in TITLES), process_bench, costs):
+    on_candidates = [candidates(stem) for stem in TITLES]
+    for section in (responses, tried, trainings, *on_candidates, differences, process_bench, costs):
         print("\n".join(section(options)), end="\n\n")
 
 
@@ -59,61 +63,112 @@ def tried(options: argparse.Namespace) -> Iterator[str]:
     yield from table(["beta", "learning rate", "accuracy", "chosen"], rows)
 
 
-def candidates(stem: str) -> Any:
+def candidates(stem: str) -> Callable[[argparse.Namespace], Iterator[str]]:
     """A section with all models' results on one file of candidates."""
 
     def section(options: argparse.Namespace) -> Iterator[str]:
-        found = {name: read(options.out / name / f"eval-{stem}" / "metrics.json") for name in MODELS}
-        found = {name: metrics for name, metrics in found.items() if metrics}
+        found = evaluations(stem, options)
         if not found:
             return
         first = next(iter(found.values()))
-        largest = str(first["sizes"][-1])
-        yield f"## {TITLES[stem]}\n\n{first['problems']} problems, {first['responses']} responses.\n"
-        yield from table(
-            [
-                "selected by",
-                "within-problem AUROC",
-                f"best of {largest}, %",
-                "minus majority vote",
-                "minus random pick",
-            ],
-            [
-                row
-                for name, metrics in found.items()
-                for row in selections(name, metrics, largest, name == next(iter(found)))
-            ],
+        yield (
+            f"## {TITLES[stem]}\n\n{first['problems']} problems, {first['responses']} responses; cut off: "
+            f"{first['cut_off_responses']}; without an answer, or cut off: {first['unanswered_responses']}.\n"
         )
-        yield "\nCorrelation of the score with length within problems, and shares of the reward's magnitude in %:\n"
-        with_tokens = {name: metrics for name, metrics in found.items() if metrics.get("token_rewards")}
-        classes = list(next(iter(with_tokens.values()))["token_rewards"]["classes"]) if with_tokens else []
-        yield from table(["model", "length", *classes], [shares(*item, classes) for item in with_tokens.items()])
+        columns = ["score", "problems", "within-problem AUROC", "the same, equal lengths", "correlation with length"]
+        yield from table(columns, rankings(found))
+        yield ""
+        rest = untouched(options) if stem == "test_mixed" else None
+        columns = ["selected by", "N", "accuracy, %", "minus majority vote", "minus random pick"]
+        yield from table(
+            [*columns, "all test problems, %"] if rest else columns,
+            [row for name, one in found.items() for row in selections(name, one, name == next(iter(found)), rest)],
+        )
+        with_tokens = {name: one["token_rewards"]["classes"] for name, one in found.items() if one["token_rewards"]}
+        if with_tokens:
+            classes = next(iter(with_tokens.values()))
+            yield "\nShares of classes of tokens in all tokens, and in the magnitude of each model's reward, in %:\n"
+            yield from table(["", *classes], shares(with_tokens))
 
     return section
 
 
-def selections(name: str, metrics: dict[str, Any], largest: str, with_baselines: bool) -> Iterator[list[str]]:
-    """Rows of a model: its scores, and the baselines if they are not in the table yet."""
-    baselines = ("majority vote", "log-likelihood of reference", "random pick", "oracle (pass@N)")
+def evaluations(stem: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Name of a model -> its metrics on a file of candidates."""
+    found = {name: read(options.out / name / f"eval-{stem}" / "metrics.json") for name in MODELS}
+    return {name: metrics for name, metrics in found.items() if metrics}
+
+
+def rankings(found: dict[str, dict[str, Any]]) -> Iterator[list[Any]]:
+    """Rows of all scores: do they rank correct responses above incorrect ones, and do they follow length?"""
+    for place, (name, metrics) in enumerate(found.items()):
+        length = metrics["length"]
+        for row, auroc in metrics["within_problem_auroc"].items():
+            if row not in BASELINES or place == 0:
+                effect = length["scores"][row]
+                cells = map(decimals, (auroc, effect["auroc_matched"], effect["within_problems"]))
+                yield [row if row in BASELINES else f"{name}: {row}", auroc["problems"], *cells]
+        if place == 0:
+            yield ["shortest response", length["shortest"]["problems"], decimals(length["shortest"]), "", ""]
+
+
+def selections(
+    name: str, metrics: dict[str, Any], with_baselines: bool, rest: tuple[int, int] | None
+) -> Iterator[list[Any]]:
+    """Rows of a model: its scores, and the baselines if they are not in the table yet.
+
+    Args:
+        name: of the model.
+        metrics: of its evaluation, whose largest N is reported.
+        with_baselines: also rows of BASELINES.
+        rest: problems of the same set that are not in it; see `untouched`.
+    """
+    largest = str(metrics["sizes"][-1])
     for row, accuracy in metrics["accuracy"].items():
-        if row in baselines and not with_baselines:
+        if row in BASELINES and not with_baselines:
             continue
-        best, auroc = accuracy[largest], metrics["within_problem_auroc"].get(row)
+        best = accuracy[largest]
         against = [
             metrics["difference"].get(f"{row} - {base}", {}).get(largest) for base in ("majority vote", "random pick")
         ]
-        yield [
-            row if row in baselines else f"{name}: {row}",
-            decimals(auroc) if auroc else "",
-            f"{percent(best)} {band(best)}",
-            *(f"{percent(found, '+')} {band(found)}" if found else "" for found in against),
-        ]
+        cells = [row if row in BASELINES else f"{name}: {row}", largest, f"{percent(best)} {band(best)}"]
+        cells += [f"{percent(found, '+')} {band(found)}" if found else "" for found in against]
+        if rest:
+            overall = {
+                end: (metrics["problems"] * share + rest[0]) / (metrics["problems"] + sum(rest))
+                for end, share in best.items()
+            }
+            cells.append(f"{percent(overall)} {band(overall)}")
+        yield cells
 
 
-def shares(name: str, metrics: dict[str, Any], classes: Iterable[str]) -> list[str]:
-    """A model's correlation with length and the share of each class of tokens in its reward."""
-    row = next(iter(metrics["length"]["scores"].values()))["within_problems"]
-    return [name, decimals(row), *(percent(metrics["token_rewards"]["classes"][one]["magnitude"]) for one in classes)]
+def untouched(options: argparse.Namespace) -> tuple[int, int]:
+    """Test problems whose responses are all correct, and those whose responses are all incorrect."""
+    rows = map(json.loads, (options.out / "test.jsonl").read_text(encoding="utf-8").splitlines())
+    kinds = [set(row["correctness"]) for row in rows]
+    return kinds.count({True}), kinds.count({False})
+
+
+def shares(with_tokens: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
+    """The share of each class of tokens in the tokens, and in each model's reward."""
+    first = next(iter(with_tokens.values()))
+    yield ["tokens", *(percent(one["tokens"]) for one in first.values())]
+    for name, classes in with_tokens.items():
+        yield [name, *(f"{percent(one['magnitude'])} {band(one['magnitude'])}" for one in classes.values())]
+
+
+def differences(options: argparse.Namespace) -> Iterator[str]:
+    """Paired differences between models on the test problems."""
+    found = evaluations("test_mixed", options)
+    folders = {name: options.out / name / "eval-test_mixed" for name in found}
+    limits = {name: metrics["config"]["max_responses"] for name, metrics in found.items()}
+    rows = []
+    for one in compare(options.out / "test_mixed.jsonl", folders, limits) if len(found) > 1 else []:
+        best = f"{percent(one['best'], '+')} {band(one['best'])}"
+        rows.append([" - ".join(one["models"]), one["reading"], decimals(one["auroc"]), best])
+    if rows:
+        yield "## Differences between models, on the test problems and the responses that both have scored\n"
+        yield from table(["models", "ranked by", "within-problem AUROC", "accuracy of the best, points"], rows)
 
 
 def process_bench(options: argparse.Namespace) -> Iterator[str]:
@@ -122,21 +177,58 @@ def process_bench(options: argparse.Namespace) -> Iterator[str]:
     for name in MODELS:
         metrics = read(options.out / name / "processbench" / "metrics.json") or {"subsets": {}}
         for subset, found in metrics["subsets"].items():
-            best, blind = found["results"][metrics["values"]]["f1"], found["results"]["best blind guess"]["f1"]
-            rows.append([name, subset, found["solutions"], f"{percent(best)} {band(best)}", percent(blind)])
-            rows[-1].append(decimals(found["steps"]["auroc"]))
+            best = found["results"][metrics["values"]]["f1"]
+            blind = found["f1_difference"][f"{metrics['values']} - best blind guess"]
+            f1 = [f"{percent(best)} {band(best)}", f"{percent(blind, '+')} {band(blind)}"]
+            rows.append([name, subset, found["solutions"], *f1, decimals(found["steps"]["auroc"])])
     if rows:
         yield "## ProcessBench\n"
-        yield from table(["model", "subset", "solutions", "F1", "best blind guess", "step AUROC"], rows)
+        yield from table(["model", "subset", "solutions", "F1", "minus best blind guess", "step AUROC"], rows)
+
+
+def trainings(options: argparse.Namespace) -> Iterator[str]:
+    """What was trained on, what came out on the dev prompts, and what it cost."""
+    rows = []
+    for name in [f"tune-ce-{beta}-{rate:g}" for beta, rate in TRIED] + list(MODELS):
+        metrics, report = (read(options.out / name / file) for file in ("train_metrics.json", "data_report.json"))
+        if metrics and report:
+            used, pairs = report["train"]["used"], report["dev"]["used"]["pairs"]
+            accuracy = "" if name == "shuffled" else f"{metrics[CRITERION]:.3f}"  # its dev labels are permuted, too
+            drift = f"{metrics['eval_forward_kl']:.1f}" if "eval_forward_kl" in metrics else ""
+            results = [accuracy, pairs, drift, flops(options.out / name)]
+            rows.append([name, used["prompts"], used["responses"], *results])
+    if rows:
+        yield "## Training\n"
+        columns = [
+            "model",
+            "prompts",
+            "responses",
+            "accuracy on dev pairs",
+            "dev pairs",
+            "mean negative log-ratio, nats",
+        ]
+        yield from table([*columns, "FLOPs"], rows)
+
+
+def flops(folder: Path) -> str:
+    """FLOPs of a training, with those of its reference; empty if the run did not record its epochs."""
+    if "epoch" not in (read(folder / "train_metrics.json") or {}):
+        return ""
+    ledger = Ledger()
+    ledger.training(folder)
+    return f"{ledger.total():.2g}"
 
 
 def costs(options: argparse.Namespace) -> Iterator[str]:
-    """CPU time and peak memory of all stages that have run."""
+    """Time and peak memory of all stages that have run."""
     records = [(path.stem, read(path) or {}) for path in sorted((options.out / "stages").glob("*.json"))]
-    rows = [[name, f"{one['cpu_seconds'] / 60:.0f}", f"{one['host_gb']:.1f}"] for name, one in records]
+    rows = [
+        [name, *(f"{one[key] / 60:.0f}" for key in ("seconds", "cpu_seconds")), f"{one['host_gb']:.1f}"]
+        for name, one in records
+    ]
     total = sum(one["cpu_seconds"] for _, one in records) / 3600
-    yield f"## Costs\n\nIn all, {total:.1f} hours of one core.\n"
-    yield from table(["stage", "CPU minutes", "peak memory, GB"], rows)
+    yield f"## Costs\n\nIn all, {total:.1f} hours of one core, without sampling.\n"
+    yield from table(["stage", "minutes", "CPU minutes", "peak memory, GB"], rows)
 
 
 def table(columns: list[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:

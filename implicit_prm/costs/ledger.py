@@ -107,10 +107,12 @@ class Ledger:
         counts = TokenCounts(used["prompts"], used["responses"], tokens["prompts"], tokens["responses"])
         epochs = _json(folder / "train_metrics.json")["epoch"]
         if (folder / BASELINE_FILE).exists():
-            kind = BaselineMetadata.read(folder).kind
-            counts, shape = with_each_response(counts), _shape(LanguageModelConfig(str(folder)))
+            baseline = BaselineMetadata.read(folder)
+            # An adapter is merged into the weights at the end, but the base was frozen in training.
+            lora = None if baseline.lora is None else LoraConfig(**baseline.lora)
+            counts, shape = with_each_response(counts), open_shape(ModelConfig(str(folder), lora=lora))[0]
             flops = training_flops(shape, _checkpointing(folder), tokens_of(counts, read=False))
-            self._add("training", f"{kind} in {folder}", counts, epochs * flops, epochs)
+            self._add("training", f"{baseline.kind} in {folder}", counts, epochs * flops, epochs)
             return
         settings = CheckpointMetadata.read(folder)
         shape = _shape(LanguageModelConfig(str(folder)), settings)

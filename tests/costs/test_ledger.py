@@ -1,6 +1,7 @@
 """The ledger: tokens that runs recorded, FLOPs by hand, totals."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,6 +9,7 @@ from implicit_prm import fit as fit_implicit
 from implicit_prm.baselines.labels import run
 from implicit_prm.baselines.run import fit
 from implicit_prm.config import (
+    LoraConfig,
     MathShepherdConfig,
     ModelConfig,
     PolicyConfig,
@@ -122,6 +124,20 @@ def test_implicit_prm_encodes_prompts_once_and_runs_its_reference_once(runs, tin
     value.training(runs / "value")
     assert value.rows()[0]["response_tokens"] == trained["response_tokens"]
     assert value.rows()[0]["prompt_tokens"] == 4 * trained["prompt_tokens"]
+
+
+def test_an_explicit_model_with_an_adapter_has_no_gradients_of_its_base(runs, tmp_path):
+    plain = Ledger()
+    plain.training(runs / "value")
+    folder = shutil.copytree(runs / "value", tmp_path / "adapted")
+    metadata = json.loads((folder / "baseline.json").read_text())
+    (folder / "baseline.json").write_text(json.dumps(metadata | {"lora": {"r": 1, "alpha": 2}}))
+    adapted = Ledger()
+    adapted.training(folder)
+    shape = open_shape(ModelConfig(str(folder), lora=LoraConfig(r=1, alpha=2)))[0]
+    tokens = plain.items[0].tokens.prompt_tokens + plain.items[0].tokens.response_tokens
+    adapter = 2 * 3 * 2 * shape.adapter * tokens  # two epochs of 3 passes
+    assert adapted.total() == pytest.approx(plain.total() * 2 / 3 + adapter)
 
 
 def test_exact_labels_cost_nothing(tmp_path):

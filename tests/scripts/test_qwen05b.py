@@ -6,9 +6,16 @@ import argparse
 import json
 
 import pytest
+import qwen05b_figures
 import qwen05b_gsm8k
+import qwen05b_pairs
 import qwen05b_report
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from implicit_prm.config import ProblemsConfig
+from implicit_prm.data.groups import load_groups, take_responses
+from implicit_prm.scoring.store import write_scores
+from implicit_prm.types import Group, StepScores
 from implicit_prm.utils.io import write_json
 
 
@@ -59,29 +66,104 @@ def test_the_control_keeps_the_number_of_correct_responses(options):
     assert [sum(row["correctness"]) for row in rows["shuffled"]] == [1, 1]
 
 
+def test_no_model_is_tested_on_steps_of_problems_that_pool_models_are_trained_on(tmp_path):
+    prompts = [qwen05b_gsm8k.TEMPLATE.replace("{problem}", text) for text in ("1 + 1?", "1 + 2?")]
+    rows = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench = [{"problem": text, "label": -1} for text in ("1 + 2?", "1 + 3?")]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bench))
+    assert qwen05b_gsm8k.unseen(tmp_path / "bench.jsonl", tmp_path / "train.jsonl") == bench[1:]
+
+
+def test_bare_problems_get_the_prompt_that_was_trained_on(options):
+    value = OverridesParser.create().parse_overrides([qwen05b_gsm8k.PROMPT])[0].value()
+    assert value == ProblemsConfig.prompt_template
+    stage = qwen05b_gsm8k.process_bench("ce", options.out / "bench.jsonl", options)
+    assert qwen05b_gsm8k.PROMPT in stage.arguments
+
+
+def _scores(labels, noise):
+    """A model that scores correct responses higher by 1, plus `noise`."""
+    return [
+        StepScores("a", [], [label + more], [label + more], index=place)
+        for place, (label, more) in enumerate(zip(labels, noise, strict=True))
+    ]
+
+
+def test_models_are_compared_on_the_responses_that_both_have_scored(tmp_path):
+    labels = [[True, False, False, True], [False, True, False, False]]
+    rows = [
+        {"id": str(place), "prompt": "?", "completions": list("abcd"), "correctness": some}
+        for place, some in enumerate(labels)
+    ]
+    path = tmp_path / "test_mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    groups = load_groups(str(path))
+    write_scores(groups, [_scores(some, [0, 0, 0, 0]) for some in labels], tmp_path / "ce")
+    drawn = take_responses(groups, 3)
+    # The control prefers incorrect responses.
+    write_scores(
+        drawn,
+        [_scores(group.correctness, [-2.0 * label for label in group.correctness]) for group in drawn],
+        tmp_path / "shuffled",
+    )
+    folders = {"ce": tmp_path / "ce", "shuffled": tmp_path / "shuffled"}
+    found = qwen05b_pairs.compare(path, folders, {"ce": None, "shuffled": 3})
+    both = sum(len(set(group.correctness)) == 2 for group in drawn)
+    assert [row["models"] for row in found] == [("ce", "shuffled")] * 2
+    assert {row["auroc"]["value"] for row in found} == {1.0}
+    assert {row["auroc"]["problems"] for row in found} == {both}
+    assert {row["best"]["value"] for row in found} == {both / 2}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("log_ratio", 1.5), ("probability", 0.5)])
+def test_outcome_of_implicit_and_explicit_models(kind, expected):
+    scores = StepScores("ab", [], [1.0, 0.5], kind=kind)
+    assert qwen05b_pairs.value(scores, "outcome") == expected
+    assert qwen05b_pairs.value(scores, "lowest step") == 0.5
+
+
+def test_the_figure_shows_no_response_that_was_cut_off():
+    group = Group("0", "?", ["a", "b"], [True, False], finished=[True, False])
+    assert qwen05b_figures.selected(group, _scores([0, 1], [0, 0])).index == 0
+
+
+def _metrics(name, sizes, interval):
+    largest, row = str(sizes[-1]), "PRM, min of steps"
+    return {
+        "problems": 2,
+        "responses": 6,
+        "cut_off_responses": 1,
+        "unanswered_responses": 1,
+        "sizes": sizes,
+        "accuracy": {row: {largest: interval}, "random pick": {largest: interval}},
+        "difference": {f"{row} - random pick": {largest: {"value": 0.1, "low": 0.0, "high": 0.2}}},
+        "within_problem_auroc": {row: {**interval, "problems": 2}},
+        "length": {
+            "shortest": {**interval, "problems": 2},
+            "scores": {row: {"within_problems": interval, "auroc_matched": interval}},
+        },
+        "token_rewards": {"classes": {"digits": {"magnitude": interval, "tokens": interval}}} if name == "ce" else {},
+        "config": {"max_responses": None},
+    }
+
+
 def test_tables_of_what_there_is(options, capsys, monkeypatch):
     interval = {"value": 0.5, "low": 0.25, "high": 0.75}
-    accuracy = {"PRM, min of steps": {"4": interval}, "random pick": {"4": interval}}
-    write_json(
-        options.out / "ce" / "eval-test_mixed" / "metrics.json",
-        {
-            "problems": 2,
-            "responses": 6,
-            "sizes": [1, 4],
-            "accuracy": accuracy,
-            "difference": {"PRM, min of steps - random pick": {"4": {"value": 0.1, "low": 0.0, "high": 0.2}}},
-            "within_problem_auroc": {"PRM, min of steps": interval},
-            "length": {"scores": {"PRM, min of steps": {"within_problems": interval}}},
-            "token_rewards": {"classes": {"digits": {"magnitude": interval}}},
-        },
-    )
-    write_json(options.out / "stages" / "ce.json", {"cpu_seconds": 3600, "host_gb": 2.0})
+    for name, sizes in (("ce", [1, 4]), ("pool-dpo", [1, 2])):
+        write_json(options.out / name / "eval-test_mixed" / "metrics.json", _metrics(name, sizes, interval))
+    write_json(options.out / "stages" / "ce.json", {"seconds": 7200, "cpu_seconds": 3600, "host_gb": 2.0})
     _finish_tuning(options)
     monkeypatch.setattr("sys.argv", ["qwen05b_report.py", "--out", str(options.out)])
+    monkeypatch.setattr(qwen05b_report, "compare", lambda *_: [])
     qwen05b_report.main()
     written = capsys.readouterr().out
     assert "| train | 4 | 12 | 41.7% | 2 | 0.0% |" in written
     assert "| 0.05 | 0.001 | 0.700 | yes |" in written
-    assert "| ce: PRM, min of steps | 0.500 [0.250, 0.750] | 50.0 [25.0, 75.0] |  | +10.0 [0.0, 20.0] |" in written
-    assert "| ce | 0.500 [0.250, 0.750] | 50.0 |" in written
-    assert "1.0 hours" in written
+    assert "| ce: PRM, min of steps | 2 | 0.500 [0.250, 0.750] | 0.500 [0.250, 0.750] |" in written
+    # Of the 4 test problems, one has only correct responses and one only incorrect ones.
+    best = "| ce: PRM, min of steps | 4 | 50.0 [25.0, 75.0] |  | +10.0 [0.0, 20.0] | 50.0 [37.5, 62.5] |"
+    assert best in written
+    assert "| pool-dpo: PRM, min of steps | 2 | 50.0 [25.0, 75.0] |" in written
+    assert "| ce | 50.0 [25.0, 75.0] |" in written
+    assert "| ce | 120 | 60 | 2.0 |" in written

@@ -1,0 +1,110 @@
+"""Paired differences between the models of scripts/qwen05b_gsm8k.py, problem by problem, from their stored scores.
+
+Two models are compared on the responses that both have scored: the control has scored half of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from implicit_prm.data.groups import load_groups, take_responses
+from implicit_prm.evaluation import selection
+from implicit_prm.evaluation.best_of_n.within_problem import problem_aurocs, problem_means
+from implicit_prm.evaluation.selection import Candidates
+from implicit_prm.evaluation.statistics import bootstrap_mean
+from implicit_prm.rewards.implicit_reward import aggregate
+from implicit_prm.scoring.store import read_scores
+from implicit_prm.types import Group, StepScores
+
+PAIRS = (
+    ("ce", "shuffled"),
+    ("dpo", "shuffled"),
+    ("orm", "shuffled"),
+    ("ce", "dpo"),
+    ("ce", "orm"),
+    ("ce", "value_head"),
+    ("dpo", "orm"),
+    ("dpo", "value_head"),
+    ("ce", "pool-ce"),
+    ("dpo", "pool-dpo"),
+    ("pool-ce", "pool-dpo"),
+)
+# What a response is ranked by: its lowest step, or its outcome. The outcome is the sum of an implicit PRM's step
+# rewards, and the last prediction of an explicit model.
+READINGS = ("lowest step", "outcome")
+RESAMPLES = 10_000
+Scores = Sequence[np.ndarray]  # of every problem, [K]; NaN for a response that is not scored
+
+
+def compare(path: Path, folders: Mapping[str, Path], limits: Mapping[str, int | None]) -> list[dict[str, Any]]:
+    """The differences of all pairs of models that are there.
+
+    Args:
+        path: the candidates.
+        folders: name of a model -> its evaluation of them.
+        limits: name of a model -> `max_responses` of that evaluation.
+
+    Returns:
+        For each pair and reading: `models`, `reading`, and the differences `auroc` (within problems) and `best` (of all
+        common responses), each with its 95 % bootstrap interval over problems.
+    """
+    groups = load_groups(str(path))
+    scores = {
+        (name, reading): outcomes(groups, folder, limits.get(name), reading)
+        for name, folder in folders.items()
+        for reading in READINGS
+    }
+    return [
+        {"models": pair, "reading": reading, **difference(groups, *(scores[name, reading] for name in pair))}
+        for reading in READINGS
+        for pair in PAIRS
+        if set(pair) <= set(folders)
+    ]
+
+
+def outcomes(groups: Sequence[Group], folder: Path, limit: int | None, reading: str) -> list[np.ndarray]:
+    """[K] the score of every response, for every problem; NaN for those that were not drawn or could not be scored."""
+    numbered = [replace(group, extra={"place": list(range(len(group)))}) for group in groups]
+    drawn = numbered if limit is None else take_responses(numbered, limit)
+    found = []
+    for group, taken, scores in zip(groups, drawn, read_scores(folder, drawn), strict=True):
+        values = np.full(len(group), np.nan)
+        values[taken.extra["place"]] = [value(one, reading) for one in scores]
+        found.append(values)
+    return found
+
+
+def value(one: StepScores, reading: str) -> float:
+    """The score of a response; NaN for one without steps."""
+    if not one.step_rewards:
+        return float("nan")
+    outcome = "sum" if one.kind == "log_ratio" else "last"
+    return aggregate(one, outcome if reading == "outcome" else "min")
+
+
+def difference(groups: Sequence[Group], first: Scores, second: Scores) -> dict[str, dict[str, Any]]:
+    """Differences of the within-problem AUROC, and of the accuracy of the highest score, on common responses."""
+    common = [np.isfinite(a) & np.isfinite(b) for a, b in zip(first, second, strict=True)]
+    candidates = [
+        Candidates(np.array(group.correctness)[both], np.zeros(both.sum(), int), np.array(group.finished)[both])
+        for group, both in zip(groups, common, strict=True)
+        if both.any()
+    ]
+    kept = [[v[both] for v, both in zip(values, common, strict=True) if both.any()] for values in (first, second)]
+    aurocs = problem_aurocs(candidates, kept[0]) - problem_aurocs(candidates, kept[1])
+    best = [
+        np.array([_best(c, v) for c, v in zip(candidates, values, strict=True)], dtype=np.float64) for values in kept
+    ]
+    return {
+        "auroc": problem_means({"": aurocs}, RESAMPLES, seed=0)[""],
+        "best": asdict(bootstrap_mean(best[0] - best[1], RESAMPLES, seed=0)),
+    }
+
+
+def _best(c: Candidates, values: np.ndarray) -> float:
+    return selection.best_of_n(np.where(c.valid, values, -np.inf), c.correct, len(values))
