@@ -99,7 +99,7 @@ class Session:
         self,
         ids: Sequence[Ids],
         parents: Sequence[int] | None = None,
-        reference_logprobs: Sequence[Sequence[float]] | None = None,
+        reference_logprobs: Sequence[Sequence[float] | None] | None = None,
     ) -> list[ScoredStep]:
         """Replace the rows by continuations of them, and score the new tokens.
 
@@ -109,6 +109,7 @@ class Session:
             parents: the row that each continues; by default continuation i continues row i.
             reference_logprobs: log-probabilities of the new tokens under the reference, in nats; the reference is then
                 not run. A generator that is the reference knows them from sampling (before temperature and top-p).
+                None for a continuation whose log-probabilities are not known: the reference runs on this one.
 
         Returns:
             One `ScoredStep` per continuation.
@@ -129,17 +130,18 @@ class Session:
             raise
 
     def _extended(
-        self, ids: Sequence[Ids], chosen: Sequence[int], reference_logprobs: Sequence[Sequence[float]] | None
+        self, ids: Sequence[Ids], chosen: Sequence[int], reference_logprobs: Sequence[Sequence[float] | None] | None
     ) -> list[ScoredStep]:
         self.select(chosen)
         policy = self._policy.extend(ids)
-        reference = self._reference_logprobs(ids, reference_logprobs)
+        given: Sequence[Sequence[float] | None] = reference_logprobs or [None] * len(ids)
+        reference = self._reference_logprobs(ids, given)
         steps = []
         for place, (row, new) in enumerate(zip(self._rows, ids, strict=True)):
             known = None if reference is None else reference[place]
             rewards = response_rewards(policy[place], known, self._metadata.beta, place).tolist()
             step = ScoredStep(math.fsum(rewards), row.prefix_value + math.fsum(rewards), rewards)
-            unread = 0 if reference_logprobs is None else row.unread + len(new)
+            unread = 0 if given[place] is None else row.unread + len(new)
             self._rows[place] = _Row([*row.ids, *new], step.prefix_value, unread)
             steps.append(step)
         return steps
@@ -170,16 +172,21 @@ class Session:
         ratio = token_log_ratio(policy, reference, torch.ones_like(policy, dtype=torch.bool))
         return token_rewards(ratio, self._metadata.beta)
 
-    def _reference_logprobs(self, ids: Sequence[Ids], given: Sequence[Sequence[float]] | None) -> list[Tensor] | None:
+    def _reference_logprobs(self, ids: Sequence[Ids], given: Sequence[Sequence[float] | None]) -> list[Tensor] | None:
         """[T] reference log-probabilities of the new tokens of each row; None if there is no reference."""
         if self._metadata.reference == NONE:
             return None
-        if given is not None:
-            return [torch.as_tensor(values, dtype=torch.float32) for values in given]
-        with reference_model(*self._models) as model:
-            new = [[*unread, *more] for unread, more in zip(self._unread(), ids, strict=True)]
-            found = self._open_reference(model).extend(new)
-        return [logprobs[len(logprobs) - len(more) :] for logprobs, more in zip(found, ids, strict=True)]
+        found = [torch.as_tensor([] if values is None else values, dtype=torch.float32) for values in given]
+        unknown = [place for place, values in enumerate(given) if values is None]
+        if unknown:
+            unread, new = self._unread(), [list[int]() for _ in ids]
+            for place in unknown:
+                new[place] = [*unread[place], *ids[place]]
+            with reference_model(*self._models) as model:
+                computed = self._open_reference(model).extend(new)
+            for place in unknown:
+                found[place] = computed[place][len(unread[place]) :]
+        return found
 
     def _unread(self) -> list[list[int]]:
         """Tokens of each row that the reference has not read."""
@@ -192,7 +199,7 @@ class Session:
         return self._reference
 
     def _check_extension(
-        self, ids: Sequence[Ids], parents: Sequence[int], reference_logprobs: Sequence[Sequence[float]] | None
+        self, ids: Sequence[Ids], parents: Sequence[int], reference_logprobs: Sequence[Sequence[float] | None] | None
     ) -> None:
         if len(ids) != len(parents):
             raise ImplicitPRMError(f"ids: expected {len(parents)} continuations, one per parent, got {len(ids)}")
@@ -203,8 +210,9 @@ class Session:
             return
         if self._metadata.reference == NONE:
             raise ImplicitPRMError("reference_logprobs: this model has no reference; leave them out")
-        sizes, expected = [len(values) for values in reference_logprobs], [len(new) for new in ids]
-        if sizes != expected:
+        expected = [len(new) for new in ids]
+        sizes = [None if values is None else len(values) for values in reference_logprobs]
+        if len(sizes) != len(ids) or any(size not in (None, one) for size, one in zip(sizes, expected, strict=True)):
             raise ImplicitPRMError(
                 f"reference_logprobs: expected one for each new token, {expected} for the rows, got {sizes}"
             )

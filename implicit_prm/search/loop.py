@@ -23,7 +23,7 @@ def search(
     Args:
         generation: continues prefixes.
         guide: scores them.
-        value: of a prefix, by which prefixes of equal numbers of steps are compared; -inf for one without steps.
+        value: of a prefix, by which prefixes of equal numbers of rounds are compared; -inf for one without steps.
         select: parents of the next round; None if `generation` generates whole responses.
         n: number of responses.
 

@@ -115,7 +115,7 @@ class Frontier:
     """What an algorithm sees after a round.
 
     Args:
-        values: [n] the values of the prefixes, finite; all prefixes that are open have the same number of steps.
+        values: [n] the values of the prefixes, finite; all prefixes that are open have had the same number of rounds.
         before: [n] the values of their parents; 0 for the empty response.
         open: [n] whether the prefix can be continued.
     """

@@ -17,7 +17,7 @@ from implicit_prm.types import Prompt, StepScores
 class SessionGuide:
     """Scores the prefixes of responses to one problem, see `Guide`.
 
-    Where the text of a longer prefix has other tokens than its beginning had, all prefixes are computed again.
+    Where the text of a longer prefix has other tokens than its beginning had, this prefix is computed from its start.
 
     Args:
         prm: the model.
@@ -32,48 +32,44 @@ class SessionGuide:
         self._prm, self._prompt, self._max_tokens = prm, prompt, max_tokens
         self._generator_is_reference = generator_is_reference
         self._session: Session | None = None
-        self._rewards: list[list[float]] = [[]]  # of the tokens in each slot
-        self._closed = 0  # tokens of sessions that were given up
+        # Of the tokens in each row of the session: the slots, and at the end the empty response.
+        self._rewards: list[list[float]] = [[]]
 
     @property
     def tokens(self) -> int:
         """That ran through policy and reference."""
-        return self._closed + (0 if self._session is None else self._session.tokens)
+        return 0 if self._session is None else self._session.tokens
 
     def score(self, prefixes: Sequence[Prefix], parents: Sequence[int]) -> list[StepScores]:
         """Score the new tokens of the prefixes; see `Guide`."""
-        encoded = self._prm.encoder.responses([prefix.text for prefix in prefixes], [p.finished for p in prefixes])
         if self._session is None:
-            self._session = self._opened()
-        old = [self._session.ids[parent] for parent in parents]
-        if any(one.ids[: len(start)] != list(start) for one, start in zip(encoded, old, strict=True)):
-            self._closed = self.tokens
-            self._session, self._rewards = self._opened(), [[]]
-            parents, old = [0] * len(prefixes), [[]] * len(prefixes)
-        starts = list(map(len, old))
+            self._session = self._prm.open(self._prompt, max_tokens=self._max_tokens)
+        encoded = self._prm.encoder.responses([prefix.text for prefix in prefixes], [p.finished for p in prefixes])
+        known, empty = self._session.ids, len(self._rewards) - 1
+        rows = [row if _starts_with(one.ids, known[row]) else empty for one, row in zip(encoded, parents, strict=True)]
+        starts = [len(known[row]) for row in rows]
         new = [one.ids[start:] for one, start in zip(encoded, starts, strict=True)]
-        scored = self._session.extend(new, parents, self._reference_logprobs(prefixes, encoded, starts))
-        self._rewards = [
-            self._rewards[parent] + step.token_rewards for parent, step in zip(parents, scored, strict=True)
-        ]
-        return [
-            _step_scores(place, prefix.text, encoded[place], self._rewards[place])
-            for place, prefix in enumerate(prefixes)
-        ]
-
-    def _opened(self) -> Session:
-        return self._prm.open(self._prompt, max_tokens=self._max_tokens)
+        reference = self._reference_logprobs(prefixes, encoded, starts)
+        *scored, _ = self._session.extend([*new, []], [*rows, empty], reference)
+        grown = [self._rewards[row] + step.token_rewards for row, step in zip(rows, scored, strict=True)]
+        self._rewards = [*grown, []]
+        return [_step_scores(place, prefix.text, encoded[place], grown[place]) for place, prefix in enumerate(prefixes)]
 
     def _reference_logprobs(
         self, prefixes: Sequence[Prefix], encoded: Sequence[EncodedResponse], starts: Sequence[int]
-    ) -> list[list[float]] | None:
-        """Those of the new tokens, if the generator is the reference and generated exactly these tokens."""
+    ) -> list[Sequence[float] | None] | None:
+        """Those of the new tokens of each row, where the generator is the reference and generated these very tokens."""
         if not self._generator_is_reference:
             return None
-        same = all(prefix.ids == tuple(one.ids) for prefix, one in zip(prefixes, encoded, strict=True))
-        if not same or any(prefix.logprobs is None for prefix in prefixes):
-            return None
-        return [list((prefix.logprobs or ())[start:]) for prefix, start in zip(prefixes, starts, strict=True)]
+        found: list[Sequence[float] | None] = []
+        for prefix, one, start in zip(prefixes, encoded, starts, strict=True):
+            same = prefix.logprobs is not None and prefix.ids == tuple(one.ids)
+            found.append((prefix.logprobs or ())[start:] if same else None)
+        return [*found, ()]
+
+
+def _starts_with(ids: list[int], start: list[int]) -> bool:
+    return ids[: len(start)] == start
 
 
 def _step_scores(place: int, text: str, encoded: EncodedResponse, token_rewards: list[float]) -> StepScores:

@@ -42,6 +42,8 @@ def _search(prm, steps=4, given=lambda step: False):
                 values[len(values) - len(ids) :].tolist()
                 for values, ids in zip(prm.reference_logprobs(prompt, whole), new, strict=True)
             ]
+            if given(step) == "of some rows":
+                known = [values if rng.random() < 0.5 else None for values in known]
         found = session.extend(new, parents, known)
         assert session.ids == whole
         yield session, found, [len(ids) for ids in new], prm.token_rewards(prompt, whole)
@@ -80,6 +82,11 @@ def test_given_log_probabilities_on_some_steps_only(kind, prms):
     """The reference reads later what it was not run on."""
     for odd in (0, 1):
         _check(_search(prms[kind], given=lambda step, odd=odd: step % 2 == odd))
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_given_log_probabilities_of_some_rows_only(kind, prms):
+    _check(_search(prms[kind], steps=6, given=lambda step: "of some rows"))
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -121,6 +128,7 @@ def test_scorer_tokens_are_those_of_the_prompt_and_the_extensions(prms):
         (([[5]], [-1]), "parents"),
         (([[5], [6]],), "ids"),
         (([[5, 6]], [0], [[-1.0]]), "reference_logprobs"),
+        (([[5, 6]], [0], [None, None]), "reference_logprobs"),
         (([[5] * 300], [0]), "limit is 256"),
     ],
 )

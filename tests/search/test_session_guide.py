@@ -1,5 +1,7 @@
 """The growing caches give the scores of whole prefixes, from the new tokens alone."""
 
+from dataclasses import replace
+
 import pytest
 
 from implicit_prm import ImplicitPRM
@@ -58,6 +60,19 @@ def test_a_generator_that_is_the_reference_spares_the_reference(prm):
     assert guide.tokens < len(prompt) + 80
 
 
+def test_the_reference_runs_only_where_other_tokens_were_generated(prm):
+    texts, finished = ["1 + 2 = 3\n", "1 + 2 = 4\n", "1 + 2 = 5"], [False, False, True]
+    prompt, now = prm.encoder.prompt_ids(PROBLEM), prefixes(prm, texts, finished)
+    logprobs = response_logprobs(prm.reference, prompt, [one.ids for one in now], 1024)
+    now = [replace(one, logprobs=tuple(some.tolist())) for one, some in zip(now, logprobs, strict=True)]
+    now[2] = replace(now[2], ids=(*now[2].ids[:-1], 0))  # another token has ended it
+    guide = SessionGuide(prm, PROBLEM, generator_is_reference=True)
+    for parents in ([0, 0, 0], [0, 1, 2]):  # in the second round nothing is new
+        assert_equal(prm, guide.score(now, parents), texts, finished)
+    policy = len(prompt) + sum(map(len, logprobs))
+    assert guide.tokens == policy + len(prompt) + len(logprobs[2])
+
+
 def test_a_beginning_whose_tokens_change_is_computed_again(prm):
     """The texts 1 and 12 are one token each."""
     guide = SessionGuide(prm, PROBLEM)
@@ -66,7 +81,8 @@ def test_a_beginning_whose_tokens_change_is_computed_again(prm):
     assert_equal(prm, guide.score(prefixes(prm, texts, [False] * 2), [0, 0]), texts, [False] * 2)
     before, texts = guide.tokens, ["12", "1 + 2 = 3"]
     assert_equal(prm, guide.score(prefixes(prm, texts, [False] * 2), [0, 1]), texts, [False] * 2)
-    assert guide.tokens > before + 2 * len(prm.encoder.prompt_ids(PROBLEM))
+    sizes = [len(one.ids) for one in prm.encoder.responses(["1 + 2", "1 + 2 = 3"], [False] * 2)]
+    assert guide.tokens == before + 2 * (1 + sizes[1] - sizes[0])
 
 
 def test_an_empty_prefix_has_no_steps(prm):
