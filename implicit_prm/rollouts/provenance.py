@@ -101,6 +101,7 @@ def fixed_options(config: RolloutConfig) -> dict[str, Any]:
         },
         "problems": {"name": source.name, "split": source.split, "revision": source.revision},
         "grading": {"extraction": config.grading.extraction},
+        "algorithm": None,  # of a search
     }
 
 

@@ -13,6 +13,7 @@ from implicit_prm.data.tokenization import Encoder
 from implicit_prm.models.loading import open_tokenizer
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rollouts import run as rollouts
+from implicit_prm.rollouts.provenance import Provenance, fixed_options
 from implicit_prm.rollouts.run import rollout
 from implicit_prm.search import run
 from implicit_prm.search.transformers_generator import TransformersGenerator
@@ -172,6 +173,13 @@ def test_other_options_are_refused(options):
         run.search_responses(options(algorithm={"name": "beam", "branch": 4}), say=quiet)
     with pytest.raises(ImplicitPRMError, match=r"aggregate=min.*=last"):
         run.search_responses(options(aggregate="last"), say=quiet)
+
+
+def test_a_rollout_does_not_continue_a_search(options, tmp_path):
+    config = options(policy={"kind": "server", "base_url": "http://localhost:1", "name": "model"})
+    Provenance(tmp_path / "rows.jsonl").begin(run.search_options(config), {}, fresh=True)
+    with pytest.raises(ImplicitPRMError, match="algorithm"):
+        Provenance(tmp_path / "rows.jsonl").check(fixed_options(config))
 
 
 def test_the_exact_checker_guides(options):
