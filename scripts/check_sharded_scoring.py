@@ -88,8 +88,8 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="score with a local Ray, too")
     parser.add_argument("--actors", type=int, default=2, help="processes of Ray that score")
     args = parser.parse_args()
-    if args.output.exists():
-        parser.error(f"--output: {args.output} exists; delete it, as scores that are there would not be computed")
+    if (args.output / "sharded").exists():
+        parser.error(f"--output: {args.output} has scores of an earlier run; delete it")
     if args.ray and args.option:
         parser.error("--ray: BatchScorer takes no options of ipr-score; leave out --option")
 

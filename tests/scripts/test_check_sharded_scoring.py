@@ -17,6 +17,17 @@ def test_the_responses_are_the_sandboxes_and_reproducible(tmp_path):
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("arguments", [[], ["--ray", "--option", "beta=1.0"]])
+def test_what_would_compare_nothing_is_refused(arguments, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "sharded"
+    (output if arguments else output / "sharded").mkdir(parents=True)
+    command = ["check_sharded_scoring.py", "--checkpoint", "sandbox", "--output", str(output), *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        check_sharded_scoring.main()
+    assert ("--option" if arguments else "--output") in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_shards_are_equal_to_one_run(tmp_path, monkeypatch, capfd):
     # The sandbox's policy as its own implicit PRM: every reward is log pi_theta.
