@@ -7,7 +7,8 @@
 The first command writes docs/study.md; the others write study.md in --out. All write report.html in --out.
 
 All models are compared on the same responses, labels, reference log-probabilities and candidates; `studylib/cells.py`
-defines them. Finished tasks are kept in --out: after an interruption, or with more seeds, the same command resumes.
+defines them. Finished tasks are kept in --out: after an interruption, or with more seeds, the same command resumes. If
+a task fails, those that do not need it still run, and the report leaves out its cell; the same command tries it again.
 Arguments after `--` are overrides for all training runs:
 
     python scripts/study.py --quick -- trainer.num_train_epochs=1
@@ -99,13 +100,19 @@ def main() -> None:
     )
     folder = chosen.out.resolve()
     try:
-        study = grid(world, tuple(range(chosen.seeds)), chosen.only)
-        seconds = run(study.tasks(), folder, chosen.jobs)
+        whole = grid(world, tuple(range(chosen.seeds)), chosen.only)
+        seconds, failures = run(whole.tasks(), folder, chosen.jobs)
     except ImplicitPRMError as error:
         sys.exit(f"study: error: {error}\nFinished work is kept; the same command resumes.")
     except KeyboardInterrupt:
         print("\nstudy: interrupted; finished work is kept, and the same command resumes", file=sys.stderr)
         sys.exit(130)
+
+    for failure in failures:
+        print(f"study: error: {failure}", file=sys.stderr)
+    study = whole.with_results(seconds)
+    if not study.cells:
+        sys.exit("study: error: no cell has results of all seeds; the same command tries again")
 
     @functools.cache
     def figures(name: str) -> Mapping[str, Measure] | None:
@@ -113,9 +120,15 @@ def main() -> None:
 
     made = sections(study, figures, costs(study, CLAIMS[0].rows, folder))
     introduction = describe(study, sum(seconds.values()), chosen)
+    if missing := [cell.title for cell in whole.cells if cell not in study.cells]:
+        introduction.append(f"Left out, since a task failed: {', '.join(missing)}.")
     write_markdown(chosen.report, chosen.images, introduction, made)
     write_html(chosen.out / "report.html", introduction, made)
     print(f"report: {chosen.report}\npage:   {chosen.out / 'report.html'}")
+    if failures:
+        sys.exit(
+            f"study: {len(failures)} failed, see above; the report leaves out their cells, the same command resumes"
+        )
 
 
 def describe(study: Grid, seconds: float, chosen: argparse.Namespace) -> list[str]:

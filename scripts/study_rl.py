@@ -9,6 +9,7 @@ report.html in --out.
 
 Every run is one `ipr-rl` command on the sandbox; `rllib/arms.py` defines them. Finished runs are kept in --out: after
 an interruption, or with more seeds, the same command resumes. A run that was interrupted starts again, as it is short.
+If a run fails, the others still run, and the report leaves out its arm; the same command tries it again.
 Arguments after `--` are overrides for all runs. --report-only reports on the arms that have run with all seeds.
 
 How long it takes, in CPU seconds of a Xeon core, from runs of four steps: a step takes 1.1 with a PRM and 0.8 without,
@@ -74,7 +75,9 @@ def main() -> None:
         selected = arms.selected(chosen.quick, chosen.only)
         size = replace(size, seeds=chosen.seeds or size.seeds, steps=chosen.steps or size.steps)
         tasks = arms.tasks(selected, size, chosen.overrides)
-        seconds = finished(tasks, folder) if chosen.report_only else run(tasks, folder, chosen.jobs)
+        seconds, failures = (finished(tasks, folder), []) if chosen.report_only else run(tasks, folder, chosen.jobs)
+        for failure in failures:
+            print(f"study_rl: error: {failure}", file=sys.stderr)
         results = read(selected, size, folder, seconds, chosen.levels)
     except ImplicitPRMError as error:
         sys.exit(f"study_rl: error: {error}\nFinished work is kept; the same command resumes.")
@@ -86,6 +89,10 @@ def main() -> None:
     write_markdown(chosen.report, chosen.images, introduction, made)
     write_html(chosen.out / "report.html", introduction, made)
     print(f"report: {chosen.report}\npage:   {chosen.out / 'report.html'}")
+    if failures:
+        sys.exit(
+            f"study_rl: {len(failures)} failed, see above; the report leaves out their arms, the same command resumes"
+        )
 
 
 def read(

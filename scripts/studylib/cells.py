@@ -7,8 +7,8 @@ the data, which responses are used where not all are, and how value heads are in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from implicit_prm import ImplicitPRMError
@@ -125,6 +125,12 @@ class Grid:
     def measured(self, cell: Cell) -> list[str]:
         """The tasks that evaluate a cell: one per seed, or a single one if no training is involved."""
         return [f"{cell.name}/{seed}/eval" for seed in self.seeds] if cell.command or cell.of else [f"{cell.name}/eval"]
+
+    def with_results(self, done: Container[str]) -> Grid:
+        """The cells that are measured with all seeds, given the names of the tasks that are done."""
+        return replace(
+            self, cells=tuple(cell for cell in self.cells if all(one in done for one in self.measured(cell)))
+        )
 
     def tasks(self) -> list[Task]:
         """All tasks, each after those that it needs."""

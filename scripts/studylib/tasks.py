@@ -14,7 +14,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
-    """Run the tasks that are not done.
+def run(tasks: Sequence[Task], folder: Path, jobs: int) -> tuple[dict[str, float], list[str]]:
+    """Run the tasks that are not done. If one fails, those that do not need it still run.
 
     Args:
         tasks: each after those that it needs.
@@ -50,18 +50,20 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
         jobs: number of processes.
 
     Returns:
-        Seconds that each task took, in this run or an earlier one.
+        Seconds that each task took that is done, in this run or an earlier one, and a message for each that failed. The
+        same call tries those again.
 
     Raises:
-        ImplicitPRMError: a task failed. The other running tasks were finished, and the same call resumes.
+        ImplicitPRMError: a worker process was killed. The same call resumes.
     """
     hashes = _hashes(tasks)
     seconds: dict[str, float | None] = {task.name: None for task in tasks} | finished(tasks, folder)
     waiting = [task for task in tasks if seconds[task.name] is None]
+    failures: list[str] = []
     with progress("tasks", len(waiting)) as advance, _pool(jobs) as pool:
         running: dict[Future[None], tuple[Task, float]] = {}
         try:
-            while waiting or running:
+            while True:
                 for task in [one for one in waiting if all(seconds[name] is not None for name in one.needs)]:
                     if len(running) == jobs:
                         break
@@ -69,17 +71,23 @@ def run(tasks: Sequence[Task], folder: Path, jobs: int) -> dict[str, float]:
                     _prepare(folder / task.name, {"identity": hashes[task.name], "command": command_line(task, folder)})
                     future = pool.submit(work.do, task.command, _overrides(task, folder), folder / task.name)
                     running[future] = task, time.perf_counter()
+                if not running:  # all is done, or needs a task that failed
+                    break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task, started = running.pop(future)
-                    _check(future, task, folder)
+                    advance(1)
+                    if failure := _failure(future, task, folder):
+                        failures.append(failure)
+                        if isinstance(future.exception(), BrokenExecutor):  # no worker is left
+                            raise ImplicitPRMError("\n".join(failures))
+                        continue
                     seconds[task.name] = time.perf_counter() - started
                     record = _record(folder / task.name) | {"seconds": seconds[task.name]}
                     write_json(folder / task.name / RECORD, record)
-                    advance(1)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return {name: taken for name, taken in seconds.items() if taken is not None}
+    return {name: taken for name, taken in seconds.items() if taken is not None}, failures
 
 
 def finished(tasks: Sequence[Task], folder: Path) -> dict[str, float]:
@@ -158,13 +166,12 @@ def _prepare(folder: Path, record: dict[str, Any]) -> None:
     write_json(folder / RECORD, record)
 
 
-def _check(future: Future[None], task: Task, folder: Path) -> None:
+def _failure(future: Future[None], task: Task, folder: Path) -> str | None:
+    """What to say of a task that failed; None if it has not."""
     error = future.exception()
     if error is None:
-        return
+        return None
     if not isinstance(error, Exception):  # Ctrl-C
         raise error
     log = folder / task.name / work.LOG
-    raise ImplicitPRMError(
-        f"{task.name} failed: {error}\n  output: {log}\n  to run it alone: {command_line(task, folder)}"
-    ) from error
+    return f"{task.name} failed: {error}\n  output: {log}\n  to run it alone: {command_line(task, folder)}"

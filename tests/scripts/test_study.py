@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from studylib import work
+from studylib import tasks, work
 from studylib.cells import World, grid
 from studylib.claims import CLAIMS, VARIANTS, Comparison, overall
 from studylib.measures import Measure
@@ -75,6 +76,33 @@ def test_files_of_another_task_are_removed_and_those_of_an_interrupted_one_kept(
     assert not (tmp_path / "rows.jsonl").exists()
     assert not (tmp_path / "checkpoint-1").exists()
     assert _seconds(tmp_path / "eval", "b") == 2.0, "the folder of another task stays"
+
+
+def test_a_task_that_fails_stops_only_those_that_need_it(tmp_path, monkeypatch):
+    done, broken = [], {"a/0"}
+
+    def do(command, overrides, folder):
+        done.append(folder.relative_to(tmp_path).as_posix())
+        if done[-1] in broken:
+            raise ImplicitPRMError("no")
+
+    monkeypatch.setattr(work, "do", do)
+    monkeypatch.setattr(tasks, "_pool", ThreadPoolExecutor)
+    both = [Task("a/0", "train"), Task("a/0/eval", "measure", needs=("a/0",)), Task("b/0", "train")]
+    seconds, (failure,) = tasks.run(both, tmp_path, jobs=1)
+    assert done == ["a/0", "b/0"]
+    assert seconds.keys() == {"b/0"}
+    assert str(tmp_path / "a" / "0" / work.LOG) in failure
+    broken.clear()
+    seconds, failures = tasks.run(both, tmp_path, jobs=1)
+    assert done == ["a/0", "b/0", "a/0", "a/0/eval"]
+    assert (seconds.keys(), failures) == ({"a/0", "a/0/eval", "b/0"}, [])
+
+
+def test_cells_without_all_results_are_left_out():
+    study = grid(World(), (0, 1), ["ce", "likelihood"])
+    assert [cell.name for cell in study.with_results({"ce/0/eval", "likelihood/eval"}).cells] == ["likelihood"]
+    assert len(study.with_results({"ce/0/eval", "ce/1/eval", "likelihood/eval"}).cells) == 2
 
 
 def _measure(values, spread=0.0):
