@@ -16,6 +16,7 @@ from torch import Tensor
 from implicit_prm.evaluation.statistics import auroc
 from implicit_prm.rewards.implicit_reward import outcome_rewards, step_sums
 from implicit_prm.rewards.losses import pairs
+from implicit_prm.rl.advantages import outcome_advantages
 from implicit_prm.training.metrics import pair_accuracy
 from implicit_prm.types import ImplicitPRMError, StepLabels
 
@@ -57,7 +58,12 @@ def reward_metrics(
 
 
 def step_metrics(
-    values: Tensor, completion_mask: Tensor, step_of_token: Tensor, step_labels: Sequence[StepLabels]
+    values: Tensor,
+    completion_mask: Tensor,
+    step_of_token: Tensor,
+    step_labels: Sequence[StepLabels],
+    outcomes: Tensor,
+    groups: Tensor,
 ) -> dict[str, float]:
     """Do token values, rewards or advantages, find the wrong steps?
 
@@ -66,12 +72,15 @@ def step_metrics(
         completion_mask: [N, T] bool, true at tokens of the response.
         step_of_token: [N, T] int64, the step that each token belongs to.
         step_labels: [N] whether each step is right; none for a response that is left out.
+        outcomes: [N] outcomes; NaN if not graded.
+        groups: [N] int64, the prompt of each response.
 
     Returns:
         `step_auroc`: probability that a right step has a higher mean value than the first wrong step of a response;
-        steps after the first wrong one are neither. `blame`: in responses with a wrong step, the share of the negative
-        values that is on the first wrong step, the mean over responses. Those that the batch does not define are left
-        out.
+        steps after the first wrong one are neither. `blame`: the share of a response's negative values that is on its
+        first wrong step, the mean over the responses that have both and whose outcome is below the mean of the
+        prompt's others. Those are the responses that outcomes alone blame, whatever the values are. Metrics that the
+        batch does not define are left out.
 
     Raises:
         ImplicitPRMError: a response whose number of labels is not its number of steps.
@@ -81,6 +90,7 @@ def step_metrics(
     sizes = step_sums(inside, step_of_token, width)
     means = step_sums(values.double() * inside, step_of_token, width) / sizes.clamp(min=1)
     negative = step_sums(values.double().clamp(max=0) * inside, step_of_token, width)
+    blamed = outcome_advantages(outcomes, groups) < 0
     right: list[float] = []
     wrong: list[float] = []
     blame: list[float] = []
@@ -96,7 +106,7 @@ def step_metrics(
         if error is None or not owned[error]:
             continue
         wrong.append(means[row, error].item())
-        if total := negative[row].sum().item():
+        if blamed[row] and (total := negative[row].sum().item()):
             blame.append(negative[row, error].item() / total)
     found = {"step_auroc": auroc(right, wrong)}
     found |= {"blame": math.fsum(blame) / len(blame)} if blame else {}

@@ -31,7 +31,8 @@ _FIGURES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ),
     (
         "Blame",
-        "In responses with a wrong step, the share of the negative advantage that is on the first wrong one.",
+        "In incorrect responses with a wrong step, to prompts that also have correct ones: the share of the negative "
+        "advantage that is on the first wrong step.",
         {"advantage/blame": "first wrong step"},
     ),
     ("Length", "Tokens of a response.", {"completions/mean_length": "mean length"}),

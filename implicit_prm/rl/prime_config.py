@@ -37,7 +37,7 @@ class PrimeConfig(GRPOConfig):
         accuracy_range: lowest and highest share of correct responses of a prompt that is trained on, by default all.
             Other prompts have advantage 0, and the PRM does not learn from them.
         outcome_reward: name of the reward function that says whether a response is correct (a reward above 0.5). Needed
-            if there are several, and `prm_update` or `accuracy_range` reads it.
+            if there are several, with a PRM or `accuracy_range`.
         prm_update: `none` keeps the PRM frozen; it learns from the outcomes of each batch `before` or `after` it scores
             the batch.
         prm_reference: `frozen`, the PRM's own reference, or `behaviour`, the policy that sampled the batch.
@@ -96,11 +96,6 @@ class PrimeConfig(GRPOConfig):
     def prm_optimizer_learning_rate(self) -> float:
         """The learning rate of the PRM's optimiser."""
         return 2 * self.learning_rate if self.prm_learning_rate is None else self.prm_learning_rate
-
-    @property
-    def needs_labels(self) -> bool:
-        """Whether it matters which responses are correct."""
-        return self.prm_update != "none" or self.accuracy_range is not None
 
     def _check_range_of_accuracy(self) -> None:
         if self.accuracy_range is None:

@@ -100,7 +100,7 @@ class PrimeTrainer(GRPOTrainer):
         """Column of the reward that says which responses are correct."""
         names = self.reward_func_names
         if self.args.outcome_reward is None:
-            if len(names) > 1 and self.args.needs_labels:
+            if len(names) > 1 and (self.dense is not None or self.args.accuracy_range is not None):
                 raise ImplicitPRMError(f"outcome_reward: name the one that grades responses, of {', '.join(names)}")
             return 0
         if self.args.outcome_reward not in names:
@@ -195,8 +195,10 @@ class PrimeTrainer(GRPOTrainer):
             self._observe(f"prm/{name}", value)
         labels = [one.step_labels for one in scored]
         if any(labels):
+            steps = _steps(batch, scored)
             for prefix, values in (("prm", rewards), ("advantage", combined)):
-                for name, value in monitor.step_metrics(values, mask, _steps(batch, scored), labels).items():
+                shown = monitor.step_metrics(values, mask, steps, labels, outcomes, batch.group_of_row)
+                for name, value in shown.items():
                     self._observe(f"{prefix}/{name}", value)
         self._warn_of_hacking(found.get("return"), outcomes.nanmean().item())
 

@@ -146,8 +146,9 @@ def blame(results: Results) -> Section | None:
         cells = [_before_and_along(found, name, scale=100 if name.endswith("blame") else 1) for name in measures]
         rows.append([arm.title, *(text for pair in cells for text in pair)])
     text = (
-        "Blame is the share of the negative advantage of a response with a wrong step that is on its first wrong step, "
-        "in per cent. The AUROCs: does the mean advantage, or the mean reward, of a step's tokens tell right steps "
+        "Blame is the share of the negative advantage of a response that is on its first wrong step, in per cent, the "
+        "mean over incorrect responses to prompts that also have correct ones: those that outcomes alone blame. "
+        "The AUROCs: does the mean advantage, or the mean reward, of a step's tokens tell right steps "
         "from first wrong ones? The first batch is of the untrained policy. Outcomes alone blame all tokens of a wrong "
         "response alike."
     )

@@ -31,7 +31,7 @@ def test_what_a_batch_does_not_define_is_left_out():
     outcomes, groups = torch.tensor([1.0]), torch.tensor([0])
     assert reward_metrics(rewards, mask, mask, outcomes, groups) == {"return": 0.0}
     assert reward_metrics(rewards, mask & False, mask, outcomes, groups) == {}
-    assert step_metrics(rewards, mask, torch.zeros(1, 2, dtype=torch.long), [StepLabels(())]) == {}
+    assert step_metrics(rewards, mask, torch.zeros(1, 2, dtype=torch.long), [StepLabels(())], outcomes, groups) == {}
 
 
 def test_blame_and_the_order_of_steps():
@@ -39,14 +39,23 @@ def test_blame_and_the_order_of_steps():
     values, mask = padded([[1.0, -4.0, 0.0, -3.0], [2.0, 2.0]])
     steps = torch.tensor([[0, 1, 1, 2], [0, 0, 0, 0]])
     labels = [StepLabels([True, False, True]), StepLabels([True])]
-    found = step_metrics(values, mask, steps, labels)
+    found = step_metrics(values, mask, steps, labels, torch.tensor([0.0, 1.0]), torch.tensor([0, 0]))
     assert found == pytest.approx({"step_auroc": 1.0, "blame": 4 / 7})
+
+
+def test_blame_is_over_the_responses_that_outcomes_alone_blame():
+    """Not the correct response with a wrong step, nor that to a prompt without correct ones."""
+    values, mask = padded([[-1.0, -3.0], [-1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    steps, labels = torch.tensor([[0, 1]] * 4), [StepLabels([True, False])] * 4
+    outcomes, groups = torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([0, 0, 1, 1])
+    found = step_metrics(values, mask, steps, labels, outcomes, groups)
+    assert found["blame"] == pytest.approx(3 / 4)
 
 
 def test_steps_by_another_rule_are_refused():
     values, mask = padded([[1.0, 2.0]])
     with pytest.raises(ImplicitPRMError, match="1 step labels but 2 steps"):
-        step_metrics(values, mask, torch.tensor([[0, 1]]), [StepLabels([True])])
+        step_metrics(values, mask, torch.tensor([[0, 1]]), [StepLabels([True])], torch.zeros(1), torch.zeros(1).long())
 
 
 def test_a_return_that_rises_while_accuracy_falls():

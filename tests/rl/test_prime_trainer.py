@@ -227,6 +227,7 @@ def second(completions, **_):
         ),
         ({"prm": Checker()}, {"prm_update": "after"}, "prm_update=after"),
         ({"prm": Checker()}, {"prm_reference": "behaviour"}, "prm_reference=behaviour"),
+        ({"reward_funcs": [accuracy, second]}, {}, "outcome_reward"),
         ({"reward_funcs": [accuracy, second]}, {"prm_update": "after"}, "outcome_reward"),
         ({"reward_funcs": [accuracy, second]}, {"outcome_reward": "third"}, "outcome_reward=third"),
     ],
