@@ -189,13 +189,13 @@ class PRMUpdater:
             folder: inside the policy's, which is the reference if `prm_reference=behaviour`.
             with_optimizer: also write the state of the optimiser, to resume from.
         """
-        reference = self.prm.metadata.reference
-        if self.args.prm_reference == "behaviour":
-            reference = str(folder.parent.absolute())
+        metadata = self.prm.metadata
+        if self.args.prm_reference == "behaviour":  # relative, so that the policy's folder can move
+            metadata = replace(metadata, reference="../", reference_revision=None)
         loss = {**asdict(self.loss), "offset": self.args.prm_offset, "class_weight": self.args.prm_class_weight}
         with atomic_folder(folder, replace_old=True) as unfinished:
             self.prm.save_pretrained(unfinished)
-            replace(self.prm.metadata, reference=reference, loss=loss).write(unfinished)
+            replace(metadata, loss=loss).write(unfinished)
             if with_optimizer:
                 torch.save(self.optimizer.state_dict(), unfinished / OPTIMIZER_FILE)
 

@@ -159,6 +159,12 @@ def test_what_cannot_be_updated_is_refused(prm, tmp_path):
         updater(prm, tmp_path)
 
 
+def test_the_behaviour_policy_is_found_after_the_folder_has_moved(prm, tmp_path):
+    updater(prm, tmp_path, prm_reference="behaviour").save(tmp_path / "run" / "prm", with_optimizer=False)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert CheckpointMetadata.read(moved / "prm").reference == str(moved)
+
+
 def test_a_folder_without_a_state_is_refused(prm, tmp_path):
     update = updater(prm, tmp_path)
     update.save(tmp_path / "prm", with_optimizer=False)
