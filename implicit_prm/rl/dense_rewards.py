@@ -17,7 +17,8 @@ from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.shared_prompt import response_logprobs
 from implicit_prm.rl.prime_config import PrimeConfig
 from implicit_prm.rl.prm_update import PRMUpdater, Targets
-from implicit_prm.rl.rollouts import RolloutBatch, RolloutGroup
+from implicit_prm.rl.prompt_check import PromptCheck
+from implicit_prm.rl.rollouts import RolloutBatch, RolloutGroup, end_tokens
 from implicit_prm.rl.token_rewards import TokenRewards, prm_token_rewards, scorer_token_rewards
 from implicit_prm.rl.token_steps import decoded
 from implicit_prm.types import ImplicitPRMError, Prompt, Scorer, StepLabels
@@ -36,7 +37,7 @@ class DenseRewards:
         args: the options `prm_*`.
         accelerator: of the trainer.
         tokenizer: of the policy.
-        policy: returns the policy, for `prm_reference=behaviour`.
+        policy: returns the policy, for the tokens that end a response and for `prm_reference=behaviour`.
         step_checker: says of a prompt and a response which steps are right, for the log.
 
     Raises:
@@ -60,10 +61,11 @@ class DenseRewards:
             for option in ("prm_update", "prm_reference", "prm_max_tokens"):
                 if (value := getattr(args, option)) not in ("none", "frozen", None):
                     raise ImplicitPRMError(f"{option}={value} needs an ImplicitPRM, got {type(prm).__name__}")
-            self._score_steps = scorer_token_rewards(prm, tokenizer)
+            self._score_steps = scorer_token_rewards(prm, tokenizer, end_tokens(policy(), tokenizer))
             return
         if self.prm.tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ImplicitPRMError("the PRM has another vocabulary than the policy; use one of the same model family")
+        self.check_prompt = PromptCheck(self.prm)
         self.prm.to(accelerator.device)
         self.prm.policy.eval()
         if args.prm_update != "none":
@@ -105,6 +107,7 @@ class DenseRewards:
         if self.prm is None:
             rewards = self._score_steps(group)
         else:
+            self.check_prompt(group.prompt, group.prompt_ids)
             with self.accelerator.autocast():
                 rewards = prm_token_rewards(self.prm, group, reference, self.args.prm_max_tokens)
         if self.step_checker is None:

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 from implicit_prm.evaluation.statistics import auroc
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.rewards import implicit_reward
+from implicit_prm.rl.prompt_check import PromptCheck
+from implicit_prm.rl.rollouts import end_tokens
 from implicit_prm.scoring.scorers import MeasuresLength, group_scorer
 from implicit_prm.types import Group, ImplicitPRMError, Prompt, Scorer, StepScores
 
@@ -29,6 +31,9 @@ def reward_function(
     """A reward function for `GRPOTrainer(reward_funcs=[...])` and TRL's other online trainers.
 
     The reward of a response is an aggregate of its step rewards. For a reward at every token, see `PrimeTrainer`.
+
+    An `ImplicitPRM` reads the dataset's prompts with its own templates. It warns of prompts that are not as in its
+    training: chats without its prompt template, and texts that hold it already.
 
     It logs, through TRL's `log_metric`, `NAME/step_min`, the mean lowest step reward, and with `correct` also
     `NAME/outcome_auroc`, the probability that a correct response of the batch has a higher reward than a wrong one.
@@ -57,6 +62,7 @@ def reward_function(
     """
     _check(aggregate, over, squash)
     score = group_scorer(scorer, too_long="lowest" if isinstance(scorer, MeasuresLength) else "error")
+    check_prompt = PromptCheck(scorer) if isinstance(scorer, ImplicitPRM) else None
 
     def reward(
         prompts: Sequence[Prompt],
@@ -69,6 +75,9 @@ def reward_function(
         finished = [True] * len(texts)
         if isinstance(scorer, ImplicitPRM) and completion_ids is not None:
             finished = [_ended(scorer, ids, text) for ids, text in zip(completion_ids, texts, strict=True)]
+        if check_prompt is not None:
+            for prompt in prompts:
+                check_prompt(prompt)
         scores = _by_prompt(score, prompts, texts, finished)
         rewards = [_reward(one, aggregate, over, squash) for one in scores]
         if log_metric is not None:
@@ -113,7 +122,7 @@ def _ended(prm: ImplicitPRM, ids: Sequence[int], text: str) -> bool:
             f"the PRM's tokenizer ({prm.tokenizer.name_or_path}) does not decode the policy's tokens to the completion "
             f"{text[:60]!r}; use a PRM of the policy's model family, or another scorer"
         )
-    return bool(ids) and ids[-1] in prm.encoder.ends
+    return bool(ids) and ids[-1] in prm.encoder.ends | end_tokens(prm.policy, prm.tokenizer)
 
 
 def _by_prompt(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.types import Prompt
 
@@ -84,3 +86,14 @@ class RolloutBatch:
         """
         flat = torch.tensor([value for row in rows for value in row], dtype=dtype)
         return torch.zeros_like(self.completion_mask, dtype=dtype).masked_scatter(self.completion_mask, flat)
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens at which sampling from a model stops, as TRL collects them; a model may have several.
+
+    Args:
+        model: with a generation config.
+        tokenizer: the model's.
+    """
+    found = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.config import ExactRewards, ImplicitRewards, ProblemsConfig, RLConfig, from_mapping
 from implicit_prm.data.chat_template import as_chat
@@ -23,6 +22,7 @@ from implicit_prm.rl.prime_config import PrimeConfig
 from implicit_prm.rl.prime_trainer import PrimeTrainer
 from implicit_prm.rl.resumed_options import RUN_FILE, check_resumed_options
 from implicit_prm.rl.reward_function import RewardFunction, completion_text
+from implicit_prm.rl.rollouts import end_tokens
 from implicit_prm.scoring.exact_steps import ExactSteps
 from implicit_prm.training.arguments import log_offline_without_wandb_key
 from implicit_prm.training.metrics import JsonLog, final_evaluation
@@ -108,7 +108,7 @@ def _make_trainer(config: RLConfig, arguments: PrimeConfig, graders: GraderPool,
     prm = _open_prm(config, steps, source)
     return PrimeTrainer(
         policy,
-        correctness(graders, _ends(policy, tokenizer)),
+        correctness(graders, end_tokens(policy, tokenizer)),
         arguments,
         prm=prm,
         step_checker=None if steps is None or prm is None else steps.check,
@@ -167,12 +167,6 @@ def correctness(graders: GraderPool, ends: Container[int]) -> RewardFunction:
         return list(graders.map(grade, list(zip(texts, answer, finished, strict=True))))
 
     return correct
-
-
-def _ends(policy: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens at which sampling stops, as TRL collects them."""
-    found = policy.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])}
 
 
 def _prompt(problem: Problem, config: ProblemsConfig) -> Prompt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -57,12 +57,13 @@ def prm_token_rewards(
     return found
 
 
-def scorer_token_rewards(scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> RewardTokens:
+def scorer_token_rewards(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, ends: Container[int]) -> RewardTokens:
     """Rewards from a scorer of steps: that of a step is at its last token, all other tokens have 0.
 
     Args:
         scorer: whose scores have spans.
         tokenizer: the policy's.
+        ends: tokens that end a response; one that ends in another token was cut off.
 
     Returns:
         A function from the responses of a prompt to their rewards.
@@ -72,7 +73,7 @@ def scorer_token_rewards(scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> 
     def reward(group: RolloutGroup) -> list[TokenRewards]:
         read = [decoded(tokenizer, ids) for ids in group.responses]
         texts = [text for text, _ in read]
-        finished = [ids[-1] == tokenizer.eos_token_id for ids in group.responses]
+        finished = [ids[-1] in ends for ids in group.responses]
         name = f"prompt {group.number} of the batch"
         scores = score(Group(name, group.prompt, texts, [None] * len(read), finished))
         return [_step_rewards(one, text, offsets) for one, (text, offsets) in zip(scores, read, strict=True)]

@@ -21,6 +21,7 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from implicit_prm.config import Dtype, from_mapping
 from implicit_prm.config.validation import check_range
 from implicit_prm.models.implicit_prm import ImplicitPRM
+from implicit_prm.rl.prompt_check import PromptCheck
 from implicit_prm.rl.rollouts import RolloutGroup
 from implicit_prm.rl.token_rewards import at_step_ends, prm_token_rewards
 from implicit_prm.types import ImplicitPRMError
@@ -74,6 +75,7 @@ class ImplicitPRMRewardManager(RewardManagerBase):
         )
         if self.prm.tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ImplicitPRMError("the PRM has another vocabulary than the policy; use one of the same model family")
+        self._check_prompt = PromptCheck(self.prm)
         self._scoring = ThreadPoolExecutor(1)  # verl asks for many responses at once, which may not fit in memory
 
     async def run_single(self, data: Any) -> dict[str, Any]:
@@ -88,6 +90,8 @@ class ImplicitPRMRewardManager(RewardManagerBase):
         """
         item = data[0]
         prompt_ids, response_ids = _valid_ids(item.batch)
+        if (chat := item.non_tensor_batch.get("raw_prompt")) is not None:
+            self._check_prompt(list(chat), prompt_ids)
         loop = asyncio.get_running_loop()
         scored = loop.run_in_executor(self._scoring, self._process_rewards, prompt_ids, response_ids)
         outcome, rewards = await self._outcome(item.non_tensor_batch, response_ids), await scored

@@ -1,11 +1,15 @@
 """The reward function gives TRL what `rerank` ranks by, and trains a policy."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 from trl import GRPOConfig, GRPOTrainer
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, StepScores, sandbox
+from implicit_prm.config import TextConfig
+from implicit_prm.data.tokenization import Encoder
 from implicit_prm.rl import reward_function
 from tests.rl.grpo import accuracy, dataset, options
 from tests.runs import PROBLEM, RESPONSES
@@ -87,6 +91,16 @@ def test_metrics(prm):
 def test_another_tokenizer_is_refused(prm):
     with pytest.raises(ImplicitPRMError, match="tokenizer"):
         reward_function(prm)(prompts=[CHAT], completions=RESPONSES[:1], completion_ids=[[5, 6, 7]])
+
+
+def test_prompts_that_are_not_those_of_its_training_give_a_warning(prm):
+    """Its prompt template is not applied to chats, and once more to texts that hold it."""
+    encoder = Encoder(prm.tokenizer, TextConfig("newline", prompt_template="Solve: {problem}"))
+    other = copy.copy(prm)
+    other.encoder, other.metadata = encoder, replace(prm.metadata, text=encoder.text, template_hash="0")
+    for prompt in (CHAT, f"Solve: {PROBLEM}"):
+        with pytest.warns(UserWarning, match="Solve"):
+            reward_function(other)(prompts=[prompt], completions=RESPONSES[:1])
 
 
 @pytest.mark.parametrize(
