@@ -42,8 +42,9 @@ class PromptCheck:
             return
         if found != expected:
             template = self.encoder.text.prompt_template
-            ours, theirs = (_around_difference(self.encoder, *pair) for pair in ((expected, found), (found, expected)))
-            self._warn(f"its template ({template!r}) makes {ours!r} of a prompt, and it reads {theirs!r}")
+            wanted = _around_difference(self.encoder, expected, found)
+            given = _around_difference(self.encoder, found, expected)
+            self._warn(f"its template ({template!r}) makes {wanted!r} of a prompt, and it reads {given!r}")
 
     def _warn(self, why: str) -> None:
         self._finished = True
