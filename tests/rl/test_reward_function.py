@@ -95,11 +95,11 @@ def test_another_tokenizer_is_refused(prm):
 
 def test_prompts_that_are_not_those_of_its_training_give_a_warning(prm):
     """Its prompt template is not applied to chats, and once more to texts that hold it."""
-    encoder = Encoder(prm.tokenizer, TextConfig("newline", prompt_template="Solve: {problem}"))
+    encoder = Encoder(prm.tokenizer, TextConfig("newline", prompt_template="1 + {problem}"))
     other = copy.copy(prm)
     other.encoder, other.metadata = encoder, replace(prm.metadata, text=encoder.text, template_hash="0")
-    for prompt in (CHAT, f"Solve: {PROBLEM}"):
-        with pytest.warns(UserWarning, match="Solve"):
+    for prompt in (CHAT, f"1 + {PROBLEM}"):
+        with pytest.warns(UserWarning, match=r"1 \+ \{problem\}"):
             reward_function(other)(prompts=[prompt], completions=RESPONSES[:1])
 
 
