@@ -8,21 +8,23 @@ import pytest
 
 FAULTS = """
 import resource
+import sys
 from implicit_prm.utils.allocator import keep_freed_memory
 
+size = int(sys.argv[1]) << 20
 print(keep_freed_memory())
-bytearray(64 << 20)
+bytearray(size)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-bytearray(64 << 20)
+bytearray(size)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def _faults(monkeypatch, **variables):
-    """Whether the allocator was set, and the page faults of using freed memory again."""
+def _faults(monkeypatch, megabytes=16, **variables):
+    """Whether the allocator was set, and the page faults of using a block's freed memory again."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", FAULTS, str(megabytes)], capture_output=True, text=True, check=True)
     done, faults = ran.stdout.split()
     return done == "True", int(faults)
 
@@ -32,6 +34,14 @@ def test_freed_memory_is_used_again(monkeypatch):
     done, faults = _faults(monkeypatch)
     assert done
     assert faults < 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_large_blocks_are_returned(monkeypatch):
+    """Kept, they would be split for small ones, and the process would grow."""
+    done, faults = _faults(monkeypatch, megabytes=64)
+    assert done
+    assert faults > 1000
 
 
 @pytest.mark.parametrize("name", ["IPR_KEEP_FREED_MEMORY", "MALLOC_TRIM_THRESHOLD_"])
