@@ -158,9 +158,6 @@ def project_states(
 
     def read(hidden: Tensor) -> Tensor:
         states, weight = hidden[wanted], head.weight
-        if torch.is_autocast_enabled(states.device.type):
-            dtype = torch.get_autocast_dtype(states.device.type)
-            states, weight = states.to(dtype), weight.to(dtype)
         captured.append(project(states.to(weight.dtype), weight, head.bias, _transform(base)))
         return hidden[..., :1]
 

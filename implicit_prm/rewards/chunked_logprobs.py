@@ -63,13 +63,16 @@ def token_logprobs(
 
     Returns:
         [tokens] float32, differentiable in hidden, weight and bias. The logits are computed in the dtype of the inputs,
-        as the model does; everything after them is float32.
+        or of autocast, as the model does; everything after them is float32.
 
     Raises:
         ValueError: shapes that do not match.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
         raise ValueError(f"expected hidden [tokens, width] and targets [tokens], got {hidden.shape}, {targets.shape}")
+    if torch.is_autocast_enabled(hidden.device.type):  # which does not reach products with a given output
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     chunk = chunk_tokens or max(1, CHUNK_BYTES // (4 * weight.shape[0]))
     return _ChunkedLogProbs.apply(hidden, weight, bias, targets, transform, chunk, torch.is_grad_enabled())
 

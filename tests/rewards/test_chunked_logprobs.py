@@ -110,3 +110,14 @@ def test_wrong_shapes_are_named():
 def test_no_tokens_give_no_logprobs():
     hidden, weight, targets, _ = _inputs(dtype=torch.float32)
     assert token_logprobs(hidden[:0], weight, targets[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_autocast_decides_the_dtype_of_every_chunk(with_bias):
+    hidden, weight, bias = (torch.randn(size, requires_grad=True) for size in ((7, 8), (11, 8), (11,)))
+    targets, given = torch.randint(11, (7,)), bias if with_bias else None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_logprobs(hidden, weight, targets, given, chunk_tokens=2)
+    found.sum().backward()
+    assert all(one.grad.dtype == torch.float32 for one in (hidden, weight))
+    torch.testing.assert_close(found, naive_token_logprobs(hidden, weight, targets, given), atol=0.1, rtol=0.02)
