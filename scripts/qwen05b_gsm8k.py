@@ -32,6 +32,8 @@ TRAIN_PROBLEMS, TEST_PROBLEMS = 400, 150
 # highest accuracy on pairs of responses to the dev prompts is used for all losses. The dev prompts are training prompts
 # that are held out.
 TRIED = [(0.05, 3e-4), (0.05, 1e-3)]
+# An explicit reward model has a new head, so each kind is trained with every learning rate, on all training responses.
+EXPLICIT, RATES = ("orm", "value_head"), (3e-4, 1e-3)
 DEV_PROMPTS = 40
 SMALL = ["data.max_prompts=60", "data.max_responses=4"]
 # On a CPU, in bfloat16 and at these lengths, faster than sdpa. DPO computes no response twice if
@@ -39,6 +41,7 @@ SMALL = ["data.max_prompts=60", "data.max_responses=4"]
 FASTER = {"ce": ["model.attn_implementation=eager"]}
 FASTER["dpo"] = [*FASTER["ce"], "max_tokens_per_batch=2048"]
 CONTROL = ["max_responses=8"]  # half of the responses tell whether the AUROC of the control is one half
+POOL = ["data.max_prompts=180"]  # as many prompts as the model's own responses have
 SIDES = (True, False)
 OF_RESPONSES = ("completions", "correctness", "verdicts", "answer_rules", "finished", "models")
 OF_EACH_LABEL = 2  # responses to a prompt that are trained on
@@ -76,16 +79,19 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     write_rows(train, balanced(every))
     write_rows(shuffled, with_shuffled_labels(train))
     for beta, rate in TRIED:
-        yield training(f"tune ce {beta} {rate:g}", "ce", beta, rate, every, options, SMALL)
-    if any(dev_result(*tried, options) is None for tried in TRIED):
+        yield training(tuned(beta, rate), "ce", beta, rate, every, options, SMALL)
+    chosen = choose(options)
+    if chosen is None:
         return
-    beta, rate = choose(options)
+    beta, rate = chosen
     for name, loss, data in (("ce", "ce", train), ("dpo", "dpo", train), ("shuffled", "ce", shuffled)):
         yield training(name, loss, beta, rate, data, options, FASTER[loss])
         yield best_of_n(name, test, options, CONTROL if name == "shuffled" else [])
-    for kind in ("orm", "value_head"):
-        yield explicit(kind, rate, train, options)
-        yield best_of_n(kind, test, options)
+    for kind in EXPLICIT:
+        for one in RATES:
+            yield explicit(kind, one, train, options)
+        if choose_explicit(kind, options) is not None:
+            yield best_of_n(kind, test, options)
     pool = out / "pool"
     yield prepared_pool(pool, options)
     if not (pool / "train.jsonl").exists():
@@ -95,8 +101,8 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     write_rows(bench, unseen(options.data / "processbench_gsm8k.jsonl.gz", pool / "train.jsonl"))
     math500 = options.data / "math500_bon32.jsonl.gz"
     for loss in ("ce", "dpo"):
-        yield training(f"pool-{loss}", loss, beta, rate, pool / "balanced.jsonl", options, FASTER[loss])
-        yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options)
+        yield training(f"pool-{loss}", loss, beta, rate, pool / "balanced.jsonl", options, FASTER[loss] + POOL)
+        yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options, ["max_responses=8"])
         yield best_of_n(f"pool-{loss}", test, options)
     for name in ("ce", "pool-ce", "pool-dpo"):
         yield best_of_n(name, math500, options, ["max_problems=60", "max_responses=8", "too_long=lowest", PROMPT])
@@ -133,21 +139,23 @@ def training(
 
 
 def explicit(kind: str, rate: float, data: Path, options: argparse.Namespace) -> Stage:
-    """Train an explicit reward model on the same responses, with the adapter and the learning rate of cross-entropy."""
-    folder = options.out / kind
+    """Train an explicit reward model on the same responses, with the same adapter as the implicit ones."""
+    name = f"{kind}-{rate:g}"
     arguments = [f"kind={kind}", "labels=outcome", "model=hub", f"model.name={options.model}", "model.dtype=bfloat16"]
-    arguments += ["model.lora={r:16,alpha:32}", "data=rollouts", f"data.train={data}", "data.max_length=1024"]
-    arguments += [f"data.hold_out_prompts={DEV_PROMPTS}", "data.too_long=drop", "trainer=default"]
-    arguments += ["trainer.gradient_accumulation_steps=4", f"trainer.learning_rate={rate:g}", "trainer.save_steps=10"]
-    arguments += ["trainer.eval_strategy=epoch", f"output_dir={folder}", "trainer.resume_from_checkpoint=true"]
-    return Stage(kind, "baseline", arguments, folder / "baseline.json", data)
+    arguments += ["model.attn_implementation=eager", "model.lora={r:16,alpha:32}", "data=rollouts"]
+    arguments += [f"data.train={data}", "data.max_length=1024", f"data.hold_out_prompts={DEV_PROMPTS}"]
+    arguments += ["data.too_long=drop", "trainer=default", "trainer.gradient_accumulation_steps=4"]
+    arguments += [f"trainer.learning_rate={rate:g}", "trainer.save_steps=10", "trainer.eval_strategy=epoch"]
+    arguments += [f"output_dir={options.out / name}", "trainer.resume_from_checkpoint=true"]
+    return Stage(name, "baseline", arguments, options.out / name / "train_metrics.json", data)
 
 
 def best_of_n(name: str, candidates: Path, options: argparse.Namespace, more: Iterable[str] = ()) -> Stage:
     """Rerank candidates with a trained model."""
     stem = candidates.name.split(".")[0]
-    folder = options.out / name / f"eval-{stem}"
-    arguments = [f"checkpoint={options.out / name}", "dtype=bfloat16", "max_length=1024", f"candidates={candidates}"]
+    checkpoint = folder_of(name, options)
+    folder = checkpoint / f"eval-{stem}"
+    arguments = [f"checkpoint={checkpoint}", "dtype=bfloat16", "max_length=1024", f"candidates={candidates}"]
     return Stage(
         f"{name} on {stem}", "eval", [*arguments, f"output_dir={folder}", *more], folder / "metrics.json", candidates
     )
@@ -156,23 +164,40 @@ def best_of_n(name: str, candidates: Path, options: argparse.Namespace, more: It
 def process_bench(name: str, gsm8k: Path, options: argparse.Namespace) -> Stage:
     """Find the first wrong step of solutions in ProcessBench. `gsm8k` has those to problems that no model has seen."""
     subsets = f"{gsm8k},{options.data / 'processbench_math.jsonl.gz'}"
-    folder = options.out / name / "processbench"
-    arguments = ["task=processbench", f"checkpoint={options.out / name}", "dtype=bfloat16", "max_length=1024"]
+    checkpoint = folder_of(name, options)
+    folder = checkpoint / "processbench"
+    arguments = ["task=processbench", f"checkpoint={checkpoint}", "dtype=bfloat16", "max_length=1024"]
     arguments += [f"subsets=[{subsets}]", "max_problems=200", "too_long=wrong", PROMPT, f"output_dir={folder}"]
     return Stage(f"{name} on processbench", "eval", arguments, folder / "metrics.json")
 
 
-def dev_result(beta: float, rate: float, options: argparse.Namespace) -> float | None:
-    """The criterion after training with these settings; None before."""
-    log = options.out / f"tune-ce-{beta}-{rate:g}" / "log.jsonl"
-    if not (log.parent / "train_metrics.json").exists():
-        return None
-    return [row[CRITERION] for row in map(json.loads, log.read_text().splitlines()) if CRITERION in row][-1]
+def tuned(beta: float, rate: float) -> str:
+    """Name of the run that tries these settings."""
+    return f"tune ce {beta} {rate:g}"
 
 
-def choose(options: argparse.Namespace) -> tuple[float, float]:
-    """Beta and learning rate with the best result on the held-out training prompts."""
-    return max(TRIED, key=lambda tried: dev_result(*tried, options) or 0.0)
+def folder_of(name: str, options: argparse.Namespace) -> Path:
+    """The checkpoint of a model; of an explicit one, the one with the chosen learning rate."""
+    chosen = choose_explicit(name, options) if name in EXPLICIT else None
+    return options.out / (name if chosen is None else f"{name}-{chosen:g}").replace(" ", "-")
+
+
+def dev_result(name: str, options: argparse.Namespace) -> float | None:
+    """Accuracy of a training run on pairs of responses to the dev prompts; None before its end."""
+    metrics = folder_of(name, options) / "train_metrics.json"
+    return json.loads(metrics.read_text(encoding="utf-8"))[CRITERION] if metrics.exists() else None
+
+
+def choose(options: argparse.Namespace) -> tuple[float, float] | None:
+    """Beta and learning rate with the best result on the dev prompts; None before all have been tried."""
+    found = {tried: dev_result(tuned(*tried), options) for tried in TRIED}
+    return max(TRIED, key=lambda tried: found[tried]) if None not in found.values() else None
+
+
+def choose_explicit(kind: str, options: argparse.Namespace) -> float | None:
+    """The learning rate of an explicit reward model with the best result; None before all have been tried."""
+    found = {rate: dev_result(f"{kind}-{rate:g}", options) for rate in RATES}
+    return max(RATES, key=lambda rate: found[rate]) if None not in found.values() else None
 
 
 def mixed(source: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwen05b_gsm8k import CRITERION, DEV_PROMPTS, TRIED, choose, dev_result
+from qwen05b_gsm8k import CRITERION, DEV_PROMPTS, EXPLICIT, RATES, TRIED, choose, dev_result, folder_of, tuned
 from qwen05b_pairs import compare
 
 from implicit_prm.costs.ledger import Ledger
@@ -56,7 +56,7 @@ def tried(options: argparse.Namespace) -> Iterator[str]:
     """All settings that were tried, with their result on the dev prompts."""
     rows = []
     for beta, rate in TRIED:
-        found = dev_result(beta, rate, options)
+        found = dev_result(tuned(beta, rate), options)
         if found is not None:
             rows.append([beta, f"{rate:g}", f"{found:.3f}", "yes" if choose(options) == (beta, rate) else ""])
     yield f"## Settings tried\n\nCross-entropy; accuracy on pairs of responses to {DEV_PROMPTS} dev prompts.\n"
@@ -95,7 +95,7 @@ def candidates(stem: str) -> Callable[[argparse.Namespace], Iterator[str]]:
 
 def evaluations(stem: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Name of a model -> its metrics on a file of candidates."""
-    found = {name: read(options.out / name / f"eval-{stem}" / "metrics.json") for name in MODELS}
+    found = {name: read(folder_of(name, options) / f"eval-{stem}" / "metrics.json") for name in MODELS}
     return {name: metrics for name, metrics in found.items() if metrics}
 
 
@@ -160,7 +160,7 @@ def shares(with_tokens: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
 def differences(options: argparse.Namespace) -> Iterator[str]:
     """Paired differences between models on the test problems."""
     found = evaluations("test_mixed", options)
-    folders = {name: options.out / name / "eval-test_mixed" for name in found}
+    folders = {name: folder_of(name, options) / "eval-test_mixed" for name in found}
     limits = {name: metrics["config"]["max_responses"] for name, metrics in found.items()}
     rows = []
     for one in compare(options.out / "test_mixed.jsonl", folders, limits) if len(found) > 1 else []:
@@ -175,7 +175,7 @@ def process_bench(options: argparse.Namespace) -> Iterator[str]:
     """F1 with cross-fitted thresholds and step AUROC on ProcessBench."""
     rows = []
     for name in MODELS:
-        metrics = read(options.out / name / "processbench" / "metrics.json") or {"subsets": {}}
+        metrics = read(folder_of(name, options) / "processbench" / "metrics.json") or {"subsets": {}}
         for subset, found in metrics["subsets"].items():
             best = found["results"][metrics["values"]]["f1"]
             blind = found["f1_difference"][f"{metrics['values']} - best blind guess"]
@@ -189,13 +189,16 @@ def process_bench(options: argparse.Namespace) -> Iterator[str]:
 def trainings(options: argparse.Namespace) -> Iterator[str]:
     """What was trained on, what came out on the dev prompts, and what it cost."""
     rows = []
-    for name in [f"tune-ce-{beta}-{rate:g}" for beta, rate in TRIED] + list(MODELS):
-        metrics, report = (read(options.out / name / file) for file in ("train_metrics.json", "data_report.json"))
+    both = [f"{kind}-{rate:g}" for kind in EXPLICIT for rate in RATES]
+    implicit = [name for name in MODELS if name not in EXPLICIT]
+    for name in [tuned(*tried) for tried in TRIED] + implicit + both:
+        folder = folder_of(name, options)
+        metrics, report = (read(folder / file) for file in ("train_metrics.json", "data_report.json"))
         if metrics and report:
             used, pairs = report["train"]["used"], report["dev"]["used"]["pairs"]
             accuracy = "" if name == "shuffled" else f"{metrics[CRITERION]:.3f}"  # its dev labels are permuted, too
             drift = f"{metrics['eval_forward_kl']:.1f}" if "eval_forward_kl" in metrics else ""
-            results = [accuracy, pairs, drift, flops(options.out / name)]
+            results = [accuracy, pairs, drift, flops(folder)]
             rows.append([name, used["prompts"], used["responses"], *results])
     if rows:
         yield "## Training\n"

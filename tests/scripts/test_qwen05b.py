@@ -34,8 +34,7 @@ def _finish_tuning(options):
     for accuracy, (beta, rate) in zip([0.5, 0.7], qwen05b_gsm8k.TRIED, strict=True):
         folder = options.out / f"tune-ce-{beta}-{rate:g}"
         folder.mkdir()
-        (folder / "log.jsonl").write_text(json.dumps({"eval_rewards/accuracies": accuracy}) + "\n")
-        (folder / "train_metrics.json").write_text("{}")
+        (folder / "train_metrics.json").write_text(json.dumps({"eval_rewards/accuracies": accuracy}))
 
 
 def test_models_are_trained_with_the_settings_that_were_best_on_dev_prompts(options):
@@ -46,6 +45,17 @@ def test_models_are_trained_with_the_settings_that_were_best_on_dev_prompts(opti
     listed = {stage.name: stage for stage in qwen05b_gsm8k.stages(options)}
     for name in ("ce", "dpo", "shuffled"):
         assert {"model.beta=0.05", "trainer.learning_rate=0.001"} < set(listed[name].arguments)
+
+
+def test_explicit_models_are_evaluated_at_their_best_learning_rate(options):
+    _finish_tuning(options)
+    assert not any(stage.name == "orm on test_mixed" for stage in qwen05b_gsm8k.stages(options))
+    for accuracy, rate in zip([0.6, 0.5], qwen05b_gsm8k.RATES, strict=True):
+        folder = options.out / f"orm-{rate:g}"
+        folder.mkdir()
+        write_json(folder / "train_metrics.json", {"eval_rewards/accuracies": accuracy})
+    listed = {stage.name: stage for stage in qwen05b_gsm8k.stages(options)}
+    assert f"checkpoint={options.out / 'orm-0.0003'}" in listed["orm on test_mixed"].arguments
 
 
 def test_two_responses_of_each_label_are_trained_on(tmp_path):
