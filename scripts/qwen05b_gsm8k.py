@@ -191,13 +191,13 @@ def dev_result(name: str, options: argparse.Namespace) -> float | None:
 def choose(options: argparse.Namespace) -> tuple[float, float] | None:
     """Beta and learning rate with the best result on the dev prompts; None before all have been tried."""
     found = {tried: dev_result(tuned(*tried), options) for tried in TRIED}
-    return max(TRIED, key=lambda tried: found[tried]) if None not in found.values() else None
+    return max(TRIED, key=lambda tried: found[tried] or 0.0) if None not in found.values() else None
 
 
 def choose_explicit(kind: str, options: argparse.Namespace) -> float | None:
     """The learning rate of an explicit reward model with the best result; None before all have been tried."""
     found = {rate: dev_result(f"{kind}-{rate:g}", options) for rate in RATES}
-    return max(RATES, key=lambda rate: found[rate]) if None not in found.values() else None
+    return max(RATES, key=lambda rate: found[rate] or 0.0) if None not in found.values() else None
 
 
 def mixed(source: Path) -> list[dict[str, Any]]:
