@@ -13,24 +13,21 @@ knows its own log-probabilities, and pi_theta's. Best-of-N is an expectation ove
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from searchlib.results import RULES, BestOfN, Table, judged
+from transformers import AutoTokenizer
 
-from implicit_prm.config import BestOfNConfig, SearchConfig, from_mapping
-from implicit_prm.data.groups import load_groups
-from implicit_prm.evaluation.best_of_n.candidates import grade
-from implicit_prm.evaluation.best_of_n.curves import MAJORITY, RANDOM, WEIGHTED, accuracy_curves, rankings
-from implicit_prm.evaluation.statistics import bootstrap_mean
-from implicit_prm.scoring.scorers import column_scorer
+from implicit_prm import sandbox
+from implicit_prm.config import SearchConfig, from_mapping
 from implicit_prm.search.run import search_responses
-from implicit_prm.utils.io import JsonLines, write_json
+from implicit_prm.utils.io import write_json
 
 LARGEST = 32  # responses of best-of-N
 WIDTH = 16  # responses of a search
-RULES = ("best by guide", "weighted vote", "majority vote", "a random one")
 DEV_PROBLEMS, TEST_PROBLEMS = 40, 250
 
 
@@ -98,64 +95,6 @@ def searched(cell: Cell, split: str, n: int, options: argparse.Namespace) -> Pat
     return search_responses(config, say=lambda _: None)
 
 
-@dataclass(frozen=True)
-class Result:
-    """Of each of P problems: tokens of generator and guide, and accuracies by the rule that picks the answer."""
-
-    generator: np.ndarray
-    guide: np.ndarray
-    accuracy: dict[str, np.ndarray]  # by rule -> [P, sizes]
-
-    @property
-    def tokens(self) -> np.ndarray:
-        return self.generator + self.guide
-
-
-def judged(path: Path, problems: int, sizes: list[int] | None = None) -> Result:
-    """Read the first rows of a file of candidates; by default only all responses to a problem together are judged."""
-    rows, groups = JsonLines(path).rows()[:problems], load_groups(str(path))[:problems]
-    kind = rows[0]["guide_kind"]
-    config = BestOfNConfig(
-        candidates=str(path), scores_column="guide_scores", scores_kind=kind, output_dir=".", ties="shared"
-    )
-    _, candidates = grade(groups, config)
-    score = column_scorer("guide_scores", kind)
-    scores = [score(group) for group in groups]
-    curves = accuracy_curves(config, candidates, scores, rankings(config, scores), sizes or [len(groups[0])])
-    best = next(iter(curves.values()))
-    return Result(
-        np.array([row["generator_tokens"] for row in rows], dtype=float),
-        np.array([row["guide_tokens"] or 0 for row in rows], dtype=float),
-        dict(zip(RULES, (best, curves[WEIGHTED], curves[MAJORITY], curves[RANDOM]), strict=True)),
-    )
-
-
-class BestOfN:
-    """Accuracy and cost of best-of-N for every N up to `LARGEST`, from one file."""
-
-    def __init__(self, path: Path, problems: int) -> None:
-        self.sizes = list(range(1, LARGEST + 1))
-        self._result, self._prompt = judged(path, problems, self.sizes), _prompt_tokens(path, problems)
-
-    def tokens(self, n: int) -> float:
-        """Mean per problem. Generator and guide compute the prompt once each."""
-        return float(2 * self._prompt + (self._result.tokens.mean() - 2 * self._prompt) * n / LARGEST)
-
-    def at_cost(self, tokens: float) -> int:
-        """The largest N that costs no more."""
-        return max([n for n in self.sizes if self.tokens(n) <= tokens], default=1)
-
-    def accuracy(self, rule: str, n: int) -> np.ndarray:
-        return self._result.accuracy[rule][:, n - 1]
-
-
-def interval(values: np.ndarray, sign: str = "") -> str:
-    """Mean in percent, with its 95 % interval over problems."""
-    found = bootstrap_mean(values)
-    value, low, high = (f"{100 * x:{sign}.1f}" for x in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
-
-
 def choose(options: argparse.Namespace) -> tuple[list[Cell], list[str]]:
     """The setting of each method with the best accuracy on dev problems, and a table of what was tried."""
     chosen, lines = [], ["| method | settings | best by guide |", "|---|---|---|"]
@@ -170,47 +109,17 @@ def choose(options: argparse.Namespace) -> tuple[list[Cell], list[str]]:
     return chosen, lines
 
 
-def compare(chosen: list[Cell], options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+def compare(chosen: list[Cell], options: argparse.Namespace) -> Table:
     """Every method against best-of-N at equal cost, on test problems."""
     plain = searched(BEST_OF_N, "test", LARGEST, options)
-    reference = BestOfN(plain, options.problems)
-    rows: list[dict[str, Any]] = []
-    lines = [
-        f"| method | n | tokens | {' | '.join(RULES)} | N of equal cost | difference of best | of weighted vote |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    table = Table(BestOfN(plain, options.problems, LARGEST, AutoTokenizer.from_pretrained(sandbox.POLICY_PATH)))
     for n in (1, 2, 4, 8, 16, 32):
-        tokens, accuracy = reference.tokens(n), {rule: reference.accuracy(rule, n) for rule in RULES}
-        lines.append(f"| best-of-N | {n} | {tokens:,.0f} | {' | '.join(map(interval, accuracy.values()))} | | | |")
-        for name, rule in (("best-of-N", RULES[0]), ("weighted vote", RULES[1])):
-            rows.append({"method": name, "n": n, "tokens": tokens, "best": accuracy[rule].mean()})
+        table.add_best_of(n)
     exact = [Cell(f"{cell.method}, exact checker", cell.algorithm, "min", True) for cell in chosen[:1]]
     for cell in [*chosen, POLICY, *exact]:
-        result = judged(searched(cell, "test", WIDTH, options), options.problems)
-        tokens, equal = float(result.tokens.mean()), reference.at_cost(result.tokens.mean())
-        best = result.accuracy[RULES[0]][:, 0]
-        both = [result.accuracy[rule][:, 0] - reference.accuracy(rule, equal) for rule in RULES[:2]]
-        accuracies = " | ".join(interval(result.accuracy[rule][:, 0]) for rule in RULES)
-        differences = " | ".join(interval(one, "+") for one in both)
-        name = f"{cell.method} ({cell.settings})"
-        lines.append(f"| {name} | {WIDTH} | {tokens:,.0f} | {accuracies} | {equal} | {differences} |")
-        rows.append(
-            {"method": cell.method, "n": WIDTH, "tokens": tokens, "best": best.mean(), "settings": cell.settings}
-            | {"difference": asdict(bootstrap_mean(both[0])), "equal_n": equal}
-        )
-    return rows, lines
-
-
-def _prompt_tokens(path: Path, problems: int) -> float:
-    """Mean number of tokens of a prompt."""
-    from transformers import AutoTokenizer
-
-    from implicit_prm import sandbox
-    from implicit_prm.config import TextConfig
-    from implicit_prm.data.tokenization import Encoder
-
-    encoder = Encoder(AutoTokenizer.from_pretrained(sandbox.POLICY_PATH), TextConfig())
-    return float(np.mean([len(encoder.prompt_ids(row["prompt"])) for row in JsonLines(path).rows()[:problems]]))
+        found = judged(searched(cell, "test", WIDTH, options), options.problems)
+        table.add(cell.method, cell.settings, WIDTH, found)
+    return table
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -240,12 +149,12 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=TEST_PROBLEMS, help="of the test split (default: %(default)s)")
     options = parser.parse_args()
     chosen, tried = choose(options)
-    rows, lines = compare(chosen, options)
-    tables = "\n".join([*lines, "", *tried, ""])
+    table = compare(chosen, options)
+    tables = "\n".join([*table.lines, "", *tried, ""])
     print(tables)
     (options.output / "tables.md").write_text(tables, encoding="utf-8")
-    write_json(options.output / "results.json", rows)
-    draw(rows, options.output / "search.png")
+    write_json(options.output / "results.json", table.records)
+    draw(table.records, options.output / "search.png")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Parts of the scripts that compare searches with reranking."""
