@@ -17,14 +17,13 @@ from searchlib.results import BestOfN, Table, judged
 from stages import Stage, run_stage
 from transformers import AutoTokenizer
 
-LARGEST = 16  # responses of best-of-N
 METHODS = {
     "best_of_n": ["algorithm=best_of_n"],
     "beam": ["algorithm=beam", "algorithm.branch=4"],
     "dvts": ["algorithm=dvts", "algorithm.branch=4"],
     "rebase": ["algorithm=rebase", "algorithm.temperature=0.5"],
     "particles": ["algorithm=particles", "algorithm.temperature=1.0", "aggregate=sum"],
-    "samples of pi_theta": ["algorithm=policy"],
+    "policy": ["algorithm=policy"],  # samples of pi_theta; not through a server
 }
 
 
@@ -34,39 +33,45 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--guide", required=True, help="checkpoint of ipr-train")
     parser.add_argument("--problems", required=True, help="GSM8K's test set, as JSON lines")
     parser.add_argument("--limit", type=int, default=40, help="number of problems, the first ones (default: 40)")
-    parser.add_argument("--n", type=int, default=8, help="responses of a search (default: 8)")
+    parser.add_argument("--n", type=int, default=8, help="responses to each problem (default: 8)")
     parser.add_argument("--server", help="address of a server that samples in the place of transformers")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:-1])
     parser.add_argument("--dtype", default="bfloat16", help="of policy and guide (default: bfloat16)")
     parser.add_argument("--out", type=Path, default=Path("outputs/qwen05b-search"), help="(default: %(default)s)")
     return parser.parse_args()
 
 
-def stage(method: str, n: int, options: argparse.Namespace) -> Stage:
+def stage(method: str, options: argparse.Namespace) -> Stage:
     """The search of one method."""
-    output = options.out / f"{method.replace(' ', '_')}.jsonl"
+    output = options.out / f"{method}.jsonl"
     policy = ["policy=hub", f"policy.name={options.model}", f"policy.dtype={options.dtype}"]
     if options.server:
         policy = ["policy=server", f"policy.base_url={options.server}", f"policy.name={Path(options.model).name}"]
-        policy += [f"tokenizer={options.model}", "policy.timeout_s=7200"]
+        # Two problems at a time: the server works on one while the guide scores the other.
+        policy += [f"tokenizer={options.model}", f"policy.concurrency={2 * options.n}", "policy.timeout_s=7200"]
     guide = ["guide=checkpoint", f"guide.checkpoint={options.guide}", f"guide.dtype={options.dtype}"]
     problems = ["problems=gsm8k", "problems.split=test", f"problems.path={options.problems}"]
     problems += [f"problems.limit={options.limit}"]
-    sampling = ["sampling=default", f"sampling.n={n}", "sampling.temperature=0.7", "sampling.max_new_tokens=512"]
+    sampling = [
+        "sampling=default",
+        f"sampling.n={options.n}",
+        "sampling.temperature=0.7",
+        "sampling.max_new_tokens=512",
+    ]
     arguments = [*policy, *guide, *problems, *sampling, *METHODS[method], f"output={output}"]
     return Stage(method, "search", arguments, output)
 
 
 def main() -> None:
     options = parse()
-    stages = {name: stage(name, LARGEST if name == "best_of_n" else options.n, options) for name in options.methods}
+    stages = {name: stage(name, options) for name in options.methods}
     for one in stages.values():
         run_stage(one, options.out, minutes=600)
     if "best_of_n" not in stages:
         return
     plain = stages.pop("best_of_n").result
-    table = Table(BestOfN(plain, options.limit, LARGEST, AutoTokenizer.from_pretrained(options.model)))
-    for n in (1, 2, 4, 8, 16):
+    table = Table(BestOfN(plain, options.limit, options.n, AutoTokenizer.from_pretrained(options.model)))
+    for n in range(1, options.n + 1):
         table.add_best_of(n)
     for name, one in stages.items():
         settings = ", ".join(setting.removeprefix("algorithm.") for setting in METHODS[name][1:])
