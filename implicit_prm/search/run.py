@@ -51,10 +51,10 @@ def search_responses(config: SearchConfig, scorer: Scorer | None = None, say: Sa
 
 
 def search_options(config: SearchConfig) -> dict[str, Any]:
-    """The options that a resumed run must share."""
+    """The options that a resumed run must share. A tokenizer is identified by its contents, by the generator."""
     options = fixed_options(config)
     del options["sampling"]["batch_size"]
-    names = ("algorithm", "guide", "aggregate", "over", "steps", "chunk_tokens", "tokenizer")
+    names = ("algorithm", "guide", "aggregate", "over", "steps", "chunk_tokens")
     given = asdict(config)
     (given["guide"] or {}).pop("max_tokens_per_batch", None)  # only bounds memory
     return options | {name: given[name] for name in names}
