@@ -85,7 +85,7 @@ def open_model(
         attn_implementation: as for transformers' `from_pretrained`.
         quantization: `4bit` rounds the linear layers with bitsandbytes; they then compute in `dtype`.
         head: `causal_lm`; `value` for one number per token instead of logits (transformers' token classification with
-            one label); or `new_value`, which initialises that head if the model has none.
+            one label); or `new_value`, which adds that head, with zero weights, if the model has none.
 
     Raises:
         ImplicitPRMError: it cannot be read, lacks weights, has weights that are not finite, or is an encoder-decoder.
@@ -116,6 +116,8 @@ def open_model(
             **options,
         )
     _check_complete(source, model, report["missing_keys"], head)
+    if head == "new_value":
+        _set_to_zero(model, report["missing_keys"])
     check_finite(model, source.name)
     if source.commit is not None:
         model.name_or_path = source.name
@@ -237,6 +239,13 @@ def _check_complete(source: ModelSource, model: Any, missing: set[str], head: He
             f"cannot open the model {source.name!r}: its files have no weights for {min(missing)} "
             f"({len(missing)} are missing), which would be random; is it another kind of model?"
         )
+
+
+@torch.no_grad()
+def _set_to_zero(model: PreTrainedModel, missing: set[str]) -> None:
+    """A new head gives 0 at every token. A random one gives large numbers where hidden states are large."""
+    for name in missing:
+        model.get_parameter(name).zero_()
 
 
 def _bitsandbytes(quantization: str, dtype: str) -> BitsAndBytesConfig:

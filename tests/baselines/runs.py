@@ -1,6 +1,12 @@
 """Short runs of explicit reward models on the CPU."""
 
+from shutil import copytree
+
+import torch
+
 from implicit_prm.config import BaselineConfig, from_mapping
+from implicit_prm.models import loading
+from implicit_prm.models.source import ModelSource
 from tests.conftest import graded_rows, write_rows
 
 KINDS = ["orm", "value_head", "next_token"]
@@ -21,6 +27,15 @@ def labelled_file(path, problems=12, responses=4, source="exact", **changes):
     """Graded rows whose step labels say who made them."""
     rows = [row | {"step_label_source": source} | changes for row in graded_rows(problems, responses)]
     return write_rows(path, rows)
+
+
+def with_random_head(folder, model):
+    """A copy of a model with a value head that gives other numbers than zero."""
+    copytree(model, folder)
+    opened = loading.open_model(ModelSource.resolve(model), head="new_value")
+    torch.nn.init.normal_(opened.score.weight, generator=torch.Generator().manual_seed(0))
+    opened.save_pretrained(folder)
+    return folder
 
 
 def baseline(folder, model, rollouts, kind, data=None, model_options=None, **changes):

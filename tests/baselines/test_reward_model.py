@@ -14,7 +14,7 @@ from implicit_prm.data.groups import load_groups
 from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.rewards.implicit_reward import AGGREGATES, aggregate
 from implicit_prm.types import ImplicitPRMError, Scorer, StepSpan
-from tests.baselines.runs import KINDS, PROBLEM, RESPONSES, baseline, labelled_file, quiet
+from tests.baselines.runs import KINDS, PROBLEM, RESPONSES, baseline, labelled_file, quiet, with_random_head
 from tests.conftest import tiny_model
 
 
@@ -77,8 +77,9 @@ def test_scores_equal_those_of_plain_transformers(model, checkpoint, kind):
 def test_training_and_scoring_read_the_same_positions(kind, tmp_path, tiny_folder):
     """The loss before the first update is that of the initial model's own scores."""
     rollouts = labelled_file(tmp_path / "rows.jsonl", problems=2, responses=3)
+    start = tiny_folder if kind == "next_token" else with_random_head(tmp_path / "start", tiny_folder)
     still = {"learning_rate": 0.0, "max_steps": 1}
-    metrics = fit(baseline(tmp_path / "run", tiny_folder, rollouts, kind, trainer=still), quiet)
+    metrics = fit(baseline(tmp_path / "run", start, rollouts, kind, trainer=still), quiet)
     model = RewardModel.from_pretrained(tmp_path / "run", device="cpu")
     values, targets = [], []
     for group in load_groups(str(rollouts)):
@@ -88,6 +89,7 @@ def test_training_and_scoring_read_the_same_positions(kind, tmp_path, tiny_folde
     expected = F.binary_cross_entropy(torch.tensor(values), torch.tensor(targets, dtype=torch.float32))
     assert metrics["train_loss"] == pytest.approx(expected.item(), abs=1e-5)
     assert len(set(targets)) == 2
+    assert len(set(values)) > 2
 
 
 class _Spy:

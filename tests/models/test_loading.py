@@ -87,17 +87,19 @@ def test_an_encoder_decoder_is_refused(tmp_path):
         loading.open_model(ModelSource.resolve(tmp_path))
 
 
-def test_a_value_head_is_initialised_only_on_request(tokenizer, tmp_path):
+def test_a_value_head_is_added_only_on_request_and_starts_at_zero(tokenizer, tmp_path):
     tiny_model(tokenizer).save_pretrained(tmp_path / "causal")
     causal = ModelSource.resolve(tmp_path / "causal")
     with pytest.raises(ImplicitPRMError, match=r"score\.bias"):
         loading.open_model(causal, head="value")
     model = loading.open_model(causal, head="new_value")
     assert type(model).__name__ == "LlamaForTokenClassification"
-    assert model(torch.tensor([[5, 6]])).logits.shape == (1, 2, 1)
+    assert model(torch.tensor([[5, 6]])).logits.tolist() == [[[0.0], [0.0]]]
+    torch.nn.init.normal_(model.score.weight)
     model.save_pretrained(tmp_path / "value")
     saved = ModelSource.resolve(tmp_path / "value")
-    torch.testing.assert_close(loading.open_model(saved, head="value").score.weight, model.score.weight)
+    for head in ("value", "new_value"):
+        torch.testing.assert_close(loading.open_model(saved, head=head).score.weight, model.score.weight)
     weights = load_file(tmp_path / "value" / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, tmp_path / "value" / "model.safetensors", metadata={"format": "pt"})
