@@ -8,7 +8,8 @@ responses in OUT/train.jsonl and OUT/test.jsonl are used. `--list` prints the co
 Only problems with correct and incorrect responses are trained on and scored. The others need no score: whichever of
 their responses is selected, the result is the same. Models are trained on at most two correct and two incorrect
 responses to each problem, which takes half of the time of all eight. Pool and ProcessBench are both made from GSM8K's
-test set: solutions to problems that pool models are trained on are left out of ProcessBench, for all models.
+test set: solutions to problems that pool models are trained on are left out of ProcessBench, for all models. A 7B
+model solves most of MATH-500: of its problems, the first with both kinds among eight random responses are scored.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ from typing import Any
 from stages import Stage, read_record, run_stage
 
 from implicit_prm.config import ProblemsConfig, TextConfig
+from implicit_prm.data.groups import is_mixed, load_groups, take_responses
 from implicit_prm.data.readers import read_rows
 from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.utils.io import atomic_write
 
 TRAIN_PROBLEMS, TEST_PROBLEMS = 400, 150
-# Beta and learning rate that are tried with cross-entropy, on the first 4 responses to 60 prompts. The pair with the
-# highest accuracy on pairs of responses to the dev prompts is used for all losses. The dev prompts are training prompts
-# that are held out.
+# Beta and learning rate that are tried with cross-entropy, on 4 random responses to each of 60 prompts. The pair with
+# the highest accuracy on pairs of responses to the dev prompts is used for all losses. The dev prompts are training
+# prompts that are held out: here 40 of the first 100, most of which the final models are trained on.
 TRIED = [(0.05, 3e-4), (0.05, 1e-3)]
 # An explicit reward model has a new head, so each kind is trained with every learning rate, on all training responses.
 EXPLICIT, RATES = ("orm", "value_head"), (3e-4, 1e-3)
 DEV_PROMPTS = 40
+MATH_PROBLEMS, MATH_RESPONSES = 45, 8
+LONG = 2048  # tokens of a prompt and a response; those of MATH-500 and ProcessBench are longer than those of GSM8K
 SMALL = ["data.max_prompts=60", "data.max_responses=4"]
 # On a CPU, in bfloat16 and at these lengths, faster than sdpa. DPO computes no response twice if
 # all responses to a prompt fit in one forward pass.
@@ -47,7 +51,7 @@ OF_RESPONSES = ("completions", "correctness", "verdicts", "answer_rules", "finis
 OF_EACH_LABEL = 2  # responses to a prompt that are trained on
 CRITERION = "eval_rewards/accuracies"
 EXPERIMENT = "experiment=qwen25_coder_05b_gsm8k"
-# Rows of MATH-500 and ProcessBench are bare problems; the responses that are trained on follow this prompt.
+# MATH-500 and ProcessBench have bare problems; the responses that are trained on follow this prompt.
 TEMPLATE = ProblemsConfig.prompt_template
 PROMPT = f'prompt_template="{TEMPLATE}"'
 
@@ -99,13 +103,14 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     write_rows(pool / "balanced.jsonl", balanced(pool / "train.jsonl"))
     bench = options.out / "processbench_gsm8k.jsonl"
     write_rows(bench, unseen(options.data / "processbench_gsm8k.jsonl.gz", pool / "train.jsonl"))
-    math500 = options.data / "math500_bon32.jsonl.gz"
+    math500 = options.out / "math500_mixed.jsonl"
+    write_rows(math500, math_rows(options.data / "math500_bon32.jsonl.gz"))
     for loss in ("ce", "dpo"):
         yield training(f"pool-{loss}", loss, beta, rate, pool / "balanced.jsonl", options, FASTER[loss] + POOL)
         yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options, ["max_responses=8"])
         yield best_of_n(f"pool-{loss}", test, options)
     for name in ("ce", "pool-ce", "pool-dpo"):
-        yield best_of_n(name, math500, options, ["max_problems=60", "max_responses=8", "too_long=lowest", PROMPT])
+        yield best_of_n(name, math500, options, length=LONG)
     for name in ("ce", "dpo", "shuffled", "value_head", "pool-ce", "pool-dpo"):
         yield process_bench(name, bench, options)
 
@@ -122,7 +127,7 @@ def sampling(split: str, problems: int, responses: int, options: argparse.Namesp
 
 
 def prepared_pool(folder: Path, options: argparse.Namespace) -> Stage:
-    """Responses of 40 other models, split by problem."""
+    """Responses of other models, split by problem."""
     arguments = [str(options.data / "gsm8k_multimodel_rollouts.jsonl.gz"), "--out", str(folder)]
     return Stage("pool", "scripts/prepare_multimodel.py", arguments, folder / "train.jsonl")
 
@@ -150,12 +155,15 @@ def explicit(kind: str, rate: float, data: Path, options: argparse.Namespace) ->
     return Stage(name, "baseline", arguments, options.out / name / "train_metrics.json", data)
 
 
-def best_of_n(name: str, candidates: Path, options: argparse.Namespace, more: Iterable[str] = ()) -> Stage:
-    """Rerank candidates with a trained model."""
+def best_of_n(
+    name: str, candidates: Path, options: argparse.Namespace, more: Iterable[str] = (), length: int = 1024
+) -> Stage:
+    """Rerank candidates, of at most `length` tokens with their prompt, with a trained model."""
     stem = candidates.name.split(".")[0]
     checkpoint = folder_of(name, options)
     folder = checkpoint / f"eval-{stem}"
-    arguments = [f"checkpoint={checkpoint}", "dtype=bfloat16", "max_length=1024", f"candidates={candidates}"]
+    arguments = [f"checkpoint={checkpoint}", "dtype=bfloat16", f"max_length={length}"]
+    arguments.append(f"candidates={candidates}")
     return Stage(
         f"{name} on {stem}", "eval", [*arguments, f"output_dir={folder}", *more], folder / "metrics.json", candidates
     )
@@ -166,8 +174,8 @@ def process_bench(name: str, gsm8k: Path, options: argparse.Namespace) -> Stage:
     subsets = f"{gsm8k},{options.data / 'processbench_math.jsonl.gz'}"
     checkpoint = folder_of(name, options)
     folder = checkpoint / "processbench"
-    arguments = ["task=processbench", f"checkpoint={checkpoint}", "dtype=bfloat16", "max_length=1024"]
-    arguments += [f"subsets=[{subsets}]", "max_problems=200", "too_long=wrong", PROMPT, f"output_dir={folder}"]
+    arguments = ["task=processbench", f"checkpoint={checkpoint}", "dtype=bfloat16", f"max_length={LONG}"]
+    arguments += [f"subsets=[{subsets}]", "max_problems=200", PROMPT, f"output_dir={folder}"]
     return Stage(f"{name} on processbench", "eval", arguments, folder / "metrics.json")
 
 
@@ -214,6 +222,22 @@ def balanced(source: Path) -> list[dict[str, Any]]:
         kept = sorted(right[:OF_EACH_LABEL] + wrong[:OF_EACH_LABEL])
         rows.append(row | {key: [row[key][place] for place in kept] for key in OF_RESPONSES if key in row})
     return rows
+
+
+def math_rows(source: Path) -> list[dict[str, Any]]:
+    """The first problems of MATH-500 with correct and incorrect ones among some random responses."""
+    groups = take_responses(load_groups(str(source)), MATH_RESPONSES)
+    text = TextConfig(prompt_template=TEMPLATE)
+    return [
+        {
+            "id": group.id,
+            "prompt": build_prompt(str(group.prompt), text),
+            "answer": group.answer,
+            "completions": group.completions,
+            "correctness": group.correctness,
+        }
+        for group in [group for group in groups if is_mixed(group)][:MATH_PROBLEMS]
+    ]
 
 
 def with_shuffled_labels(source: Path, seed: int = 0) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Two models are compared on the responses that both have scored: the control has 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -65,6 +66,32 @@ def compare(path: Path, folders: Mapping[str, Path], limits: Mapping[str, int | 
         for pair in PAIRS
         if set(pair) <= set(folders)
     ]
+
+
+def generators(train: Path, path: Path, limit: int | None) -> dict[str, Any]:
+    """Within-problem AUROC of a score that knows which model wrote a response, and nothing of its text.
+
+    The score is the share of that model's responses in `train` that are correct. A reward model that is not above it
+    may have learnt no more than to recognise models.
+
+    Args:
+        train: rows of training problems, with the column `models`.
+        path: the candidates, with the same column.
+        limit: `max_responses` of their evaluation.
+    """
+    labels = defaultdict(list)
+    for group in load_groups(str(train)):
+        for model, correct in zip(group.extra["models"], group.correctness, strict=True):
+            labels[model].append(correct)
+    groups = load_groups(str(path))
+    groups = groups if limit is None else take_responses(groups, limit)
+    scores = [np.array([np.mean(labels[model]) for model in group.extra["models"]]) for group in groups]
+    aurocs = problem_aurocs([_all_finished(group) for group in groups], scores)
+    return problem_means({"": aurocs}, RESAMPLES, seed=0)[""]
+
+
+def _all_finished(group: Group) -> Candidates:
+    return Candidates(np.array(group.correctness), np.zeros(len(group), int), np.ones(len(group), bool))
 
 
 def outcomes(groups: Sequence[Group], folder: Path, limit: int | None, reading: str) -> list[np.ndarray]:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from qwen05b_gsm8k import CRITERION, DEV_PROMPTS, EXPLICIT, RATES, TRIED, choose, dev_result, folder_of, tuned
-from qwen05b_pairs import compare
+from qwen05b_pairs import compare, generators
 
 from implicit_prm.costs.ledger import Ledger
 from implicit_prm.evaluation.formatting import band, decimals, percent
 
 BASELINES = ("majority vote", "log-likelihood of reference", "random pick", "oracle (pass@N)")
 MODELS = ("ce", "dpo", "shuffled", "orm", "value_head", "pool-ce", "pool-dpo")
-TITLES = {"test_mixed": "Test problems", "held_out": "Held-out problems of other models", "math500_bon32": "MATH-500"}
+TITLES = {"test_mixed": "Test problems", "held_out": "Held-out problems of other models", "math500_mixed": "MATH-500"}
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 def responses(options: argparse.Namespace) -> Iterator[str]:
     """Counts and fingerprints of the files of responses."""
     rows = []
-    for name in ("train", "test", "pool/train", "pool/held_out"):
+    for name in ("train", "test", "pool/train", "pool/held_out", "math500_mixed"):
         path = options.out / f"{name}.jsonl"
         if not path.exists():
             continue
@@ -78,6 +78,11 @@ def candidates(stem: str) -> Callable[[argparse.Namespace], Iterator[str]]:
         columns = ["score", "problems", "within-problem AUROC", "the same, equal lengths", "correlation with length"]
         yield from table(columns, rankings(found))
         yield ""
+        if stem == "held_out":
+            known = generators(
+                options.out / "pool/train.jsonl", options.out / "pool/held_out.jsonl", responses_of(first)
+            )
+            yield f"A score that knows only which model wrote a response: AUROC {decimals(known)}.\n"
         rest = untouched(options) if stem == "test_mixed" else None
         columns = ["selected by", "N", "accuracy, %", "minus majority vote", "minus random pick"]
         yield from table(
@@ -97,6 +102,12 @@ def evaluations(stem: str, options: argparse.Namespace) -> dict[str, dict[str, A
     """Name of a model -> its metrics on a file of candidates."""
     found = {name: read(folder_of(name, options) / f"eval-{stem}" / "metrics.json") for name in MODELS}
     return {name: metrics for name, metrics in found.items() if metrics}
+
+
+def responses_of(metrics: dict[str, Any]) -> int | None:
+    """The number of responses to each problem that an evaluation has drawn; None for all."""
+    limit: int | None = metrics["config"]["max_responses"]
+    return limit
 
 
 def rankings(found: dict[str, dict[str, Any]]) -> Iterator[list[Any]]:
@@ -161,7 +172,7 @@ def differences(options: argparse.Namespace) -> Iterator[str]:
     """Paired differences between models on the test problems."""
     found = evaluations("test_mixed", options)
     folders = {name: folder_of(name, options) / "eval-test_mixed" for name in found}
-    limits = {name: metrics["config"]["max_responses"] for name, metrics in found.items()}
+    limits = {name: responses_of(metrics) for name, metrics in found.items()}
     rows = []
     for one in compare(options.out / "test_mixed.jsonl", folders, limits) if len(found) > 1 else []:
         best = f"{percent(one['best'], '+')} {band(one['best'])}"

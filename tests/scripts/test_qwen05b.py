@@ -50,12 +50,13 @@ def test_models_are_trained_with_the_settings_that_were_best_on_dev_prompts(opti
 def test_explicit_models_are_evaluated_at_their_best_learning_rate(options):
     _finish_tuning(options)
     assert not any(stage.name == "orm on test_mixed" for stage in qwen05b_gsm8k.stages(options))
+    best, _ = qwen05b_gsm8k.RATES
     for accuracy, rate in zip([0.6, 0.5], qwen05b_gsm8k.RATES, strict=True):
         folder = options.out / f"orm-{rate:g}"
         folder.mkdir()
         write_json(folder / "train_metrics.json", {"eval_rewards/accuracies": accuracy})
     listed = {stage.name: stage for stage in qwen05b_gsm8k.stages(options)}
-    assert f"checkpoint={options.out / 'orm-0.0003'}" in listed["orm on test_mixed"].arguments
+    assert f"checkpoint={options.out / f'orm-{best:g}'}" in listed["orm on test_mixed"].arguments
 
 
 def test_two_responses_of_each_label_are_trained_on(tmp_path):
@@ -83,6 +84,36 @@ def test_no_model_is_tested_on_steps_of_problems_that_pool_models_are_trained_on
     bench = [{"problem": text, "label": -1} for text in ("1 + 2?", "1 + 3?")]
     (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bench))
     assert qwen05b_gsm8k.unseen(tmp_path / "bench.jsonl", tmp_path / "train.jsonl") == bench[1:]
+
+
+def test_problems_of_math_have_both_kinds_of_responses_among_those_that_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(qwen05b_gsm8k, "MATH_PROBLEMS", 1)
+    labels = [[True] * 9, [False] * 9, [True, False] * 5, [True, False] * 4]
+    rows = [
+        {"problem_id": str(place), "problem": "?", "answer": "1", "responses": ["a"] * len(some), "correct": some}
+        for place, some in enumerate(labels)
+    ]
+    (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = qwen05b_gsm8k.math_rows(tmp_path / "math.jsonl")
+    assert found["id"] == "2"
+    assert len(found["completions"]) == len(found["correctness"]) == 8
+    assert found["prompt"] == [{"role": "user", "content": qwen05b_gsm8k.TEMPLATE.replace("{problem}", "?")}]
+
+
+def test_a_score_that_knows_the_model_alone(tmp_path):
+    rows = {
+        "train": [
+            {"prompt": "?", "completions": list("abc"), "correctness": [True, True, False], "models": list("xyz")}
+        ],
+        "held_out": [
+            {"prompt": "!", "completions": list("ab"), "correctness": [True, False], "models": ["x", "z"]},
+            {"prompt": ".", "completions": list("ab"), "correctness": [True, False], "models": ["x", "y"]},
+        ],
+    }
+    for name, some in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    found = qwen05b_pairs.generators(tmp_path / "train.jsonl", tmp_path / "held_out.jsonl", None)
+    assert (found["value"], found["problems"]) == (0.75, 2)
 
 
 def test_bare_problems_get_the_prompt_that_was_trained_on(options):
