@@ -142,8 +142,8 @@ def describe(study: Grid, seconds: float, chosen: argparse.Namespace) -> list[st
         "The claims of Yuan et al. ([arXiv 2412.01981](https://arxiv.org/abs/2412.01981)), each with the result "
         f"here. All models start from the same policy, learn from the same {world.problems} problems x "
         f"{world.responses} responses with the same trainer, and rerank the same {world.test_problems} x "
-        f"{world.test_responses}. Results are over {seeds(study)}; a seed decides the order of the data, which "
-        "responses are used where not all are, and how value heads are initialised.",
+        f"{world.test_responses}. Results are over {seeds(study)}; a seed decides the order of the data, and which "
+        "responses are used where not all are.",
         *(NOTES if world.exact else ()),
         method(study),
         f"Made by `{command}` in {seconds / chosen.jobs / 60:.0f} minutes of {chosen.jobs} processes "

@@ -2,7 +2,7 @@
 
 A cell is a model and a way to score with it. All cells share the rollouts, the step labels (except AutoPSV's, which
 come from a verifier of the same seed), the reference log-probabilities and the candidates. A seed decides the order of
-the data, which responses are used where not all are, and how value heads are initialised.
+the data, and which responses are used where not all are.
 """
 
 from __future__ import annotations
