@@ -110,6 +110,12 @@ class PrimeTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset=None):
         return EpochOrder(super()._get_train_sampler(dataset), self.args.seed)
 
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """As GRPOTrainer's; training goes on with the random numbers that it would have drawn without it."""
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return super().evaluate(*args, **options)
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """Keep the rewards of all processes, [N, F]."""
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -145,7 +151,7 @@ class PrimeTrainer(GRPOTrainer):
             process = self._process_advantages(batch, scored, mask)
         combined = advantages.combined(process, outcome, mask, self.args.process_coef, self.args.whiten)
         if self.dense is not None:
-            self._observe_batch(batch, scored, outcomes, combined)
+            self._observe_batch(batch, scored, outcomes, combined, mask)
         first = self.accelerator.process_index * len(inputs)
         local = combined[first : first + len(inputs)]
         width = output["completion_ids"].shape[1]
@@ -182,9 +188,12 @@ class PrimeTrainer(GRPOTrainer):
         self._metrics["train"][name].append(value)
 
     def _observe_batch(
-        self, batch: RolloutBatch, scored: list[TokenRewards], outcomes: Tensor, combined: Tensor
+        self, batch: RolloutBatch, scored: list[TokenRewards], outcomes: Tensor, combined: Tensor, trained: Tensor
     ) -> None:
-        """Log what shows reward hacking; values are those of all processes."""
+        """Log what shows reward hacking; values are those of all processes.
+
+        Rewards are watched on all responses, advantages only on the tokens that are `trained` on.
+        """
         mask = batch.completion_mask
         rewards = batch.padded([one.rewards for one in scored], torch.float32)
         breaks = {token for one in batch.rollouts for token in one.ids}
@@ -196,8 +205,8 @@ class PrimeTrainer(GRPOTrainer):
         labels = [one.step_labels for one in scored]
         if any(labels):
             steps = _steps(batch, scored)
-            for prefix, values in (("prm", rewards), ("advantage", combined)):
-                shown = monitor.step_metrics(values, mask, steps, labels, outcomes, batch.group_of_row)
+            for prefix, values, seen in (("prm", rewards, mask), ("advantage", combined, trained)):
+                shown = monitor.step_metrics(values, seen, steps, labels, outcomes, batch.group_of_row)
                 for name, value in shown.items():
                     self._observe(f"{prefix}/{name}", value)
         self._warn_of_hacking(found.get("return"), outcomes.nanmean().item())

@@ -101,6 +101,17 @@ def test_what_is_logged(prm, tmp_path):
         assert 0 <= row["advantage/blame"] <= 1
 
 
+def test_the_log_leaves_out_advantages_of_prompts_that_are_not_trained_on(prm, tmp_path):
+    """They are all 0, which would count as steps that the advantages cannot tell apart."""
+    checker = lambda prompt, text: sandbox.check_steps(prompt[0]["content"], text)  # noqa: E731
+    trainer, _ = prime(tmp_path, prm=prm, step_checker=checker, accuracy_range=[0.01, 0.02], max_steps=1)
+    trainer.train()
+    (row,) = logs(trainer)
+    assert row["prm/prompts_used"] == 0
+    assert "prm/step_auroc" in row
+    assert not {"advantage/step_auroc", "advantage/blame"} & row.keys()
+
+
 def test_exact_step_rewards_of_another_scorer(tmp_path):
     trainer, seen = prime(tmp_path, prm=Checker(), process_coef=1.0, max_steps=1)
     trainer.train()
@@ -192,7 +203,9 @@ def _without_prm(checkpoint):
 def test_evaluation_has_advantages_of_grpo(prm, tmp_path):
     trainer, seen = prime(tmp_path, prm=prm, per_device_eval_batch_size=4)
     trainer.eval_dataset = dataset(2, "dev")
+    before = torch.get_rng_state()
     metrics = trainer.evaluate()
+    assert torch.equal(torch.get_rng_state(), before)  # the rollouts that follow do not depend on it
     assert seen[-1]["advantages"].dim() == 1
     assert 0 <= metrics["eval_rewards/accuracy/mean"] <= 1
 
