@@ -12,11 +12,15 @@ an interruption, or with more seeds, the same command resumes. A run that was in
 If a run fails, the others still run, and the report leaves out its arm; the same command tries it again.
 Arguments after `--` are overrides for all runs. --report-only reports on the arms that have run with all seeds.
 
+If a dense reward is shown to need fewer rollouts than outcomes alone, it is the best of many. So it and outcomes alone
+run again with as many new seeds, and these decide.
+
 How long it takes, in CPU seconds of a Xeon core, from runs of four steps: a step takes 1.1 with a PRM and 0.8 without,
-an evaluation of 100 problems about 3, the start and the report of a run 2. A run of the full size has 60 steps and 13
-evaluations, which are 110 at most; 37 arms x 5 seeds are 20,350, or 2.8 hours on two cores, and with the responses and
-the five PRMs that are trained beforehand about 3. The quick size has 36 runs of 30 steps and 7 evaluations of 50
-problems, 46 each: with its three PRMs 17 minutes on two cores.
+an evaluation of 100 problems x 2 about 1.5, the start and the report of a run 2. A run of the full size has 60 steps
+and 13 evaluations, which are 88 at most; 35 such arms and 4 without evaluations, x 5 seeds, and ten runs with new seeds
+are 17,600 seconds, or 2.5 hours on two cores, and with the responses and ten PRMs that are trained beforehand about 3.
+The quick size has 36 runs of 30 steps and 7 evaluations, 46 each, and six with new seeds: with six PRMs 20 minutes on
+two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ import torch
 from benchlib.report import command, machine
 from rllib import arms
 from rllib.curves import Arm
-from rllib.report import Results, headline, sections
+from rllib.report import headline, sections
+from rllib.results import Results
 from studylib.report import write_html, write_markdown
 from studylib.tasks import Task, finished, run
 
@@ -75,10 +80,16 @@ def main() -> None:
         selected = arms.selected(chosen.quick, chosen.only)
         size = replace(size, seeds=chosen.seeds or size.seeds, steps=chosen.steps or size.steps)
         tasks = arms.tasks(selected, size, chosen.overrides)
-        seconds, failures = (finished(tasks, folder), []) if chosen.report_only else run(tasks, folder, chosen.jobs)
-        for failure in failures:
-            print(f"study_rl: error: {failure}", file=sys.stderr)
-        results = read(selected, size, folder, seconds, chosen.levels)
+        seconds, failures = do(tasks, folder, chosen)
+        results = Results(size, read(selected, size, folder, seconds), chosen.levels)
+        if arms.OUTCOME.name not in results.found:
+            raise ImplicitPRMError(f"{folder}: `{arms.OUTCOME.name}` has not run with all {size.seeds} seeds")
+        if results.to_confirm:
+            new = arms.tasks(results.to_confirm, size, chosen.overrides, new=True)
+            more, others = do(new, folder, chosen)
+            tasks, seconds, failures = [*tasks, *new], seconds | more, [*failures, *others]
+            logs = read(results.to_confirm, size, folder, more, new=True)
+            results = replace(results, new=logs if len(logs) == len(results.to_confirm) else {})
     except ImplicitPRMError as error:
         sys.exit(f"study_rl: error: {error}\nFinished work is kept; the same command resumes.")
     except KeyboardInterrupt:
@@ -95,38 +106,42 @@ def main() -> None:
         )
 
 
-def read(
-    selected: list[arms.Arm], size: arms.Size, folder: Path, seconds: dict[str, float], levels: list[float]
-) -> Results:
-    """The logs of the arms that have run with all seeds.
+def do(tasks: list[Task], folder: Path, chosen: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
+    """Run tasks, or with --report-only find those that are done: their seconds, and a message for each that failed."""
+    seconds, failures = (finished(tasks, folder), []) if chosen.report_only else run(tasks, folder, chosen.jobs)
+    for failure in failures:
+        print(f"study_rl: error: {failure}", file=sys.stderr)
+    return seconds, failures
 
-    Raises:
-        ImplicitPRMError: `outcome`, which all are compared with, has not.
-    """
-    names = {arm.name: [f"{arm.name}/{seed}" for seed in range(size.seeds)] for arm in selected}
-    whole = {name: runs for name, runs in names.items() if seconds.keys() >= set(runs)}
-    if arms.OUTCOME.name not in whole:
-        raise ImplicitPRMError(f"{folder}: `{arms.OUTCOME.name}` has not run with all {size.seeds} seeds")
-    return Results(size, {name: Arm.read([folder / run for run in runs]) for name, runs in whole.items()}, levels)
+
+def read(
+    some: list[arms.Arm], size: arms.Size, folder: Path, seconds: dict[str, float], new: bool = False
+) -> dict[str, Arm]:
+    """The logs of the arms that have run with all seeds, by name."""
+    runs = {arm.name: arms.runs(arm, size, new) for arm in some}
+    return {
+        name: Arm.read([folder / run for run in names]) for name, names in runs.items() if seconds.keys() >= set(names)
+    }
 
 
 def describe(results: Results, tasks: list[Task], seconds: dict[str, float], chosen: argparse.Namespace) -> list[str]:
     """Title and introduction."""
-    size, missing = results.size, len(tasks) - len(seconds)
+    size, names = results.size, {task.name for task in tasks}
+    missing = len(names) - len(seconds)
     paragraphs = [
         "# Dense rewards for reinforcement learning on the sandbox",
         headline(results),
         f"All arms train the sandbox's policy on the same problems: {size.steps} steps of {arms.ROLLOUTS_PER_STEP} "
         f"rollouts, {size.rollouts:,} in all, evaluated every {size.eval_steps} steps on {size.dev_problems} dev "
-        f"problems x 4 responses. Seeds: {size.seeds}. The policy's learning rate is the default of `ipr-rl`. "
-        "Intervals are 95 % bootstraps over seeds, paired by seed, with percentiles that are expanded for their small "
-        "number. They do not cover the choice of the dev problems, nor that many arms are compared. A sandbox proves "
-        "nothing about large models.",
+        f"problems x {arms.DEV_RESPONSES} responses. Seeds: {size.seeds}. The policy's learning rate is the default of "
+        "`ipr-rl`. Intervals are 95 % bootstraps over seeds, paired by seed, with percentiles that are expanded for "
+        "their small number. They do not cover the choice of the dev problems, nor that many arms are compared. A "
+        "sandbox proves nothing about large models.",
         f"Made by `{command()}` in {sum(seconds.values()) / 3600:.1f} hours of one process "
         f"({machine()['cpu']}, torch {torch.__version__}). This page is written by that command, verdicts included.",
     ]
     if missing:
-        paragraphs.append(f"{missing} of {len(tasks)} runs are missing; arms without all their seeds are left out.")
+        paragraphs.append(f"{missing} of {len(names)} runs are missing; arms without all their seeds are left out.")
     return paragraphs
 
 

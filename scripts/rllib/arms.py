@@ -1,7 +1,8 @@
 """The runs of the study: every arm is an `ipr-rl` command, run once for every seed.
 
 A seed decides the order of the problems, the sampling, and the order of the data in the training of the PRM. Arms with
-the same seed see the same problems in the same order, so that they are compared in pairs.
+the same seed see the same problems in the same order, so that they are compared in pairs. An evaluation does not change
+what is sampled in training after it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from studylib.tasks import Task
 from implicit_prm import ImplicitPRMError
 
 ROLLOUTS_PER_STEP = 64  # of configs/grpo/sandbox.yaml: 8 prompts with 8 responses each
+DEV_RESPONSES = 2  # to a dev problem
 PRM_RESPONSES = 8_000  # of configs/rollout.yaml: 1,000 problems with 8 responses each, which PRMs are trained on
 
 
@@ -24,7 +26,7 @@ class Size:
     Args:
         steps: optimiser steps of a run.
         eval_steps: between evaluations.
-        dev_problems: of an evaluation, with four responses each.
+        dev_problems: of an evaluation, with `DEV_RESPONSES` each.
         seeds: number of seeds.
     """
 
@@ -40,7 +42,7 @@ class Size:
 
 
 FULL = Size(steps=60, eval_steps=5, dev_problems=100, seeds=5)
-QUICK = Size(steps=30, eval_steps=5, dev_problems=50, seeds=3)
+QUICK = Size(steps=30, eval_steps=5, dev_problems=100, seeds=3)
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,24 @@ class Arm:
         title: in the report.
         overrides: of `ipr-rl`.
         trained_prm: it uses the PRM that was trained beforehand.
+        evaluated: on the dev problems; without it only the metrics of the training batches are read.
     """
 
     name: str
     title: str
     overrides: tuple[str, ...]
     trained_prm: bool = False
+    evaluated: bool = True
+
+    @property
+    def label(self) -> str:
+        """The title outside the table of E4, whose rows are changes of PRIME."""
+        return f"PRIME, {self.title}" if self in E4 else self.title
+
+    @property
+    def dense(self) -> bool:
+        """Whether it trains with process rewards that can be had where steps cannot be checked. No control."""
+        return self.name.split("_")[0] in ("frozen", "prime", "ipvrm")
 
 
 def _frozen(coef: float, credit: str, granularity: str) -> Arm:
@@ -70,6 +84,7 @@ def _frozen(coef: float, credit: str, granularity: str) -> Arm:
 
 # The arm that the others are compared with. It also logs the PRM that was trained beforehand, without using it.
 OUTCOME = Arm("outcome", "outcomes, leave-one-out", ("arm=outcome", "prm=sandbox"), trained_prm=True)
+GRPO = Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",))
 FROZEN = _frozen(0.2, "sum", "step")
 SHUFFLED = Arm("shuffled", "frozen PRM, shuffled", ("arm=shuffled",), trained_prm=True)
 PRIME = Arm("prime", "PRIME as published", ("arm=prime",))
@@ -77,14 +92,15 @@ EXACT = Arm("exact", "exact steps, sum, 0.2", ("arm=exact",))
 
 E1 = (
     OUTCOME,
-    Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",)),
+    GRPO,
     PRIME,
     Arm(
         "prime_adb_dlw",
         "PRIME, ADB and DLW",
         ("arm=prime", "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"),
     ),
-    Arm("ipvrm", "IPVRM online, untrained at first", ("arm=ipvrm",)),
+    Arm("ipvrm", "IPVRM online, 0.05", ("arm=ipvrm",), trained_prm=True),
+    Arm("ipvrm_1.0", "IPVRM online, 1.0", ("arm=ipvrm", "grpo.process_coef=1.0"), trained_prm=True),
     FROZEN,
     *(_frozen(coef, "sum", "step") for coef in (0.05, 0.5, 1.0)),
     *(_frozen(coef, credit, grain) for credit, grain in (("min", "step"), ("sum", "token")) for coef in (0.2, 1.0)),
@@ -94,13 +110,25 @@ E1 = (
     Arm("exact_min_1.0", "exact steps, min, 1.0", ("arm=exact", "grpo.process_coef=1.0", "grpo.credit=min")),
     SHUFFLED,
     Arm("shuffled_1.0", "frozen PRM, shuffled, 1.0", ("arm=shuffled", "grpo.process_coef=1.0"), trained_prm=True),
+    Arm(
+        "shuffled_token_1.0",
+        "frozen PRM, token, shuffled, 1.0",
+        ("arm=shuffled", "grpo.process_coef=1.0", "grpo.granularity=token"),
+        trained_prm=True,
+    ),
+)
+# What the arms of a frozen PRM are compared with: the same rewards in a random order within each response.
+CONTROLS = (
+    ("frozen", "shuffled"),
+    ("frozen_step_sum_1.0", "shuffled_1.0"),
+    ("frozen_token_sum_1.0", "shuffled_token_1.0"),
 )
 
 
 def _online(name: str, title: str, *overrides: str) -> Arm:
     """The PRM learns online but is not used, so that all of these arms see the rollouts of `outcome`."""
     learns = ("arm=outcome", "prm=sandbox", "grpo.prm_update=after", *overrides)
-    return Arm(f"online_{name}", title, learns, trained_prm=True)
+    return Arm(f"online_{name}", title, learns, trained_prm=True, evaluated=False)
 
 
 _ADB, _DLW = "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"
@@ -115,14 +143,14 @@ def _prime(name: str, title: str, *overrides: str, trained_prm: bool = False) ->
 # PRIME with one change each. The first one has its filter and its whitening, and tells what they do by themselves.
 E4 = (
     Arm(
-        "prime_outcome",
+        "outcome_filtered",
         "no process rewards",
         ("arm=outcome", "grpo.whiten=true", "grpo.accuracy_range=[0.2,0.8]"),
     ),
     _prime("slow", "PRM's learning rate / 10", "grpo.prm_learning_rate=1.0e-4"),
-    _prime("policy_rate", "PRM's learning rate / 2, the policy's", "grpo.prm_learning_rate=5.0e-4"),
     _prime("batch_std", "divided by the standard deviation", "grpo.process_scale=batch_std"),
     _prime("unscaled", "not divided", "grpo.process_scale=none"),
+    _prime("unwhitened", "not whitened", "grpo.whiten=false"),
     _prime("beta", "beta = 2 in the PRM's loss", "prm.beta=2"),
     _prime("small", "weight 0.2", "grpo.process_coef=0.2"),
     _prime("step", "steps as units", "grpo.granularity=step"),
@@ -157,21 +185,31 @@ def selected(quick: bool, only: Sequence[str] = ()) -> list[Arm]:
     return [arm for arm in ARMS if not quick or arm.name in (*MAIN, *ALSO_QUICK)]
 
 
-def tasks(arms: Sequence[Arm], size: Size, overrides: Sequence[str] = ()) -> list[Task]:
+def runs(arm: Arm, size: Size, new: bool = False) -> list[str]:
+    """The names of an arm's runs, one per seed; `new` ones are with the seeds that follow those of the study."""
+    return [f"{arm.name}/{seed}" for seed in _seeds(size, new)]
+
+
+def tasks(arms: Sequence[Arm], size: Size, overrides: Sequence[str] = (), new: bool = False) -> list[Task]:
     """All tasks in the order in which they run: an arm with all seeds before the next one, the main arms first.
 
     Args:
         arms: to run.
         size: of the study.
         overrides: options for all runs of `ipr-rl`.
+        new: with the seeds that follow those of the study.
     """
-    seeds = range(size.seeds)
+    seeds = _seeds(size, new)
     made: list[Task] = []
     if any(arm.trained_prm for arm in arms):
         made.append(Task("rollouts", "rollout"))
         made += [Task(f"prm/{seed}", "train", _training(seed), ("rollouts",)) for seed in seeds]
     ordered = sorted(arms, key=lambda arm: (arm.name not in MAIN, arm.name not in ALSO_QUICK))
     return [*made, *(_run(arm, seed, size, overrides) for arm in ordered for seed in seeds)]
+
+
+def _seeds(size: Size, new: bool) -> range:
+    return range(size.seeds, 2 * size.seeds) if new else range(size.seeds)
 
 
 def _training(seed: int) -> tuple[str, ...]:
@@ -182,10 +220,14 @@ def _training(seed: int) -> tuple[str, ...]:
 
 
 def _run(arm: Arm, seed: int, size: Size, overrides: Sequence[str]) -> Task:
+    evaluation = (
+        *(f"grpo.eval_steps={size.eval_steps}", "+grpo.eval_on_start=true"),
+        *(f"dev_limit={size.dev_problems}", f"grpo.num_generations_eval={DEV_RESPONSES}"),
+    )
     options = (
         *arm.overrides,
-        *(f"grpo.max_steps={size.steps}", f"grpo.eval_steps={size.eval_steps}", "+grpo.eval_on_start=true"),
-        *(f"dev_limit={size.dev_problems}", f"grpo.seed={seed}"),
+        *(evaluation if arm.evaluated else ("dev_split=null", "grpo.eval_strategy=no")),
+        *(f"grpo.max_steps={size.steps}", f"grpo.seed={seed}"),
         *("grpo.save_strategy=no", "+grpo.disable_tqdm=true", "+grpo.use_cpu=true", "grading.workers=1"),
         *("overwrite=true", *overrides),
     )

@@ -135,6 +135,11 @@ def mean_interval(values: Floats) -> Interval:
     return interval(float(values.mean()), values[draws(len(values))].mean(1), len(values))
 
 
+def above(values: Floats) -> bool:
+    """Whether the mean over seeds is shown to be above 0."""
+    return mean_interval(values).low > 0
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Rollouts of an arm divided by those of the arm it is compared with, to reach the final accuracy of the latter.
@@ -161,10 +166,16 @@ def ratio(arm: Arm, against: Arm) -> Ratio:
 
 
 def _ratios(arm: Floats, against: Floats, rollouts: Floats) -> Floats:
-    """[N] ratios of mean curves [N, E]. Against a curve that never reaches its own level, its last point counts."""
+    """[N] ratios of mean curves [N, E].
+
+    Against a curve that never reaches its own level, its last point counts. A curve that ends no higher than it starts
+    has that level before the first rollout: the ratio is 1 for an arm that has it then, too, and else infinite.
+    """
     levels = against[:, -FINAL:].mean(1)
     base = np.minimum(rollouts_to(levels, rollouts, against), rollouts[-1])
-    return rollouts_to(levels, rollouts, arm) / np.maximum(base, 1)
+    found = rollouts_to(levels, rollouts, arm)
+    without = np.where(found > 0, np.inf, 1.0)
+    return np.divide(found, base, out=without, where=base > 0)
 
 
 def _evaluations(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

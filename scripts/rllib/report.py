@@ -2,75 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from studylib.report import Section, Table
 
-from implicit_prm.evaluation.statistics import Interval
 from rllib import arms, curves, figures
 from rllib.curves import Arm, Floats, mean_interval
-
-GOAL = 0.6  # of the rollouts of outcomes alone
-
-
-@dataclass(frozen=True)
-class Results:
-    """The arms that have run with all seeds.
-
-    Args:
-        size: of the study.
-        found: the logs of each arm, by name.
-        levels: dev pass@1 that rollouts are counted to.
-    """
-
-    size: arms.Size
-    found: Mapping[str, Arm]
-    levels: Sequence[float]
-
-    def of(self, some: Sequence[arms.Arm]) -> list[tuple[arms.Arm, Arm]]:
-        """Those of some arms that have run."""
-        return [(arm, self.found[arm.name]) for arm in some if arm.name in self.found]
-
-    @property
-    def outcome(self) -> Arm:
-        """Outcomes alone."""
-        return self.found[arms.OUTCOME.name]
+from rllib.results import GOAL, Results
+from rllib.texts import decimal, interval_points, percent, points, signed, times
 
 
 def sections(results: Results) -> list[Section]:
     """The sections of the experiments for which there are runs."""
-    made = (learning(results), control(results), blame(results), drift(results), changes(results), rates(results))
+    first = (learning(results), confirmation(results), control(results), blame(results))
+    made = (*first, drift(results), changes(results), rates(results), default(results))
     return [one for one in made if one is not None]
 
 
 def headline(results: Results) -> str:
     """Whether a dense reward that can be had without exact step labels reaches the goal."""
-    usable = [arm for arm in arms.E1 if arm.trained_prm or arm.name.startswith(("prime", "ipvrm"))]
-    usable = [arm for arm in usable if not arm.name.startswith(("outcome", "shuffled"))]
-    ratios = {arm: curves.ratio(found, results.outcome) for arm, found in results.of(usable)}
-    if not ratios:
+    chosen = results.choice
+    if chosen is None:
         return "No dense reward that can be had without exact step labels was tried."
-    best = min(ratios, key=lambda arm: _rank(ratios[arm].interval))
-    one = ratios[best].interval
     what = "the final accuracy of outcomes alone"
-    if np.isinf(one.value):
-        return f"No dense reward of {len(ratios)} that were tried reaches {what} within a run."
+    if np.isinf(chosen.ratio.value):
+        return f"No dense reward of {chosen.tried} that were tried reaches {what} within a run.{_faster(results)}"
+    one = chosen.decisive
     if one.high < 1 and one.value <= GOAL:
         start = f"A dense reward reaches {what} in"
     elif one.high < 1:
-        start = f"No dense reward reaches {what} in {GOAL:.0%} of its rollouts; the best needs"
+        start = f"No dense reward is shown to reach {what} in {GOAL:.0%} of the rollouts; the best needs"
     else:
         start = f"No dense reward is shown to reach {what} in fewer rollouts; the best needs"
-    cost = f", without the {arms.PRM_RESPONSES:,} responses of its PRM's training" if best.trained_prm else ""
-    return f"{start} {times(one)} of the rollouts{cost} ({best.title}; the best of {len(ratios)} that were tried)."
+    cost = f", without the {arms.PRM_RESPONSES:,} responses of its PRM's training" if chosen.arm.trained_prm else ""
+    needs = "more than a run" if np.isinf(one.value) else f"{times(one)} of the rollouts{cost}"
+    how = f"the best of {chosen.tried} that were tried"
+    if chosen.new_ratio is not None:
+        how += f", where it needed {times(chosen.ratio)}, run again with new seeds"
+    return f"{start} {needs} ({chosen.arm.label}; {how}).{_faster(results)}"
 
 
-def _rank(one: Interval) -> tuple[bool, bool, float, float]:
-    """Ratios that reach the goal first, then those shown to be below 1: a low but uncertain one hides none of them."""
-    shown = one.high < 1
-    return not (shown and one.value <= GOAL), not shown, one.value, one.high
+def _faster(results: Results) -> str:
+    """A sentence if outcomes alone have a better learning rate than that of all arms."""
+    if not any(curves.above(found.area - results.outcome.area) for _, found in results.of(arms.RATES)):
+        return ""
+    return " Outcomes alone learn faster with another learning rate, which no dense reward was tried with."
 
 
 def learning(results: Results) -> Section:
@@ -79,28 +56,31 @@ def learning(results: Results) -> Section:
     columns += [f"to {level:.0%}" for level in results.levels] + ["ratio to outcomes' final", "reached"]
     rows = []
     for arm, found in results.of(arms.E1):
-        ratio = curves.ratio(found, results.outcome)
-        same = found is results.outcome
+        ratio = results.ratios[arm.name]
         rows.append(
             [
                 *(arm.title, percent(found.final), percent(found.area)),
-                "" if same else points(found.area - results.outcome.area),
+                "" if arm is arms.OUTCOME else points(found.area - results.outcome.area),
                 *(_reached(found, level) for level in results.levels),
-                "1" if same else times(ratio.interval),
+                "1" if arm is results.best_outcome else times(ratio.interval),
                 f"{ratio.reached:.0%}",
             ]
         )
     text = (
         "Final pass@1 is the mean of the last three evaluations, mean pass@1 the mean over the run (the area under the "
         "curve), in per cent. `to 50%`: the rollouts after which the mean curve of an arm reaches 50 %, and how many "
-        "of its seeds do. The ratio: the rollouts after which its mean curve reaches the final accuracy of outcomes "
-        "alone, divided by theirs. A curve that does not reach it counts as infinite, also in the bootstrap; `reached` "
-        "is the share of resamples that do. Curves are averaged over three evaluations first."
+        "of its seeds do. The difference is in points of the mean pass@1, from leave-one-out. The ratio: the rollouts "
+        "after which its mean curve reaches the final accuracy of outcomes alone, divided by theirs. They are the "
+        f"better of leave-one-out and GRPO: `{results.best_outcome.title}`. A curve that does not reach it counts as "
+        "infinite, also in the bootstrap; `reached` is the share of resamples that do. Curves are averaged over three "
+        "evaluations first."
     )
+    times_a_run = arms.PRM_RESPONSES / results.size.rollouts
     beforehand = (
-        f"A frozen PRM was trained beforehand on {arms.PRM_RESPONSES:,} graded responses of the untrained policy, "
-        f"which are not counted; a run has {results.size.rollouts:,} rollouts. `exact steps` are the checker's, an "
-        "upper bound."
+        f"The frozen PRM, like that of IPVRM, was trained beforehand on {arms.PRM_RESPONSES:,} graded responses of the "
+        f"untrained policy to the same problems. They are {times_a_run:.1f} times the rollouts of a run and are not "
+        "counted; outcomes alone learn nothing from them. The PRM of PRIME starts as the policy and has the rollouts "
+        "of the run alone. `exact steps` are the checker's, to show what step rewards without errors do."
     )
     shown = [arm for arm in arms.E1 if arm.name in (*arms.MAIN, "ipvrm")]
     figure = figures.accuracy([(arm.title, found) for arm, found in results.of(shown)])
@@ -114,24 +94,42 @@ def learning(results: Results) -> Section:
     )
 
 
+def confirmation(results: Results) -> Section | None:
+    """The arm that was chosen, with seeds that had no part in the choice."""
+    chosen = results.choice
+    if chosen is None or chosen.new_ratio is None:
+        return None
+    outcome, found = (results.new[one.name] for one in results.to_confirm)
+    rows = [
+        [results.best_outcome.title, percent(outcome.final), percent(outcome.area), "", "1"],
+        [chosen.arm.label, percent(found.final), percent(found.area), points(found.area - outcome.area)],
+    ]
+    rows[1].append(times(chosen.new_ratio))
+    text = (
+        f"The best of {chosen.tried} dense rewards owes a part of its ratio to the seeds that it was chosen with. Here "
+        "it and outcomes alone are run again with new seeds, of the PRM's training, too."
+    )
+    columns = ["", "final pass@1", "mean pass@1", "difference", "ratio"]
+    verdict = f"The ratio was {times(chosen.ratio)} and is {times(chosen.new_ratio)} with new seeds."
+    return Section("E1: the best dense reward with new seeds", [text], [Table(columns, rows)], verdict=verdict)
+
+
 def control(results: Results) -> Section | None:
     """E1's control: is it the place of the rewards that helps?"""
-    pairs = [(arms.FROZEN.name, arms.SHUFFLED.name), ("frozen_step_sum_1.0", "shuffled_1.0")]
-    rows, found = [], []
-    for a, b in pairs:
-        if {a, b} <= results.found.keys():
-            one = mean_interval(results.found[a].area - results.found[b].area)
-            found.append(one)
-            rows.append([_title(a), _title(b), _points(one)])
-    if not found:
+    pairs = [pair for pair in arms.CONTROLS if {*pair} <= results.found.keys()]
+    if not pairs:
         return None
+    found = [mean_interval(results.found[a].area - results.found[b].area) for a, b in pairs]
+    rows = [[_title(a), _title(b), interval_points(one)] for (a, b), one in zip(pairs, found, strict=True)]
     helps = sum(one.low > 0 for one in found)
-    verdict = f"In {helps} of {len(found)} comparisons the places of the rewards are shown to matter."
+    verdict = f"In {helps} of {len(found)} comparisons the places of the rewards are shown to help."
     text = (
-        "The frozen PRM's step rewards in a random order within each response have the same number and size. If they "
-        "do as well, what the PRM knows of single steps does not help."
+        "The frozen PRM's rewards in a random order within each response, of its steps or of its tokens, have the same "
+        "number and size. If they do as well, what the PRM knows of single steps does not help. The difference of the "
+        "mean pass@1 is that of the PRM's order from the random one."
     )
-    return Section("E1: the control", [text], [Table(["", "shuffled", "mean pass@1, points"], rows)], verdict=verdict)
+    table = Table(["", "shuffled", "difference, points"], rows)
+    return Section("E1: the control", [text], [table], verdict=verdict)
 
 
 def blame(results: Results) -> Section | None:
@@ -149,15 +147,16 @@ def blame(results: Results) -> Section | None:
         "Blame is the share of the negative advantage of a response that is on its first wrong step, in per cent, the "
         "mean over incorrect responses to prompts that also have correct ones: those that outcomes alone blame. "
         "The AUROCs: does the mean advantage, or the mean reward, of a step's tokens tell right steps "
-        "from first wrong ones? The first batch is of the untrained policy. Outcomes alone blame all tokens of a wrong "
-        "response alike."
+        "from first wrong ones? Advantages are those of prompts that are trained on. The first batch is of the "
+        "untrained policy. Outcomes alone blame all tokens of a wrong response alike. IPVRM's PRM has learned the "
+        "outcomes of a batch when it scores it."
     )
     verdict = ""
     if arms.FROZEN.name in results.found:
         frozen, outcome = (_rest(one, "advantage/blame") for one in (results.found[arms.FROZEN.name], results.outcome))
         verdict = (
-            f"The frozen PRM puts {points(frozen - outcome)} points more of the blame on the first wrong step than "
-            "outcomes alone do."
+            f"The share of the blame that is on the first wrong step differs by {points(frozen - outcome)} points "
+            "between the frozen PRM and outcomes alone."
         )
     lines = [(arm.title, found) for arm, found in shown if arm.name in arms.MAIN]
     figure = figures.along(lines, {"advantage/blame": "blame"})
@@ -178,25 +177,23 @@ def drift(results: Results) -> Section | None:
     columns += [f"{short}, last third: difference from frozen" for short in measures.values()]
     rows = []
     for title, found in [("frozen", results.outcome), *((arm.title, found) for arm, found in shown)]:
-        cells = [text for name in measures for text in (_first(found, name), _text(_last_third(found, name)))]
+        cells = [text for name in measures for text in (_first(found, name), decimal(_last_third(found, name)))]
         cells += [
-            "" if found is results.outcome else _signed(_last_third(found, name) - _last_third(results.outcome, name))
+            "" if found is results.outcome else signed(_last_third(found, name) - _last_third(results.outcome, name))
             for name in measures
         ]
         rows.append([title, *cells])
     text = (
-        "A PRM that was trained beforehand learns from every batch after it has scored it. Its rewards are not used, "
-        "so that all rows see the same rollouts, those of outcomes alone. Outcome AUROC: does the PRM rank correct "
+        "A PRM that was trained beforehand learns from every batch after it has scored it, at twice the policy's "
+        "learning rate as in PRIME. Its rewards are not used, so that all rows see the same rollouts, those of "
+        "outcomes alone, and no policy learns to please it. Outcome AUROC: does the PRM rank correct "
         "responses of the batch above wrong ones? Pair accuracy: the same among responses to one prompt, as baselines "
         "subtract the difficulty of a prompt, and ADB leaves it out of the rewards. Step AUROC: does it rank right "
         "steps above first wrong ones?"
     )
-    verdict = ""
-    if arms.NAIVE.name in results.found:
-        naive, frozen = (
-            _last_third(one, "prm/pair_accuracy") for one in (results.found[arms.NAIVE.name], results.outcome)
-        )
-        verdict = f"The naive update changes the pair accuracy in the last third by {_signed(naive - frozen)}."
+    frozen = _last_third(results.outcome, "prm/pair_accuracy")
+    differences = [f"{arm.title} {signed(_last_third(one, 'prm/pair_accuracy') - frozen)}" for arm, one in shown]
+    verdict = f"Pair accuracy in the last third, difference from the frozen PRM: {', '.join(differences)}."
     lines = [("frozen", results.outcome), *((arm.title, found) for arm, found in shown)]
     figure = figures.along(lines, measures)
     return Section("E3: does the PRM drift?", [text], [Table(columns, rows)], figure, "rl-drift", verdict)
@@ -217,16 +214,23 @@ def changes(results: Results) -> Section | None:
                 *(title, percent(found.final), percent(found.area)),
                 "" if found is prime else points(found.area - prime.area),
                 points(found.area - results.outcome.area),
-                _text(_last_third(found, "prm/pair_accuracy")),
+                decimal(_last_third(found, "prm/pair_accuracy")),
                 _before_and_along(found, "advantage/step_auroc")[1],
             ]
         )
-    better = [title for (title, *_), (_, found) in zip(rows[1:], shown, strict=True) if _above(found.area - prime.area)]
-    verdict = f"Of {len(shown)} changes, these are shown to help: {', '.join(better) or 'none'}."
+    better = [
+        title for (title, *_), (_, found) in zip(rows[1:], shown, strict=True) if curves.above(found.area - prime.area)
+    ]
+    verdict = (
+        f"PRIME as published differs by {points(prime.area - results.outcome.area)} points from outcomes alone. Of "
+        f"{len(shown)} changes, these are shown to help: {', '.join(better) or 'none'}."
+    )
     text = (
         "PRIME as published, on a policy and a PRM of 1 M parameters, with one option changed at a time. Differences "
-        "are in points of the mean pass@1. `no process rewards` keeps PRIME's filter of prompts and its whitening. The "
-        "PRM trained beforehand has beta = 2: compare it with that row, too."
+        "are in points of the mean pass@1, from PRIME and from leave-one-out outcomes. `no process rewards` keeps "
+        "PRIME's filter of prompts and its whitening. The PRM trained beforehand has beta = 2: compare it with that "
+        "row, too. A PRM that is updated before it scores has its pair accuracy on responses that it has just learned "
+        "from."
     )
     start = (
         "The PRM of PRIME starts as its own reference: the mean return of its rewards in the first batch is "
@@ -242,7 +246,9 @@ def rates(results: Results) -> Section | None:
         return None
     titles = {arms.OUTCOME.name: "outcomes, learning rate 5.0e-4, that of all arms"}
     rows = [[titles.get(arm.name, arm.title), percent(found.final), percent(found.area)] for arm, found in shown]
-    better = [titles.get(arm.name, arm.title) for arm, found in shown if _above(found.area - results.outcome.area)]
+    better = [
+        titles.get(arm.name, arm.title) for arm, found in shown if curves.above(found.area - results.outcome.area)
+    ]
     verdict = f"Rates that are shown to be better for outcomes alone: {', '.join(better) or 'none'}."
     text = (
         "A comparison with outcomes alone is fair only if no other rate is better for them, on the same dev problems."
@@ -252,39 +258,23 @@ def rates(results: Results) -> Section | None:
     )
 
 
-def times(one: Interval) -> str:
-    """A ratio with its interval; `never` for an infinite one."""
-    return _shown(one, lambda number: "never" if np.isinf(number) else f"{number:.2f}")
-
-
-def percent(values: Floats) -> str:
-    """The mean over seeds in per cent, with its interval."""
-    return _text(values, 100)
-
-
-def points(values: Floats) -> str:
-    """A mean difference over seeds in points, with its interval."""
-    return _points(mean_interval(values))
-
-
-def _points(one: Interval) -> str:
-    return _shown(one, lambda number: f"{100 * number:+.1f}")
-
-
-def _signed(values: Floats) -> str:
-    return _shown(mean_interval(values), lambda number: f"{number:+.3f}")
-
-
-def _text(values: Floats, scale: float = 1) -> str:
-    places = 1 if scale == 100 else 3
-    return _shown(mean_interval(values), lambda number: f"{scale * number:.{places}f}")
-
-
-def _shown(one: Interval, text: Callable[[float], str]) -> str:
-    """A value with its interval, if it has one; `-` for no value."""
-    if np.isnan(one.value):
-        return "-"
-    return text(one.value) if np.isnan(one.low) else f"{text(one.value)} [{text(one.low)}, {text(one.high)}]"
+def default(results: Results) -> Section | None:
+    """What follows for the default of `ipr-rl`."""
+    chosen, frozen = results.choice, results.found.get(arms.FROZEN.name)
+    if chosen is None:
+        return None
+    if chosen.decisive.high < 1:
+        verdict = f"Use `ipr-rl {' '.join(chosen.arm.overrides)}` ({chosen.arm.label})."
+    elif (
+        frozen is not None and arms.FROZEN.name not in results.new and curves.above(frozen.area - results.outcome.area)
+    ):
+        verdict = "Keep the default of `ipr-rl`: it is shown to have a higher mean pass@1 than outcomes alone."
+    else:
+        verdict = "Use outcomes alone (`ipr-rl arm=outcome`): no dense reward is shown to need fewer rollouts."
+    text = "The default of `ipr-rl` is a frozen PRM with a small weight."
+    if frozen is not None:
+        text += f" Its mean pass@1 differs by {points(frozen.area - results.outcome.area)} points from outcomes alone."
+    return Section("Which default follows?", [text], verdict=verdict)
 
 
 def _title(name: str) -> str:
@@ -309,7 +299,7 @@ def _along(found: Arm, name: str, where: Callable[[Floats], Floats]) -> Floats:
 
 
 def _first(found: Arm, name: str, scale: float = 1) -> str:
-    return _text(_along(found, name, lambda values: values[:, :1]), scale)
+    return decimal(_along(found, name, lambda values: values[:, :1]), scale)
 
 
 def _last_third(found: Arm, name: str) -> Floats:
@@ -321,8 +311,4 @@ def _rest(found: Arm, name: str) -> Floats:
 
 
 def _before_and_along(found: Arm, name: str, scale: float = 1) -> tuple[str, str]:
-    return _first(found, name, scale), _text(_rest(found, name), scale)
-
-
-def _above(values: Floats) -> bool:
-    return mean_interval(values).low > 0
+    return _first(found, name, scale), decimal(_rest(found, name), scale)

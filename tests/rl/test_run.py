@@ -40,7 +40,7 @@ def composed(output, *overrides):
 
 
 def arm(output, name, checkpoint, *overrides):
-    prm = [f"prm.checkpoint={checkpoint}"] if name in ("frozen", "shuffled") else []
+    prm = [f"prm.checkpoint={checkpoint}"] if name in ("frozen", "shuffled", "ipvrm") else []
     return composed(output, f"arm={name}", *prm, *overrides)
 
 

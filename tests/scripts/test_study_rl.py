@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from rllib import arms, curves
 from rllib.curves import Arm, ratio, rollouts_to
-from rllib.report import Results, headline, sections
+from rllib.report import default, headline, sections
+from rllib.results import Results
 from studylib import work
 from studylib.tasks import _overrides
 
@@ -32,7 +33,9 @@ def test_options_of_every_run_are_valid(tmp_path):
             assert config.problems.limit * config.sampling.n == arms.PRM_RESPONSES
         if task.command == "rl":
             arguments = prime_arguments(config)
-            assert (arguments.max_steps, arguments.seed, config.dev_limit) == (2, 0, 3)
+            assert (arguments.max_steps, arguments.seed) == (2, 0)
+            assert (arguments.eval_strategy == "no") == (config.dev_split is None) == task.name.startswith("online_")
+            assert config.dev_split is None or config.dev_limit == 3
             assert (config.prm.kind == "implicit") or not task.needs
             if task.needs:
                 assert config.prm.checkpoint == str(tmp_path / "prm" / "0")
@@ -46,6 +49,13 @@ def test_main_arms_run_first_with_all_seeds_then_those_of_the_quick_study():
     quick = {arm.name for arm in arms.selected(quick=True)}
     assert set(order[: len(arms.MAIN)]) == set(arms.MAIN)
     assert set(order[: len(quick)]) == quick == {*arms.MAIN, *arms.ALSO_QUICK}
+
+
+def test_new_seeds_follow_those_of_the_study():
+    tasks = arms.tasks([arms.OUTCOME, arms.PRIME], arms.FULL, new=True)
+    names = {task.name for task in tasks}
+    assert names == {"rollouts", *(f"{name}/{seed}" for name in ("prm", "outcome", "prime") for seed in range(5, 10))}
+    assert arms.runs(arms.PRIME, arms.FULL, new=True) == [task.name for task in tasks if task.name.startswith("prime")]
 
 
 def test_named_arms_come_with_the_one_they_are_compared_with():
@@ -96,6 +106,14 @@ def test_runs_that_never_reach_the_level_count_as_slower():
     assert 0.2 < found.reached < 0.3  # both draws are the rising one
 
 
+def test_outcomes_that_learn_nothing_are_no_slower_than_others():
+    rising, flat, falling = (
+        [start + rise * step for step in range(11)] for start, rise in ((0, 0.1), (0, 0), (1, -0.1))
+    )
+    assert ratio(arm(rising, rising), arm(flat, flat)).interval.low == 1
+    assert ratio(arm(flat, flat), arm(falling, falling)).interval.value == INFINITE
+
+
 def test_an_interval_of_few_seeds_is_as_wide_as_students():
     """A percentile bootstrap of five values would be 0.63 of that."""
     values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
@@ -106,28 +124,70 @@ def test_an_interval_of_few_seeds_is_as_wide_as_students():
     assert np.isnan(curves.mean_interval(values[:1]).low)
 
 
-def results(**changes):
+def results(names=None, **changes):
+    """Fake results of some arms, by default all; `frozen`, `exact` and `shuffled` are faster than the rest."""
     slow, fast = [0.02 * step for step in range(31)], [min(0.05 * step, 0.9) for step in range(31)]
     metrics = {f"prm/{name}": [0.8] * 31 for name in ("outcome_auroc", "pair_accuracy", "step_auroc")}
     metrics["advantage/blame"] = [0.5] * 31
     found = {one.name: arm(slow, slow, **metrics) for one in arms.ARMS}
     found |= {name: arm(fast, fast, **metrics) for name in ("frozen", "exact", "shuffled")}
-    return Results(arms.Size(30, 1, 3, seeds=2), {**found, **changes}, (0.3, 0.5))
+    found = {name: found[name] for name in names or found} | changes
+    return Results(arms.Size(30, 1, 3, seeds=2), found, (0.3, 0.5))
+
+
+SOME = ("outcome", "outcome_grpo", "frozen", "prime")
 
 
 def test_the_first_sentence_says_whether_the_goal_is_reached():
-    assert headline(results()).startswith("A dense reward reaches")
-    assert "frozen PRM, step, sum, 0.2" in headline(results())
-    assert "8,000" in headline(results())  # what its PRM was trained on
-    slow = results().found["outcome"]
+    whole = results(SOME)
+    assert headline(whole).startswith("A dense reward reaches")
+    assert "frozen PRM, step, sum, 0.2" in headline(whole)
+    assert "8,000" in headline(whole)  # what its PRM was trained on
+    slow = whole.found["outcome"]
     steps = range(31)
     uncertain = arm([min(0.3 * step, 0.9) for step in steps], [min(0.3 * step, 0.3) for step in steps])
-    assert ratio(uncertain, slow).interval.value < ratio(results().found["frozen"], slow).interval.value
-    assert "frozen PRM, step, sum, 0.2" in headline(results(prime=uncertain))  # whose ratio is larger, but certain
-    assert headline(results(frozen=slow)).startswith("No dense reward is shown")
+    assert ratio(uncertain, slow).interval.value < ratio(whole.found["frozen"], slow).interval.value
+    assert "frozen PRM, step, sum, 0.2" in headline(results(SOME, prime=uncertain))  # its ratio is larger, but certain
+    assert headline(results(SOME, frozen=slow)).startswith("No dense reward is shown")
     flat = arm([0.0] * 31, [0.0] * 31)
-    none = Results(results().size, {"outcome": slow, "frozen": flat, "prime": flat}, (0.5,))
-    assert headline(none).startswith("No dense reward of 2 ")
+    assert headline(results(SOME, frozen=flat, prime=flat)).startswith("No dense reward of 2 ")
+
+
+def test_new_seeds_decide():
+    """The best of many arms owes a part of its ratio to the seeds that it was chosen with."""
+    chosen = results(SOME)
+    slow, fast, flat = chosen.found["outcome"], chosen.found["frozen"], arm([0.0] * 31, [0.0] * 31)
+    assert [one.name for one in chosen.to_confirm] == ["outcome", "frozen"]
+    fast_again, slow_again, never = (
+        Results(chosen.size, chosen.found, chosen.levels, {"outcome": slow, "frozen": one})
+        for one in (fast, slow, flat)
+    )
+    assert headline(fast_again).startswith("A dense reward reaches")
+    assert headline(slow_again).startswith("No dense reward is shown")
+    assert "more than a run" in headline(never)
+    verdicts = {section.title: section.verdict for section in sections(slow_again)}
+    assert "1.00" in verdicts["E1: the best dense reward with new seeds"]
+    assert "arm=outcome" in verdicts["Which default follows?"]
+    assert "arm=frozen" in default(fast_again).verdict
+    assert not results(SOME, frozen=slow).to_confirm
+
+
+def test_the_comparison_is_with_the_better_form_of_outcomes_alone():
+    whole = results(SOME)
+    assert whole.best_outcome is arms.OUTCOME
+    better = results(SOME, outcome_grpo=whole.found["frozen"])
+    assert better.best_outcome is arms.GRPO
+    assert headline(better).startswith("No dense reward is shown")
+    assert "learning rate" not in headline(whole)
+    assert "learning rate" in headline(results(SOME, **{"outcome_1.0e-3": whole.found["frozen"]}))
+
+
+def test_changes_of_prime_are_dense_rewards_too():
+    whole = results(SOME)
+    slow, fast = whole.found["outcome"], whole.found["frozen"]
+    found = results(SOME, frozen=slow, prime_min=fast, outcome_filtered=fast)
+    assert headline(found).startswith("A dense reward reaches")
+    assert "PRIME, the lowest reward" in headline(found)
 
 
 @pytest.mark.parametrize("name", ["outcome_grpo", "shuffled", "exact", "online_naive"])
@@ -142,7 +202,7 @@ def test_the_report_has_every_arm():
         titles |= {row[0]: section.title for table in section.tables for row in table.rows}
     assert {arm.title for arm in (*arms.E1, *arms.E3, *arms.E4)} <= titles.keys()
     some = {name: arm for name, arm in results().found.items() if name in ("outcome", "prime")}
-    assert [section.title[:2] for section in sections(Results(arms.QUICK, some, (0.5,)))] == ["E1", "E2"]
+    assert [section.title[:2] for section in sections(Results(arms.QUICK, some, (0.5,)))] == ["E1", "E2", "Wh"]
 
 
 @pytest.mark.slow
