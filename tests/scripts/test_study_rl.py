@@ -3,19 +3,23 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import study_rl
 from rllib import arms, curves
 from rllib.curves import Arm, ratio, rollouts_to
 from rllib.report import default, headline, sections
 from rllib.results import Results
 from studylib import work
-from studylib.tasks import _overrides
+from studylib.tasks import _hashes, _overrides
 
 from implicit_prm import ImplicitPRMError
 from implicit_prm.rl.run import prime_arguments
+from implicit_prm.utils.io import write_json
+from tests.conftest import write_rows
 
 STUDY = Path(__file__).resolve().parents[2] / "scripts" / "study_rl.py"
 INFINITE = float("inf")
@@ -203,6 +207,24 @@ def test_the_report_has_every_arm():
     assert {arm.title for arm in (*arms.E1, *arms.E3, *arms.E4)} <= titles.keys()
     some = {name: arm for name, arm in results().found.items() if name in ("outcome", "prime")}
     assert [section.title[:2] for section in sections(Results(arms.QUICK, some, (0.5,)))] == ["E1", "E2", "Wh"]
+
+
+def test_the_report_of_finished_runs_has_those_with_new_seeds(tmp_path, monkeypatch):
+    size = replace(arms.FULL, steps=30, seeds=2)
+    logs = {name: found.logs[0] for name, found in results(("outcome", "frozen")).found.items()}
+    for new in (False, True):
+        tasks = arms.tasks([arms.OUTCOME, arms.FROZEN], size, new=new)
+        for task in tasks:
+            write_json(tmp_path / task.name / "task.json", {"identity": _hashes(tasks)[task.name], "seconds": 1.0})
+            if task.command == "rl":
+                write_rows(tmp_path / task.name / "log.jsonl", logs[task.name.split("/")[0]])
+    options = ["--only", "frozen", "--seeds", "2", "--steps", "30", "--report-only", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["study_rl.py", *options])
+    study_rl.main()
+    page = (tmp_path / "rl-study.md").read_text()
+    assert page.splitlines()[2].startswith("A dense reward reaches")
+    assert "## E1: the best dense reward with new seeds" in page
+    assert "missing" not in page
 
 
 @pytest.mark.slow
