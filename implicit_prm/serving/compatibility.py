@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
@@ -34,6 +35,9 @@ from implicit_prm.serving.schemas import (
 from implicit_prm.serving.scoring_queue import QueueFullError
 from implicit_prm.serving.service import ScoringService, new_group
 from implicit_prm.types import ImplicitPRMError, StepScores
+
+# Ends each step of a response for Qwen2.5-Math-PRM, in the place of blank lines. reward_hub writes it for every server.
+_STEP_TAG = "<extra_0>"
 
 
 def compatibility_routes(service: ScoringService) -> APIRouter:
@@ -116,9 +120,16 @@ def _responses(service: ScoringService, request: ClassifyRequest) -> list[Render
         *prompt, last = request.messages
         if last.role != "assistant" or not prompt:
             raise ImplicitPRMError("messages: expected a chat that ends with the assistant's message, the response")
-        return [RenderedResponse(chat(prompt), last.content, True)]
+        return [_untagged(RenderedResponse(chat(prompt), last.content, True))]
     texts = [request.input] if isinstance(request.input, str) else request.input or []
-    return [service.split(text) for text in texts]
+    return [_untagged(service.split(text)) for text in texts]
+
+
+def _untagged(one: RenderedResponse) -> RenderedResponse:
+    """The response with blank lines between its steps where they were tagged."""
+    if not one.response.endswith(_STEP_TAG):
+        return one
+    return replace(one, response="\n\n".join(one.response.removesuffix(_STEP_TAG).split(_STEP_TAG)))
 
 
 def _activated(value: float, scores: StepScores, request: ClassifyRequest | RerankRequest) -> float:

@@ -31,13 +31,28 @@ def close(values):
     return pytest.approx(values, abs=1e-5)  # several responses to one prompt are scored together
 
 
-def test_reward_hub_sends_a_chat_to_pooling(client, own):
+def test_callers_of_vllm_send_a_chat_to_pooling(client, own):
     body = {"model": "any", "messages": [*CHAT, {"role": "assistant", "content": RESPONSES[0]}]}
     answer = post(client, "/pooling", body)
     assert answer["object"] == "list"
     (item,) = answer["data"]
     assert (item["index"], item["object"]) == (0, "pooling")
     assert item["data"] == [[close(sigmoid(reward))] for reward in own[0]["step_rewards"]]
+
+
+@pytest.mark.parametrize("rendered", [False, True])
+def test_reward_hub_tags_the_steps_for_qwens_prm(client, rendered):
+    """It adds a system message, too, and reads the last number of each step."""
+    steps, system = RESPONSES[0].split("\n"), {"role": "system", "content": "step by step"}
+    tagged = "<extra_0>".join(steps) + "<extra_0>"
+    body = {"messages": [system, *CHAT, {"role": "assistant", "content": tagged}]}
+    if rendered:
+        body = {"input": f"<|system|>step by step{PROMPT}{tagged}<|end|>"}
+    rows = post(client, "/pooling", {"model": "Qwen/Qwen2.5-Math-PRM-7B", **body})["data"][0]["data"]
+    plain = {"messages": [system, *CHAT], "responses": ["\n\n".join(steps)]}
+    rewards = post(client, "/v1/step_rewards", plain)["results"][0]["step_rewards"]
+    assert len(rewards) == len(steps)
+    assert [row[-1] for row in rows] == [close(sigmoid(reward)) for reward in rewards]
 
 
 def test_callers_of_vllm_send_texts_to_pooling(client, own):
