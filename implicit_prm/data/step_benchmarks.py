@@ -48,7 +48,7 @@ def load_prmbench(dataset: str, split: str, revision: str | None, dropped: Count
     """PRMBench: solutions with errors of nine classes, made from correct ones.
 
     A step is wrong if its number, counted from 1, is in `error_steps`. As in the official evaluation, the first row of
-    an `idx` counts, and the numbers before the steps are removed.
+    an `idx` in a class counts, and the numbers before the steps are removed.
 
     Args:
         dataset: a local file or folder, or a hub id.
@@ -159,15 +159,15 @@ def _decrypted(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _groups(solutions: Iterable[_Solution], dropped: Counter[str]) -> list[Group]:
     """One group per prompt, in order of appearance. `extra` holds ids, problems, kinds and the other columns."""
     prompts: dict[str, list[_Solution]] = {}
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for one in solutions:
-        if one.id in seen:
+        if (one.kind, one.id) in seen:
             dropped["solutions with the id of an earlier one"] += 1
         elif not all(step.strip() for step in one.steps):
             dropped["solutions with a blank step"] += 1
         else:
             prompts.setdefault(one.prompt, []).append(one)
-        seen.add(one.id)
+        seen.add((one.kind, one.id))
     return [
         Group(
             id=some[0].id,

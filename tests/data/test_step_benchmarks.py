@@ -74,6 +74,14 @@ def test_prmbench(tmp_path):
     assert dropped == {"solutions with the id of an earlier one": 1, "solutions with a blank step": 1}
 
 
+def test_classes_share_the_ids_of_prmbench(tmp_path):
+    """In the files of the official repository the id is that of the original problem, and a class has it once."""
+    rows = [prmbench_row(1, [2], classification=name) for name in ("circular", "deception", "circular")]
+    (group,), dropped = _load(load_prmbench, tmp_path, rows)
+    assert group.extra["kinds"] == ["circular", "deception"]
+    assert dropped == {"solutions with the id of an earlier one": 1}
+
+
 def test_hard2verify_encrypted_or_not(tmp_path):
     rows = [hard2verify_row(1, [1, 0, 0]), hard2verify_row(2, [1, 1], question="42 naïve π?")]
     plain, _ = _load(load_hard2verify, tmp_path, rows)
