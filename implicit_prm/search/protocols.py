@@ -43,7 +43,8 @@ class Generation(Protocol):
     """The responses to one problem as they grow.
 
     Attributes:
-        tokens: that the generator has computed so far: the prompt once, and every token that it generated.
+        tokens: that the generator has computed so far: the prompt once, every token that it generated, and all that it
+            had to compute again.
         guide_tokens: that the guide's models have computed for it (token-level guidance).
     """
 

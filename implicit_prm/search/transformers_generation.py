@@ -52,7 +52,7 @@ class TransformersGeneration:
         self._prefixes = [Prefix(logprobs=() if keep_logprobs else None)]
         self._rows: Rows | None = None
         self._row_of_slot = {0: 0}
-        self._computed, self._models = prompt_tokens, models
+        self._prompt_tokens, self._computed, self._models = prompt_tokens, prompt_tokens, models
 
     @property
     def tokens(self) -> int:
@@ -82,7 +82,9 @@ class TransformersGeneration:
         if self._rows is None:
             self._rows = self._open_rows([()])
         elif not self._rows.can_wait:  # their states have gone on while others were continued
-            self._rows = self._open_rows([prefixes[slot].ids or () for slot in slots])
+            begun = [prefixes[slot].ids or () for slot in slots]
+            self._rows = self._open_rows(begun)
+            self._computed += sum(self._prompt_tokens + len(ids) for ids in begun)
             return self._rows
         self._rows.keep(
             torch.tensor([self._row_of_slot[parent] for parent in parents], device=self._rows.logits.device)

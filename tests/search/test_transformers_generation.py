@@ -70,6 +70,16 @@ def test_rows_that_wait_continue_as_from_scratch(tokenizer):
             assert before[parent].done == (after[slot] == before[parent])
 
 
+def test_rows_that_are_encoded_again_are_counted(tokenizer):
+    sampling, parents = SamplingConfig(n=6, max_new_tokens=40), [1, 1, 0, 5, 3, 3]
+    kept, rebuilt = generation(tokenizer, sampling), generation(tokenizer, sampling, waits=False)
+    prompt = kept.tokens
+    first, _ = ([one.extend([0] * 6), one.extend(parents)] for one in (kept, rebuilt))
+    again = [first[0][parent] for parent in parents if not first[0][parent].done]
+    assert again
+    assert rebuilt.tokens == kept.tokens + sum(prompt + len(prefix.ids) for prefix in again)
+
+
 def test_a_step_ends_with_its_line_and_tokens_are_counted(tokenizer):
     sampling = SamplingConfig(n=6, max_new_tokens=40)
     one = generation(tokenizer, sampling, StepEnds(tokenizer, "newline"))
