@@ -188,8 +188,10 @@ def wrap_scorer(scorer: Scorer, config: ScorerConfig, skip_too_long: bool) -> Op
 
 
 def kind_of(scores: Sequence[Sequence[StepScores]]) -> str:
-    """The kind of all scores: that of the first response with a scored step."""
-    return next((one.kind for some in scores for one in some if one.step_rewards), "log_ratio")
+    """The kind of all scores: that of the first response with a scored step, or of the first one if there is none."""
+    every = [one for some in scores for one in some]
+    scored = [one for one in every if one.step_rewards]
+    return (scored or every)[0].kind if every else "log_ratio"
 
 
 def have_steps(scores: Sequence[Sequence[StepScores]]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import secrets
 from collections.abc import Mapping
@@ -84,7 +83,7 @@ def _has_key(headers: Headers, key: str) -> bool:
     if scheme.lower() == "basic":
         try:
             value = base64.b64decode(value).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # neither base64 nor UTF-8
             return False
     elif scheme.lower() != "bearer":
         return False

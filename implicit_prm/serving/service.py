@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +31,9 @@ class ScoringService:
     def __init__(self, scorer: OpenScorer, config: ServeConfig) -> None:
         self.name, self.config = scorer.name, config
         self._encoder: Encoder | None = getattr(scorer.model, "encoder", None)
-        self.takes_steps = self._encoder is None or self._encoder.text.steps == "given"
+        accepted = () if scorer.model is None else inspect.signature(scorer.model.score).parameters
+        splits_itself = self._encoder is not None and self._encoder.text.steps != "given"
+        self.takes_steps = "given_steps" in accepted and not splits_itself
         self.metrics = Metrics(lambda: len(self.queue))
         self.queue = ScoringQueue(scorer.score, config.max_queued_responses, self.metrics.observe_batch)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from implicit_prm.evaluation.scorer import kind_of
 from implicit_prm.serving.schemas import StepRewardsRequest, chat
 from implicit_prm.serving.service import ScoringService, new_group
 from implicit_prm.types import ImplicitPRMError
@@ -22,7 +23,8 @@ def step_rewards_route(service: ScoringService) -> APIRouter:
             raise ImplicitPRMError("messages ends with a message of the assistant; send it in responses")
         if request.steps is not None and not service.takes_steps:
             raise ImplicitPRMError(
-                "steps: this server splits responses itself; leave them out, or start it with steps=given"
+                "steps: this server splits responses itself; leave them out, or start it with steps=given (a scorer of "
+                "your own needs the parameter given_steps)"
             )
         prompt = request.problem if request.messages is None else chat(request.messages)
         assert prompt is not None  # the schema has checked it
@@ -30,7 +32,7 @@ def step_rewards_route(service: ScoringService) -> APIRouter:
         scores = await service.score(new_group(prompt, request.responses, finished, request.steps))
         return {
             "model": service.name,
-            "kind": scores[0].kind,
+            "kind": kind_of([scores]),
             "aggregate": service.config.aggregate,
             "over": service.config.over,
             "results": [

@@ -20,8 +20,14 @@ def guarded(serving):
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"Authorization": "Bearer other"}, {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}],
-    ids=["none", "another", "no scheme", "not base64"],
+    [
+        {},
+        {"Authorization": "Bearer other"},
+        {"Authorization": KEY},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": b"Basic \xe9"},
+    ],
+    ids=["none", "another", "no scheme", "not base64", "not ASCII"],
 )
 def test_a_request_without_the_key_is_refused_whatever_its_body(guarded, headers):
     for route, content in ((ROUTE, json.dumps(BODY)), (ROUTE, "{"), ("/nowhere", "")):

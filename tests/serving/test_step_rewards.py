@@ -96,6 +96,27 @@ def test_a_scorer_of_the_users_own_is_served(serving):
         assert client.post(ROUTE, json=BODY).status_code == 200
 
 
+class Probabilities:
+    """A scorer that says of scores only that they are probabilities."""
+
+    def score(self, problem, responses):
+        return [
+            StepScores(text, [], [0.5], kind="probability") if text else StepScores("", [], []) for text in responses
+        ]
+
+
+def test_the_kind_is_that_of_responses_with_scores(serving):
+    with serving(wrap_scorer(Probabilities(), ScorerConfig(), False)) as client:
+        assert results(client, responses=["", "1"])["kind"] == "probability"
+
+
+def test_a_scorer_that_takes_no_steps_gets_none(serving):
+    with serving(wrap_scorer(Lengths(), ScorerConfig(), False)) as client:
+        answer = client.post(ROUTE, json=BODY | {"steps": [["a"], ["b"]]})
+    assert answer.status_code == 422
+    assert "given_steps" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
