@@ -144,7 +144,7 @@ class SearchConfig(RolloutConfig):
         aggregate: How the values of a prefix's steps become the value that prefixes are compared by.
         over: Value of a step: its reward (`step`), the mean reward of its tokens (`step_mean`), or the sum of the
             rewards up to its end (`prefix`).
-        steps: Where a step ends; None for the guide's rule.
+        steps: Where a step ends, but not `given`; None for the guide's rule.
         chunk_tokens: Compare prefixes whenever they have grown by this many tokens, not at the ends of steps.
         tokenizer: Hub id or folder of the tokenizer of a model on a server; None for `policy.name`.
     """
@@ -202,8 +202,10 @@ class SearchConfig(RolloutConfig):
             )
         if exact and self.steps not in (None, "newline"):
             raise ImplicitPRMError(f"steps={self.steps}: the exact checker checks lines; set steps=newline")
-        if self.by_step and self.chunk_tokens is None and self.steps in ("given", "step_marker"):
+        if self.steps == "given":
+            raise ImplicitPRMError("steps=given: no steps are given for responses of a search; set another step rule")
+        if self.by_step and self.chunk_tokens is None and self.steps == "step_marker":
             raise ImplicitPRMError(
-                f"steps={self.steps}: while a response grows, only the ends of steps=newline and steps=blank_line can "
-                "be seen; set one of them, or chunk_tokens"
+                "steps=step_marker: while a response grows, only the ends of steps=newline and steps=blank_line can be "
+                "seen; set one of them, or chunk_tokens"
             )

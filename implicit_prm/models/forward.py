@@ -298,5 +298,5 @@ def check_length(length: int, place: int, limit: int | None, context: int | None
         what, way_out = "max_length", "raise max_length"
     raise ImplicitPRMError(
         f"response {place} is {length} tokens long with its prompt; the limit is {limit}, {what}. Remove it, "
-        f"{way_out}, or (ipr-eval, ipr-score) set too_long"
+        f"{way_out}, or set too_long (ipr-eval, ipr-score) or a lower sampling.max_new_tokens (ipr-search)"
     )

@@ -12,7 +12,7 @@ from implicit_prm.baselines.reward_model import RewardModel
 from implicit_prm.config import CheckpointGuide, ExactGuide, SearchConfig, ServerConfig
 from implicit_prm.data.problems import load_problems
 from implicit_prm.data.tokenization import build_prompt
-from implicit_prm.evaluation.scorer import open_checkpoint
+from implicit_prm.evaluation.scorer import kind_of, open_checkpoint
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rewards.implicit_reward import aggregate
@@ -89,7 +89,7 @@ class Searcher:
             generation.tokens,
             by_response={"guide_scores": [one.step_rewards for one in scores]},
             by_problem={
-                "guide_kind": scores[0].kind,
+                "guide_kind": kind_of([scores]),
                 "generator_tokens": generation.tokens,
                 "guide_tokens": None if guide.tokens is None else guide.tokens + generation.guide_tokens,
             },
@@ -109,7 +109,7 @@ class Searcher:
     def _guide(self, problem: Problem) -> Guide:
         prompt = build_prompt(problem.text, self._config.problems.text)
         if isinstance(self._scorer, ImplicitPRM):
-            return SessionGuide(self._scorer, prompt, self._max_tokens, self._generator.is_reference)
+            return SessionGuide(self._scorer, problem, prompt, self._max_tokens, self._generator.is_reference)
         return RescoringGuide(self._score, self._scorer, problem, prompt)
 
 
@@ -147,8 +147,14 @@ def _message(problem: Problem, config: SearchConfig) -> str:
 def _rule(config: SearchConfig, scorer: Scorer) -> str:
     """Where a step ends: as the options say, else by the guide's rule."""
     rule: str = config.steps or "blank_line"
-    if config.steps is None and isinstance(scorer, ImplicitPRM | RewardModel):
-        rule = scorer.metadata.text.steps
+    own = scorer.metadata.text.steps if isinstance(scorer, ImplicitPRM | RewardModel) else None
+    if own == "given":
+        raise ImplicitPRMError(
+            "the guide scores given steps, and no steps are given for responses of a search; set steps (for a model "
+            "that is open already, open it with another step rule)"
+        )
+    if config.steps is None and own is not None:
+        rule = own
     elif config.steps is None and isinstance(scorer, ExactSteps):
         rule = "newline"
     if config.by_step and config.chunk_tokens is None and rule not in RULES:

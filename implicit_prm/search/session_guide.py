@@ -11,7 +11,8 @@ from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.session import Session
 from implicit_prm.rewards import implicit_reward
 from implicit_prm.search.protocols import Prefix
-from implicit_prm.types import Prompt, StepScores
+from implicit_prm.types import Problem, Prompt, StepScores
+from implicit_prm.utils.errors import error_context
 
 
 class SessionGuide:
@@ -21,15 +22,21 @@ class SessionGuide:
 
     Args:
         prm: the model.
-        prompt: of the problem.
+        problem: the problem.
+        prompt: its prompt, as the generator gets it.
         max_tokens: in one forward pass, padding included; None for a default by device.
         generator_is_reference: take the reference's log-probabilities from the prefixes.
     """
 
     def __init__(
-        self, prm: ImplicitPRM, prompt: Prompt, max_tokens: int | None = None, generator_is_reference: bool = False
+        self,
+        prm: ImplicitPRM,
+        problem: Problem,
+        prompt: Prompt,
+        max_tokens: int | None = None,
+        generator_is_reference: bool = False,
     ) -> None:
-        self._prm, self._prompt, self._max_tokens = prm, prompt, max_tokens
+        self._prm, self._problem, self._prompt, self._max_tokens = prm, problem, prompt, max_tokens
         self._generator_is_reference = generator_is_reference
         self._session: Session | None = None
         # Of the tokens in each row of the session: the slots, and at the end the empty response.
@@ -42,6 +49,10 @@ class SessionGuide:
 
     def score(self, prefixes: Sequence[Prefix], parents: Sequence[int]) -> list[StepScores]:
         """Score the new tokens of the prefixes; see `Guide`."""
+        with error_context(f"problem {self._problem.id}"):
+            return self._scored(prefixes, parents)
+
+    def _scored(self, prefixes: Sequence[Prefix], parents: Sequence[int]) -> list[StepScores]:
         if self._session is None:
             self._session = self._prm.open(self._prompt, max_tokens=self._max_tokens)
         encoded = self._prm.encoder.responses([prefix.text for prefix in prefixes], [p.finished for p in prefixes])

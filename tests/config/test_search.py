@@ -38,6 +38,8 @@ def test_the_smallest_options_are_valid():
         ({"guide": {"kind": "exact"}, "chunk_tokens": 8}, ["chunk_tokens=8", "exact"]),
         ({"guide__beta": 0.0}, ["guide.beta"]),
         ({"steps": "step_marker"}, ["steps=step_marker", "chunk_tokens"]),
+        ({"steps": "given", "chunk_tokens": 16}, ["steps=given"]),
+        ({"steps": "given", "algorithm": {"name": "best_of_n"}}, ["steps=given"]),
         ({"aggregate": "best"}, ["aggregate=best", "min"]),
         ({"sampling__seed": None}, ["sampling.seed"]),
     ],

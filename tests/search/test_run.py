@@ -194,6 +194,13 @@ def test_the_exact_checker_guides(options):
     ]
 
 
+def test_a_guide_of_given_steps_is_refused_before_anything_is_sampled(options, tiny_folder, monkeypatch):
+    monkeypatch.setattr(TransformersGenerator, "open", lambda *_: pytest.fail("sampled"))
+    prm = ImplicitPRM.from_pretrained(tiny_folder, "none", 0.5, steps="given", device="cpu")
+    with pytest.raises(ImplicitPRMError, match="steps"):
+        run.search_responses(options("best_of_n", guide=None, steps=None), prm, quiet)
+
+
 def test_any_object_guides(options):
     class Short:
         def score(self, problem, responses):
