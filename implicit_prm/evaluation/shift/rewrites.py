@@ -41,7 +41,8 @@ _LEFT, _RIGHT = r"(?<![^\s=+*$-])", r"(?![^\s=+*$.,;?!-]|[.,]\d)"
 _WHOLE = re.compile(rf"{_LEFT}[1-9]\d{{3,}}{_RIGHT}")
 _WITH_COMMAS = re.compile(rf"{_LEFT}[1-9]\d{{0,2}}(?:,\d{{3}})+{_RIGHT}")
 _OPERATOR = r" [+*=×·] "
-_OPERAND = re.compile(rf"(?<![^\s$])\d+(?={_OPERATOR})|(?<={_OPERATOR})\d+(?![^\s$.,;]|[.,]\d)")
+# Not the beginning of 3 1/2 or of 12 000.
+_OPERAND = re.compile(rf"(?<![^\s$])\d+(?={_OPERATOR})|(?<={_OPERATOR})\d+(?![^\s$.,;]|[.,]\d| \d)")
 
 _STEP_MENTION = re.compile(r"\bstep\s*\d", re.IGNORECASE)
 _HEADER = re.compile(r"^Step \d+: (?=\S)", re.MULTILINE)

@@ -43,6 +43,7 @@ CASES = {
         ("12 + 7 = 19\n19 * 3 = 7\n\\boxed{7}", "12.0 + 7.0 = 19.0\n19.0 * 3.0 = 7.0\n\\boxed{7}"),
         ("x = 5, y = 2.5, z = 3^2, w = 1/2, v = 5!", "x = 5.0, y = 2.5, z = 3^2, w = 1/2, v = 5!"),
         ("There are 5 apples.", SAME),
+        ("x = 3 1/2 and y = 12 000", SAME),
         ("In base 2: 1 + 1 = 10", None),
     ],
     "add_step_headers": [
