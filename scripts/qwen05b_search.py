@@ -70,7 +70,9 @@ def main() -> None:
     if "best_of_n" not in stages:
         return
     plain = stages.pop("best_of_n").result
-    table = Table(BestOfN(plain, options.limit, options.n, AutoTokenizer.from_pretrained(options.model)))
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    models = 3 if options.server else 2  # a server's log-probabilities do not serve as the reference's
+    table = Table(BestOfN(plain, options.limit, options.n, tokenizer, models))
     for n in range(1, options.n + 1):
         table.add_best_of(n)
     for name, one in stages.items():

@@ -61,17 +61,21 @@ class BestOfN:
         problems: number of rows that count.
         largest: responses to each problem.
         tokenizer: of the generator.
+        models: how many compute the prompt: the generator and pi_theta, and the reference if it is not the generator.
     """
 
-    def __init__(self, path: Path, problems: int, largest: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, path: Path, problems: int, largest: int, tokenizer: PreTrainedTokenizerBase, models: int = 2
+    ) -> None:
         self.sizes = list(range(1, largest + 1))
         self._result = judged(path, problems, self.sizes)
         encoder = Encoder(tokenizer, TextConfig())
-        self._prompt = np.mean([len(encoder.prompt_ids(row["prompt"])) for row in JsonLines(path).rows()[:problems]])
+        prompts = [len(encoder.prompt_ids(row["prompt"])) for row in JsonLines(path).rows()[:problems]]
+        self._prompt = models * np.mean(prompts)
 
     def tokens(self, n: int) -> float:
-        """Mean per problem. Generator and guide compute the prompt once each."""
-        return float(2 * self._prompt + (self._result.tokens.mean() - 2 * self._prompt) * n / self.sizes[-1])
+        """Mean per problem. Every model computes the prompt once."""
+        return float(self._prompt + (self._result.tokens.mean() - self._prompt) * n / self.sizes[-1])
 
     def at_cost(self, tokens: float) -> int:
         """The largest N that costs no more."""
