@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from implicit_prm.config import Dtype, Quantization, TextConfig, from_mapping
 from implicit_prm.data.tokenization import EncodedResponse, Encoder, context_length
 from implicit_prm.models import forward, loading
-from implicit_prm.models.checkpoint import ADAPTER_OFF, METADATA_FILE, NONE, CheckpointMetadata
+from implicit_prm.models.checkpoint import ADAPTER_OFF, METADATA_FILE, NONE, BaselineMetadata, CheckpointMetadata
 from implicit_prm.models.reference import open_cache, reference_logprobs, reference_model
 from implicit_prm.models.reference_cache import ReferenceCache
 from implicit_prm.models.rounding import warn_of_rounding
@@ -373,6 +373,10 @@ def _metadata(
     if isinstance(source.metadata, CheckpointMetadata):
         metadata = source.metadata
     elif reference is None or beta is None:
+        if isinstance(source.metadata, BaselineMetadata):
+            raise ImplicitPRMError(
+                f"{source.name} is an explicit reward model; implicit_prm.baselines.reward_model.RewardModel opens it"
+            )
         raise ImplicitPRMError(
             f"{source.name} has no {METADATA_FILE}, so its reference and beta are unknown; give both, for example "
             "reference=meta-llama/Llama-3.1-8B-Instruct beta=0.05 (reference=none scores without one)"

@@ -28,7 +28,8 @@ class BatchScorer:
         >>> ray.data.read_json("rows.jsonl").map_batches(BatchScorer, fn_constructor_args=["outputs/ce"], compute=pool)
 
     Args:
-        scorer: folder or hub id of an implicit PRM, which every process opens for itself; or a `Scorer`.
+        scorer: folder or hub id of an implicit PRM, which every process opens for itself; or a `Scorer`, such as a
+            `RewardModel`.
         max_tokens: in one forward pass; None leaves it to the scorer.
         too_long: what happens to a response over the scorer's limit: `error`, or `lowest`, which scores no step of it.
         options: arguments of `ImplicitPRM.from_pretrained`.

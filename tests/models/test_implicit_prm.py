@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import warnings
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, Scorer, aggregate, sandbox
 from implicit_prm.config import TextConfig
-from implicit_prm.models.checkpoint import ADAPTER_OFF, CheckpointMetadata
+from implicit_prm.models.checkpoint import ADAPTER_OFF, BaselineMetadata, CheckpointMetadata
 from implicit_prm.sandbox.world import true_solution
 from tests.conftest import tiny_model
 
@@ -182,6 +183,13 @@ def test_a_folder_without_metadata_needs_reference_and_beta(tiny_folder):
         ImplicitPRM.from_pretrained(tiny_folder)
     with pytest.raises(ImplicitPRMError, match="not a LoRA adapter"):
         ImplicitPRM.from_pretrained(tiny_folder, reference=ADAPTER_OFF, beta=1.0)
+
+
+def test_an_explicit_reward_model_is_refused_by_its_name(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "explicit")
+    BaselineMetadata("orm", "outcome").write(folder)
+    with pytest.raises(ImplicitPRMError, match="RewardModel"):
+        ImplicitPRM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan, math.inf, 1e308])
