@@ -78,8 +78,8 @@ class BestOfN:
         return float(self._prompt + (self._result.tokens.mean() - self._prompt) * n / self.sizes[-1])
 
     def at_cost(self, tokens: float) -> int:
-        """The largest N that costs no more."""
-        return max([n for n in self.sizes if self.tokens(n) <= tokens], default=1)
+        """The largest N that costs no more, up to 1 %: lengths of responses vary from run to run."""
+        return max([n for n in self.sizes if self.tokens(n) <= 1.01 * tokens], default=1)
 
     def accuracy(self, rule: str, n: int) -> np.ndarray:
         return self._result.accuracy[rule][:, n - 1]
