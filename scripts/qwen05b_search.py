@@ -3,9 +3,14 @@
     python scripts/qwen05b_search.py --model FOLDER --guide outputs/qwen05b/dpo --problems gsm8k_test.jsonl.gz
     python scripts/qwen05b_search.py ... --server http://127.0.0.1:8011/v1 --methods best_of_n beam
 
-Every method is one command of `ipr-search`, which is printed; run the same command again to resume. Prints the table of
-docs/search.md. Temperatures are near the standard deviation of the values within a problem, as docs/search.md advises.
-No setting was tuned.
+Every method is one command of `ipr-search`, which is printed; run the same command again to resume. A server samples
+from pi_theta if it serves the guide, merged by `ipr-merge`:
+
+    python scripts/qwen05b_search.py --model MERGED --server ... --methods best_of_n --out outputs/pi_theta
+    python scripts/qwen05b_search.py --model FOLDER --server ... --pi-theta outputs/pi_theta/best_of_n.jsonl
+
+Prints the table of docs/search.md. Temperatures are near the standard deviation of the values within a problem, as that
+page advises. No setting was tuned.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ METHODS = {
     "dvts": ["algorithm=dvts", "algorithm.branch=4"],
     "rebase": ["algorithm=rebase", "algorithm.temperature=0.5"],
     "particles": ["algorithm=particles", "algorithm.temperature=1.0", "aggregate=sum"],
-    "policy": ["algorithm=policy"],  # samples of pi_theta; not through a server
+    "policy": ["algorithm=policy"],  # samples of pi_theta, without a server
 }
 
 
@@ -36,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=8, help="responses to each problem (default: 8)")
     parser.add_argument("--server", help="address of a server that samples in the place of transformers")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:-1])
+    parser.add_argument("--pi-theta", type=Path, help="file with samples of pi_theta, as another row")
     parser.add_argument("--dtype", default="bfloat16", help="of policy and guide (default: bfloat16)")
     parser.add_argument("--out", type=Path, default=Path("outputs/qwen05b-search"), help="(default: %(default)s)")
     return parser.parse_args()
@@ -78,6 +84,8 @@ def main() -> None:
     for name, one in stages.items():
         settings = ", ".join(setting.removeprefix("algorithm.") for setting in METHODS[name][1:])
         table.add(name, settings, options.n, judged(one.result, options.limit))
+    if options.pi_theta:
+        table.add("samples of pi_theta", "", options.n, judged(options.pi_theta, options.limit))
     print("\n".join(table.lines))
     (options.out / "tables.md").write_text("\n".join([*table.lines, ""]), encoding="utf-8")
 
