@@ -91,16 +91,50 @@ def process_advantages(
         raise ImplicitPRMError(f"credit={credit!r}: choose one of {', '.join(get_args(Credit))}")
     if credit == "min" and gamma != 1:
         raise ImplicitPRMError(f"gamma={gamma} has no meaning with credit='min'; leave it at 1")
-    units = step_of_token
-    if units is None:
-        units = torch.arange(token_rewards.shape[1], device=token_rewards.device).expand_as(token_rewards)
-    width = int(units.max()) + 1
-    rewards = step_sums(token_rewards.double().masked_fill(~completion_mask, 0.0), units, width)
-    present = step_sums(completion_mask.double(), units, width) > 0
+    rewards, present, units = _units(token_rewards, completion_mask, step_of_token)
     if shuffle is not None:
         rewards = _permuted(rewards, present, shuffle)
     returns = _returns(rewards, present, groups, baseline, credit, gamma).nan_to_num()
     return returns.gather(1, units).masked_fill(~completion_mask, 0.0).float()
+
+
+def value_advantages(
+    token_rewards: Tensor,
+    completion_mask: Tensor,
+    groups: Tensor,
+    outcomes: Tensor,
+    step_of_token: Tensor | None = None,
+    baseline: Baseline = "leave_one_out",
+) -> Tensor:
+    """How much value the response has lost before each token: a PRM as the critic, not as a reward.
+
+    The value before a unit, a token or a step, is sigmoid(o + s): s is the sum of the process rewards before it, in
+    nats, and o are the log-odds of the accuracy of the prompt's other responses, a half added to each count. The
+    advantage of the unit is the value at the start, sigmoid(o), minus that. Added to the outcome minus the mean of the
+    others, it moves the blame for a wrong answer to the place where the value falls, and credits a correct one for
+    the steps that were likely to fail.
+
+    With `leave_one_out` the value depends on other responses and on what precedes the unit alone. Like any such
+    baseline it leaves the expected gradient of the policy as it is, however wrong the PRM is, so that no policy is
+    rewarded for pleasing the PRM.
+
+    Args:
+        token_rewards: [N, T] process reward of each token, whose sum over a response is the log-odds of a correct one.
+        completion_mask: [N, T] bool, true at tokens of the response.
+        groups: [N] int64, the prompt of each response.
+        outcomes: [N] float, above 0.5 for a correct response; NaN if not graded.
+        step_of_token: [N, T] int64, the step that each token belongs to; None if tokens are the units.
+        baseline: `leave_one_out`, or `group_mean`, which includes the response itself.
+
+    Returns:
+        [N, T] float32, zero outside the response. 0 for a response that is alone with its prompt.
+    """
+    rewards, _, units = _units(token_rewards, completion_mask, step_of_token)
+    before = rewards.cumsum(1) - rewards
+    correct = (outcomes > 0.5).double().masked_fill(outcomes.isnan(), torch.nan)
+    accuracy = _baseline(correct, groups, baseline, added=0.5)[:, None]
+    lost = (accuracy - (accuracy.logit() + before).sigmoid()).masked_fill(outcomes.isnan()[:, None], 0.0)
+    return lost.nan_to_num().gather(1, units).masked_fill(~completion_mask, 0.0).float()
 
 
 def scaled(
@@ -178,6 +212,18 @@ def in_accuracy_range(outcomes: Tensor, groups: Tensor, low: float, high: float)
     return (means >= low) & (means <= high)
 
 
+def _units(
+    token_rewards: Tensor, completion_mask: Tensor, step_of_token: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, U] the reward of each unit, [N, U] whether the response has it, and [N, T] the unit of each token."""
+    units = step_of_token
+    if units is None:
+        units = torch.arange(token_rewards.shape[1], device=token_rewards.device).expand_as(token_rewards)
+    width = int(units.max()) + 1
+    rewards = step_sums(token_rewards.double().masked_fill(~completion_mask, 0.0), units, width)
+    return rewards, step_sums(completion_mask.double(), units, width) > 0, units
+
+
 def _returns(
     rewards: Tensor, present: Tensor, groups: Tensor, baseline: Baseline, credit: Credit, gamma: float
 ) -> Tensor:
@@ -196,14 +242,20 @@ def _returns(
     return returns
 
 
-def _baseline(values: Tensor, groups: Tensor, how: Baseline) -> Tensor:
-    """[N] mean value of the prompt, with or without the response itself; NaN for a response without others."""
+def _baseline(values: Tensor, groups: Tensor, how: Baseline, added: float = 0.0) -> Tensor:
+    """[N] mean value of the prompt, with or without the response itself; NaN for a response without others.
+
+    `added` is a number of ones, and of zeros, that are counted as well.
+    """
     if how not in get_args(Baseline):
         raise ImplicitPRMError(f"baseline={how!r}: choose one of {', '.join(get_args(Baseline))}")
     known, number, count = _index(values, groups)
     sums = _group_sums(values.nan_to_num(), number)
     others = count - known.double()
-    mean = sums / count if how == "group_mean" else (sums - values.nan_to_num()) / others
+    if how == "group_mean":
+        mean = (sums + added) / (count + 2 * added)
+    else:
+        mean = (sums - values.nan_to_num() + added) / (others + 2 * added)
     return mean.masked_fill(others < 1, torch.nan)
 
 

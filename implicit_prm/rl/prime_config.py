@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from implicit_prm.config import CEConfig, PrefixConfig, convert
 from implicit_prm.config.validation import check_range
-from implicit_prm.rl.advantages import Baseline, Credit, Scale
+from implicit_prm.rl.advantages import Baseline, Scale
 from implicit_prm.types import ImplicitPRMError
 
 # Options that only an update of the PRM reads.
@@ -27,7 +27,8 @@ class PrimeConfig(GRPOConfig):
     Args:
         process_coef: weight of the process advantages; that of the outcome's is 1. With 0, a PRM is only logged.
         granularity: units of process rewards, `step` or `token`.
-        credit: return of a unit: the `sum` of the rewards that follow, or the lowest of them (`min`).
+        credit: what the rewards say of a unit. Its return: the `sum` of the rewards that follow, or the lowest of them
+            (`min`). `value`: the rewards before it are the log-odds of a correct answer, and the PRM is a critic.
         gamma: discount of process rewards per unit.
         baseline: `leave_one_out` or `group_mean`, of process rewards and of outcomes. With `group_mean` the outcome
             advantages are GRPOTrainer's own, with its `scale_rewards`.
@@ -55,7 +56,7 @@ class PrimeConfig(GRPOConfig):
 
     process_coef: float = field(default=0.2, metadata={"help": "Weight of the process advantages."})
     granularity: Literal["step", "token"] = field(default="step", metadata={"help": "Units of process rewards."})
-    credit: Credit = field(default="sum", metadata={"help": "Return of a unit."})
+    credit: Literal["sum", "min", "value"] = field(default="sum", metadata={"help": "What rewards say of a unit."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of process rewards per unit."})
     baseline: Baseline = field(default="leave_one_out", metadata={"help": "Baseline of outcomes and process rewards."})
     process_scale: Scale = field(default="none", metadata={"help": "What process advantages are divided by."})
@@ -133,8 +134,18 @@ class PrimeConfig(GRPOConfig):
                 "load_best_model_at_end would save the best policy with the last PRM, which prm_update="
                 f"{self.prm_update} has trained further; leave it out, and take both from a checkpoint"
             )
-        if self.credit == "min" and self.gamma != 1:
-            raise ImplicitPRMError(f"gamma={self.gamma} has no meaning with credit=min; leave it at 1")
+        if self.credit != "sum" and self.gamma != 1:
+            raise ImplicitPRMError(f"gamma={self.gamma} has no meaning with credit={self.credit}; leave it at 1")
+        if self.credit == "value" and self.prm_update == "before":
+            raise ImplicitPRMError(
+                "prm_update=before would put the outcome of a response into the values that it is compared with; with "
+                "credit=value use prm_update=after"
+            )
+        if self.credit == "value" and self.shuffle_process_rewards:
+            raise ImplicitPRMError(
+                "shuffle_process_rewards would put rewards that follow a step into the value before it; use credit=sum "
+                "or min. The control for credit=value is process_coef=0, which a PRM without information equals"
+            )
 
     def _refuse_ignored(self) -> None:
         """Refuse options that would have no effect."""

@@ -148,7 +148,7 @@ class PrimeTrainer(GRPOTrainer):
             scored, metrics = self.dense(batch, targets)
             for name, value in metrics.items():
                 self._observe(f"prm/{name}", value)
-            process = self._process_advantages(batch, scored, mask)
+            process = self._process_advantages(batch, scored, mask, outcomes)
         combined = advantages.combined(process, outcome, mask, self.args.process_coef, self.args.whiten)
         if self.dense is not None:
             self._observe_batch(batch, scored, outcomes, combined, mask)
@@ -166,22 +166,22 @@ class PrimeTrainer(GRPOTrainer):
         total[self._rewards.isnan().all(1)] = torch.nan
         return advantages.outcome_advantages(total, groups)
 
-    def _process_advantages(self, batch: RolloutBatch, scored: list[TokenRewards], mask: Tensor) -> Tensor:
-        args, shuffle = self.args, None
-        if args.shuffle_process_rewards:
-            shuffle = torch.Generator().manual_seed(args.seed + self.state.global_step)
+    def _process_advantages(
+        self, batch: RolloutBatch, scored: list[TokenRewards], mask: Tensor, outcomes: Tensor
+    ) -> Tensor:
+        args, groups = self.args, batch.group_of_row
         rewards = batch.padded([one.rewards for one in scored], torch.float32)
-        process = advantages.process_advantages(
-            rewards,
-            mask,
-            batch.group_of_row,
-            _steps(batch, scored) if args.granularity == "step" else None,
-            args.baseline,
-            args.credit,
-            args.gamma,
-            shuffle,
-        )
-        return advantages.scaled(process, rewards, mask, batch.group_of_row, args.process_scale)
+        steps = _steps(batch, scored) if args.granularity == "step" else None
+        if args.credit == "value":
+            process = advantages.value_advantages(rewards, mask, groups, outcomes, steps, args.baseline)
+        else:
+            shuffle = None
+            if args.shuffle_process_rewards:
+                shuffle = torch.Generator().manual_seed(args.seed + self.state.global_step)
+            process = advantages.process_advantages(
+                rewards, mask, groups, steps, args.baseline, args.credit, args.gamma, shuffle
+            )
+        return advantages.scaled(process, rewards, mask, groups, args.process_scale)
 
     def _observe(self, name: str, value: float) -> None:
         """Add to the mean that the next log shows."""

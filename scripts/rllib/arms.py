@@ -71,7 +71,7 @@ class Arm:
     @property
     def dense(self) -> bool:
         """Whether it trains with process rewards that can be had where steps cannot be checked. No control."""
-        return self.name.split("_")[0] in ("frozen", "prime", "ipvrm")
+        return self.name.split("_")[0] in ("frozen", "prime", "ipvrm", "value")
 
 
 def _frozen(coef: float, credit: str, granularity: str) -> Arm:
@@ -82,11 +82,20 @@ def _frozen(coef: float, credit: str, granularity: str) -> Arm:
     return Arm(name, f"frozen PRM, {granularity}, {credit}, {coef}", overrides, trained_prm=True)
 
 
+def _value(name: str, title: str, *overrides: str, trained_prm: bool = True) -> Arm:
+    """The PRM as a critic: its partial sums are a value, not a reward."""
+    options = ("arm=value", *(("prm=sandbox",) if trained_prm else ()), *overrides)
+    return Arm(f"value{name}", f"PRM as critic{title}", options, trained_prm)
+
+
 # The arm that the others are compared with. It also logs the PRM that was trained beforehand, without using it.
 OUTCOME = Arm("outcome", "outcomes, leave-one-out", ("arm=outcome", "prm=sandbox"), trained_prm=True)
 GRPO = Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",))
 FROZEN = _frozen(0.2, "sum", "step")
 SHUFFLED = Arm("shuffled", "frozen PRM, shuffled", ("arm=shuffled",), trained_prm=True)
+VALUE = _value("", "")
+_ADB, _DLW = "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"
+_LEARNS = ("grpo.prm_update=after", _ADB)  # the log-odds that credit=value adds are the offset of the PRM's loss, too
 PRIME = Arm("prime", "PRIME as published", ("arm=prime",))
 EXACT = Arm("exact", "exact steps, sum, 0.2", ("arm=exact",))
 
@@ -94,20 +103,22 @@ E1 = (
     OUTCOME,
     GRPO,
     PRIME,
-    Arm(
-        "prime_adb_dlw",
-        "PRIME, ADB and DLW",
-        ("arm=prime", "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"),
-    ),
+    Arm("prime_adb_dlw", "PRIME, ADB and DLW", ("arm=prime", _ADB, _DLW)),
     Arm("ipvrm", "IPVRM online, 0.05", ("arm=ipvrm",), trained_prm=True),
     Arm("ipvrm_1.0", "IPVRM online, 1.0", ("arm=ipvrm", "grpo.process_coef=1.0"), trained_prm=True),
     FROZEN,
     *(_frozen(coef, "sum", "step") for coef in (0.05, 0.5, 1.0)),
     *(_frozen(coef, credit, grain) for credit, grain in (("min", "step"), ("sum", "token")) for coef in (0.2, 1.0)),
     _frozen(1.0, "min", "token"),
+    VALUE,
+    _value("_0.5", ", 0.5", "grpo.process_coef=0.5"),
+    _value("_token", ", token", "grpo.granularity=token"),
+    _value("_online", ", learns online", *_LEARNS),
+    _value(
+        "_cold", ", starts as the policy and learns online", "prm=initial", "prm.beta=2", *_LEARNS, trained_prm=False
+    ),
     EXACT,
     Arm("exact_1.0", "exact steps, sum, 1.0", ("arm=exact", "grpo.process_coef=1.0")),
-    Arm("exact_min_1.0", "exact steps, min, 1.0", ("arm=exact", "grpo.process_coef=1.0", "grpo.credit=min")),
     SHUFFLED,
     Arm("shuffled_1.0", "frozen PRM, shuffled, 1.0", ("arm=shuffled", "grpo.process_coef=1.0"), trained_prm=True),
     Arm(
@@ -131,7 +142,6 @@ def _online(name: str, title: str, *overrides: str) -> Arm:
     return Arm(f"online_{name}", title, learns, trained_prm=True, evaluated=False)
 
 
-_ADB, _DLW = "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"
 NAIVE = _online("naive", "naive")
 E3 = (NAIVE, _online("dlw", "DLW", _DLW), _online("adb", "ADB", _ADB), _online("both", "ADB and DLW", _ADB, _DLW))
 
@@ -155,8 +165,6 @@ E4 = (
     _prime("small", "weight 0.2", "grpo.process_coef=0.2"),
     _prime("step", "steps as units", "grpo.granularity=step"),
     _prime("min", "the lowest reward as the return", "grpo.credit=min"),
-    _prime("unfiltered", "all prompts", "grpo.accuracy_range=null"),
-    _prime("before", "updated before it scores", "grpo.prm_update=before"),
     _prime("warm", "a PRM trained beforehand, whose beta is 2", "prm=sandbox", trained_prm=True),
 )
 # Other learning rates of the policy for outcomes alone: do they learn as well as they can in the comparison?
@@ -167,7 +175,7 @@ RATES = tuple(
 
 ARMS = (*E1, *E3, *E4, *RATES)
 # What runs first, and is drawn; what the quick study has besides; the rest is in the full study alone.
-MAIN = ("outcome", "outcome_grpo", "prime", "frozen", "exact", "shuffled")
+MAIN = ("outcome", "outcome_grpo", "prime", "frozen", "value", "exact", "shuffled")
 ALSO_QUICK = ("online_naive", "online_both", "prime_slow", "prime_batch_std", "prime_min", "prime_warm")
 
 

@@ -1,5 +1,7 @@
 """Advantages against numbers worked by hand; no result depends on order, padding or who holds which response."""
 
+import math
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from implicit_prm.rl.advantages import (
     outcome_advantages,
     process_advantages,
     scaled,
+    value_advantages,
 )
 
 NAN = float("nan")
@@ -194,3 +197,47 @@ def test_unknown_options_are_refused(options, named):
         process_advantages(rewards, mask, groups, **options)
     with pytest.raises(ImplicitPRMError, match="scale='std'"):
         advantages.scaled(rewards, rewards, mask, groups, "std")
+
+
+def test_values_by_hand():
+    """Others: one of two correct, with a half added to each count: 0.5, so log-odds of 0. Then 2 of 2: 2.5 of 3."""
+    rewards, mask = padded([[1.0, -3.0, 2.0], [0.5, 4.0], [0.0, 0.0, 0.0]])
+    outcomes, groups = torch.tensor([0.0, 1.0, 1.0]), torch.zeros(3, dtype=torch.long)
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    odds = math.log(0.5 + 2) - math.log(0.5)
+    first = [sigmoid(odds + before) for before in (0, 1, -2)]
+    expected = [[2.5 / 3 - one for one in first], [0, 0.5 - sigmoid(0.5), 0], [0, 0, 0]]
+    found = value_advantages(rewards, mask, groups, outcomes)
+    torch.testing.assert_close(found, torch.tensor(expected))
+    steps = torch.tensor([[0, 0, 1], [0, 1, 0], [0, 0, 0]])
+    by_step = value_advantages(rewards, mask, groups, outcomes, steps)
+    torch.testing.assert_close(by_step[0], torch.tensor([0, 0, 2.5 / 3 - first[2]]))
+
+
+def test_a_value_does_not_depend_on_what_follows_or_on_the_own_outcome():
+    """Then it changes no expected gradient, however wrong it is."""
+    generator = torch.Generator().manual_seed(0)
+    rewards, mask = torch.randn(6, 5, generator=generator), torch.ones(6, 5, dtype=torch.bool)
+    groups, outcomes = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    found = value_advantages(rewards, mask, groups, outcomes)
+    changed, other = rewards.clone(), outcomes.clone()
+    changed[0, 3:], other[0] = 7.0, 0.0
+    again = value_advantages(changed, mask, groups, other)
+    assert torch.equal(again[0, :4], found[0, :4]) and not torch.equal(again[0, 4], found[0, 4])
+    assert not torch.equal(again[1], found[1])  # whose baseline is the outcome that changed
+    assert torch.equal(again[3:], found[3:])
+
+
+def test_a_prm_without_information_leaves_outcomes_as_they_are():
+    nothing, mask = torch.zeros(3, 4), torch.ones(3, 4, dtype=torch.bool)
+    outcomes, groups = torch.tensor([1.0, 0.0, 1.0]), torch.zeros(3, dtype=torch.long)
+    assert not value_advantages(nothing, mask, groups, outcomes).any()
+
+
+def test_values_of_responses_that_are_not_graded_or_alone():
+    rewards, mask = torch.ones(3, 2), torch.ones(3, 2, dtype=torch.bool)
+    outcomes, groups = torch.tensor([1.0, NAN, 1.0]), torch.tensor([0, 0, 1])
+    assert not value_advantages(rewards, mask, groups, outcomes).any()
