@@ -105,18 +105,21 @@ def value_advantages(
     outcomes: Tensor,
     step_of_token: Tensor | None = None,
     baseline: Baseline = "leave_one_out",
+    gae_lambda: float = 1.0,
 ) -> Tensor:
-    """How much value the response has lost before each token: a PRM as the critic, not as a reward.
+    """What a PRM as the critic changes in the advantages of outcomes.
 
     The value before a unit, a token or a step, is sigmoid(o + s): s is the sum of the process rewards before it, in
-    nats, and o are the log-odds of the accuracy of the prompt's other responses, a half added to each count. The
-    advantage of the unit is the value at the start, sigmoid(o), minus that. Added to the outcome minus the mean of the
-    others, it moves the blame for a wrong answer to the place where the value falls, and credits a correct one for
-    the steps that were likely to fail.
+    nats, and o are the log-odds of the accuracy of the prompt's other responses, a half added to each count. The values
+    are followed by the outcome, 1 or 0, and generalized advantage estimation (arXiv 1506.02438) makes advantages of
+    them: sum_k gae_lambda^k * (v_{t+k+1} - v_{t+k}). This function returns these minus the outcome's own advantage,
+    outcome - sigmoid(o), so that they can be added to `outcome_advantages`.
 
-    With `leave_one_out` the value depends on other responses and on what precedes the unit alone. Like any such
-    baseline it leaves the expected gradient of the policy as it is, however wrong the PRM is, so that no policy is
-    rewarded for pleasing the PRM.
+    With `gae_lambda=1` the advantage is the outcome minus the value before the unit: a wrong answer is blamed on the
+    place where the value falls, and a right one credited to what was likely to fail. The value depends on other
+    responses and on what precedes the unit alone (with `leave_one_out`). Like any such baseline it leaves the expected
+    gradient of the policy as it is, however wrong the PRM is, so that no policy is rewarded for pleasing the PRM. A
+    smaller `gae_lambda` trusts the PRM more: with 0 a unit answers for what it changes in the value.
 
     Args:
         token_rewards: [N, T] process reward of each token, whose sum over a response is the log-odds of a correct one.
@@ -125,16 +128,22 @@ def value_advantages(
         outcomes: [N] float, above 0.5 for a correct response; NaN if not graded.
         step_of_token: [N, T] int64, the step that each token belongs to; None if tokens are the units.
         baseline: `leave_one_out`, or `group_mean`, which includes the response itself.
+        gae_lambda: from 0 to 1.
 
     Returns:
         [N, T] float32, zero outside the response. 0 for a response that is alone with its prompt.
     """
-    rewards, _, units = _units(token_rewards, completion_mask, step_of_token)
-    before = rewards.cumsum(1) - rewards
+    rewards, present, units = _units(token_rewards, completion_mask, step_of_token)
     correct = (outcomes > 0.5).double().masked_fill(outcomes.isnan(), torch.nan)
-    accuracy = _baseline(correct, groups, baseline, added=0.5)[:, None]
-    lost = (accuracy - (accuracy.logit() + before).sigmoid()).masked_fill(outcomes.isnan()[:, None], 0.0)
-    return lost.nan_to_num().gather(1, units).masked_fill(~completion_mask, 0.0).float()
+    start = _baseline(correct, groups, baseline, added=0.5)
+    values = (start.logit()[:, None] + rewards.cumsum(1) - rewards).sigmoid()
+    changes, following, value_after = torch.zeros_like(values), torch.zeros_like(start), correct
+    for unit in reversed(range(values.shape[1])):
+        here, value = present[:, unit], values[:, unit]
+        following = torch.where(here, value_after - value + gae_lambda * following, following)
+        value_after = torch.where(here, value, value_after)
+        changes[:, unit] = following - (correct - start)
+    return changes.nan_to_num().gather(1, units).masked_fill(~completion_mask, 0.0).float()
 
 
 def scaled(

@@ -61,6 +61,10 @@ class DenseRewards:
             for option in ("prm_update", "prm_reference", "prm_max_tokens"):
                 if (value := getattr(args, option)) not in ("none", "frozen", None):
                     raise ImplicitPRMError(f"{option}={value} needs an ImplicitPRM, got {type(prm).__name__}")
+            if args.credit == "value":
+                raise ImplicitPRMError(
+                    f"credit=value needs an ImplicitPRM, whose rewards add up to log-odds, got {type(prm).__name__}"
+                )
             self._score_steps = scorer_token_rewards(prm, tokenizer, end_tokens(policy(), tokenizer))
             return
         if self.prm.tokenizer.get_vocab() != tokenizer.get_vocab():

@@ -30,6 +30,7 @@ class PrimeConfig(GRPOConfig):
         credit: what the rewards say of a unit. Its return: the `sum` of the rewards that follow, or the lowest of them
             (`min`). `value`: the rewards before it are the log-odds of a correct answer, and the PRM is a critic.
         gamma: discount of process rewards per unit.
+        gae_lambda: of generalized advantage estimation with `credit=value`. With 1, rewards do not bias the gradient.
         baseline: `leave_one_out` or `group_mean`, of process rewards and of outcomes. With `group_mean` the outcome
             advantages are GRPOTrainer's own, with its `scale_rewards`.
         process_scale: what process advantages are divided by: `none`, `group_std`, `batch_std` or `batch_max`.
@@ -58,6 +59,7 @@ class PrimeConfig(GRPOConfig):
     granularity: Literal["step", "token"] = field(default="step", metadata={"help": "Units of process rewards."})
     credit: Literal["sum", "min", "value"] = field(default="sum", metadata={"help": "What rewards say of a unit."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of process rewards per unit."})
+    gae_lambda: float = field(default=1.0, metadata={"help": "Of advantage estimation with credit=value."})
     baseline: Baseline = field(default="leave_one_out", metadata={"help": "Baseline of outcomes and process rewards."})
     process_scale: Scale = field(default="none", metadata={"help": "What process advantages are divided by."})
     whiten: bool = field(default=False, metadata={"help": "Whiten the advantages over the tokens of the batch."})
@@ -78,6 +80,7 @@ class PrimeConfig(GRPOConfig):
         super().__post_init__()
         check_range(self, "process_coef", at_least=0)
         check_range(self, "gamma", above=0, at_most=1)
+        check_range(self, "gae_lambda", at_least=0, at_most=1)
         check_range(self, "prm_learning_rate", "prm_max_grad_norm", above=0)
         check_range(self, "prm_margin", at_least=0)
         check_range(self, "prm_max_tokens", at_least=1)
@@ -156,6 +159,8 @@ class PrimeConfig(GRPOConfig):
                 if getattr(self, name) != defaults[name]:
                     raise ImplicitPRMError(f"{name}={getattr(self, name)} has no effect with {why}; leave it out")
 
+        if self.credit != "value":
+            refuse(("gae_lambda",), f"credit={self.credit}")
         if self.process_coef == 0:
             refuse(("granularity", "credit", "gamma", "process_scale", "shuffle_process_rewards"), "process_coef=0")
         if self.prm_update == "none":

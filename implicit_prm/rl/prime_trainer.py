@@ -173,7 +173,9 @@ class PrimeTrainer(GRPOTrainer):
         rewards = batch.padded([one.rewards for one in scored], torch.float32)
         steps = _steps(batch, scored) if args.granularity == "step" else None
         if args.credit == "value":
-            process = advantages.value_advantages(rewards, mask, groups, outcomes, steps, args.baseline)
+            process = advantages.value_advantages(
+                rewards, mask, groups, outcomes, steps, args.baseline, args.gae_lambda
+            )
         else:
             shuffle = None
             if args.shuffle_process_rewards:

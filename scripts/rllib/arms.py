@@ -112,6 +112,8 @@ E1 = (
     _frozen(1.0, "min", "token"),
     VALUE,
     _value("_0.5", ", 0.5", "grpo.process_coef=0.5"),
+    *(_value(f"_lambda_{one}", f", lambda {one}", f"grpo.gae_lambda={one}") for one in (0.0, 0.5, 0.8)),
+    _value("_online_lambda_0.5", ", lambda 0.5, learns online", "grpo.gae_lambda=0.5", *_LEARNS),
     _value("_token", ", token", "grpo.granularity=token"),
     _value("_online", ", learns online", *_LEARNS),
     _value(

@@ -217,6 +217,27 @@ def test_values_by_hand():
     torch.testing.assert_close(by_step[0], torch.tensor([0, 0, 2.5 / 3 - first[2]]))
 
 
+def test_advantage_estimation_with_lambda_by_hand():
+    rewards, mask = padded([[1.0, -3.0, 2.0], [0.5, 4.0]])
+    outcomes, groups = torch.tensor([0.0, 1.0]), torch.zeros(2, dtype=torch.long)
+    odds = (math.log(3), -math.log(3))  # one of one correct is 1.5 of 2, none of one 0.5 of 2
+    values = [torch.tensor([0.0, 1.0, -2.0]).add(odds[0]).sigmoid(), torch.tensor([0.0, 0.5]).add(odds[1]).sigmoid()]
+    after = [torch.cat([values[0][1:], outcomes[:1]]), torch.cat([values[1][1:], outcomes[1:]])]
+    first, second = (one - value for one, value in zip(after, values, strict=True))
+    own = outcomes - torch.tensor([0.75, 0.25])
+    none = value_advantages(rewards, mask, groups, outcomes, gae_lambda=0.0)
+    torch.testing.assert_close(none[0], first - own[0])
+    torch.testing.assert_close(none[1, :2], second - own[1])
+    half = value_advantages(rewards, mask, groups, outcomes, gae_lambda=0.5)
+    expected = torch.stack([first[0] + first[1] / 2 + first[2] / 4, first[1] + first[2] / 2, first[2]])
+    torch.testing.assert_close(half[0], expected - own[0])
+    # Steps 0 and 2; a step without tokens is no step.
+    steps = torch.tensor([[0, 2, 2], [0, 0, 0]])
+    gap = value_advantages(rewards, mask, groups, outcomes, steps, gae_lambda=0.5)
+    no_gap = value_advantages(rewards, mask, groups, outcomes, steps.clamp(max=1), gae_lambda=0.5)
+    torch.testing.assert_close(gap, no_gap)
+
+
 def test_a_value_does_not_depend_on_what_follows_or_on_the_own_outcome():
     """Then it changes no expected gradient, however wrong it is."""
     generator = torch.Generator().manual_seed(0)
@@ -226,9 +247,10 @@ def test_a_value_does_not_depend_on_what_follows_or_on_the_own_outcome():
     changed, other = rewards.clone(), outcomes.clone()
     changed[0, 3:], other[0] = 7.0, 0.0
     again = value_advantages(changed, mask, groups, other)
-    assert torch.equal(again[0, :4], found[0, :4]) and not torch.equal(again[0, 4], found[0, 4])
-    assert not torch.equal(again[1], found[1])  # whose baseline is the outcome that changed
-    assert torch.equal(again[3:], found[3:])
+    torch.testing.assert_close(again[0, :4], found[0, :4])
+    assert abs(again[0, 4] - found[0, 4]) > 0.01
+    assert (again[1] - found[1])[1:].abs().min() > 0.01  # whose baseline is the outcome that changed
+    torch.testing.assert_close(again[3:], found[3:])
 
 
 def test_a_prm_without_information_leaves_outcomes_as_they_are():

@@ -10,7 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 from implicit_prm import ImplicitPRM, ImplicitPRMError, StepScores, sandbox
 from implicit_prm.rewards.step_splitting import split_steps
 from implicit_prm.rl import PrimeConfig, PrimeTrainer
-from implicit_prm.rl.advantages import outcome_advantages, process_advantages
+from implicit_prm.rl.advantages import outcome_advantages, process_advantages, value_advantages
 from implicit_prm.rl.prm_update import PRMUpdater
 from tests.rl.grpo import accuracy, dataset, options, prime, rows
 
@@ -64,7 +64,7 @@ def test_leave_one_out_at_every_token(tmp_path):
         assert found[len(ids) :].abs().sum() == 0
 
 
-@pytest.mark.parametrize(("granularity", "credit"), [("token", "sum"), ("step", "min")])
+@pytest.mark.parametrize(("granularity", "credit"), [("token", "sum"), ("step", "min"), ("step", "value")])
 def test_process_rewards_are_those_of_the_prm_on_the_same_tokens(granularity, credit, prm, tmp_path):
     trainer, seen = prime(
         tmp_path, prm=prm, process_coef=0.3, granularity=granularity, credit=credit, max_steps=1, num_generations=8
@@ -84,8 +84,12 @@ def test_process_rewards_are_those_of_the_prm_on_the_same_tokens(granularity, cr
         step_of_token[row, : len(steps[row])] = torch.tensor(steps[row])
     mask = torch.arange(width) < torch.tensor([len(ids) for _, ids, _ in batch])[:, None]
     groups = torch.zeros(8, dtype=torch.long)
-    process = process_advantages(rewards, mask, groups, step_of_token if granularity == "step" else None, credit=credit)
-    expected = outcome_advantages(trainer._rewards[:, 0], groups)[:, None] + 0.3 * process
+    units, outcomes = step_of_token if granularity == "step" else None, trainer._rewards[:, 0]
+    if credit == "value":
+        process = value_advantages(rewards, mask, groups, outcomes, units)
+    else:
+        process = process_advantages(rewards, mask, groups, units, credit=credit)
+    expected = outcome_advantages(outcomes, groups)[:, None] + 0.3 * process
     torch.testing.assert_close(seen[0]["advantages"], expected.masked_fill(~mask, 0.0), atol=1e-4, rtol=1e-4)
     assert all(one.token_rewards[-1] != 0 for one in scores)  # the last token counts
 
@@ -221,6 +225,11 @@ def second(completions, **_):
         ({}, {"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold"),
         ({}, {"scale_rewards": "group"}, "scale_rewards=group"),
         ({}, {"credit": "min", "gamma": 0.9}, "gamma=0.9"),
+        ({}, {"credit": "value", "gamma": 0.9}, "credit=value"),
+        ({}, {"gae_lambda": 0.5}, r"gae_lambda=0\.5"),
+        ({}, {"credit": "value", "prm_update": "before"}, "prm_update=before"),
+        ({}, {"credit": "value", "shuffle_process_rewards": True}, "shuffle_process_rewards"),
+        ({"prm": Checker()}, {"credit": "value"}, "credit=value"),
         ({}, {"credit": "max"}, "credit=max"),
         ({}, {"prm_loss": "prefix"}, "prm_loss=prefix"),
         ({}, {"prm_update": "after", "prm_margin": 1.0}, r"prm_margin=1\.0"),
