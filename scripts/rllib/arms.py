@@ -107,13 +107,17 @@ E1 = (
     Arm("ipvrm", "IPVRM online, 0.05", ("arm=ipvrm",), trained_prm=True),
     Arm("ipvrm_1.0", "IPVRM online, 1.0", ("arm=ipvrm", "grpo.process_coef=1.0"), trained_prm=True),
     FROZEN,
-    *(_frozen(coef, "sum", "step") for coef in (0.05, 0.5, 1.0)),
+    *(_frozen(coef, "sum", "step") for coef in (0.05, 1.0)),
     *(_frozen(coef, credit, grain) for credit, grain in (("min", "step"), ("sum", "token")) for coef in (0.2, 1.0)),
     _frozen(1.0, "min", "token"),
+    Arm(
+        "frozen_min_grpo",
+        "frozen PRM, step, min, 0.2, and GRPO",
+        ("arm=frozen", "grpo.credit=min", "grpo.baseline=group_mean", "grpo.scale_rewards=group"),
+        trained_prm=True,
+    ),
     VALUE,
-    _value("_0.5", ", 0.5", "grpo.process_coef=0.5"),
     *(_value(f"_lambda_{one}", f", lambda {one}", f"grpo.gae_lambda={one}") for one in (0.0, 0.5, 0.8)),
-    _value("_online_lambda_0.5", ", lambda 0.5, learns online", "grpo.gae_lambda=0.5", *_LEARNS),
     _value("_token", ", token", "grpo.granularity=token"),
     _value("_online", ", learns online", *_LEARNS),
     _value(
@@ -122,6 +126,7 @@ E1 = (
     EXACT,
     Arm("exact_1.0", "exact steps, sum, 1.0", ("arm=exact", "grpo.process_coef=1.0")),
     SHUFFLED,
+    Arm("shuffled_min", "frozen PRM, shuffled, min, 0.2", ("arm=shuffled", "grpo.credit=min"), trained_prm=True),
     Arm("shuffled_1.0", "frozen PRM, shuffled, 1.0", ("arm=shuffled", "grpo.process_coef=1.0"), trained_prm=True),
     Arm(
         "shuffled_token_1.0",
@@ -133,6 +138,7 @@ E1 = (
 # What the arms of a frozen PRM are compared with: the same rewards in a random order within each response.
 CONTROLS = (
     ("frozen", "shuffled"),
+    ("frozen_step_min_0.2", "shuffled_min"),
     ("frozen_step_sum_1.0", "shuffled_1.0"),
     ("frozen_token_sum_1.0", "shuffled_token_1.0"),
 )
