@@ -27,9 +27,9 @@ class PrimeConfig(GRPOConfig):
     Args:
         process_coef: weight of the process advantages; that of the outcome's is 1. With 0, a PRM is only logged.
         granularity: units of process rewards, `step` or `token`.
-        credit: what the rewards say of a unit. Its return: the `sum` of the rewards that follow, or the lowest of them
-            (`min`). `value`: the rewards before it are the log-odds of a correct answer, and the PRM is a critic.
-        gamma: discount of process rewards per unit.
+        credit: what the rewards say of a unit. Its return: the lowest of the rewards that follow (`min`), or the `sum`.
+            `value`: the rewards before it are the log-odds of a correct answer, and the PRM is a critic.
+        gamma: discount of process rewards per unit with `credit=sum`.
         gae_lambda: of generalized advantage estimation with `credit=value`. With 1, rewards do not bias the gradient.
         baseline: `leave_one_out` or `group_mean`, of process rewards and of outcomes. With `group_mean` the outcome
             advantages are GRPOTrainer's own, with its `scale_rewards`.
@@ -57,7 +57,7 @@ class PrimeConfig(GRPOConfig):
 
     process_coef: float = field(default=0.2, metadata={"help": "Weight of the process advantages."})
     granularity: Literal["step", "token"] = field(default="step", metadata={"help": "Units of process rewards."})
-    credit: Literal["sum", "min", "value"] = field(default="sum", metadata={"help": "What rewards say of a unit."})
+    credit: Literal["sum", "min", "value"] = field(default="min", metadata={"help": "What rewards say of a unit."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of process rewards per unit."})
     gae_lambda: float = field(default=1.0, metadata={"help": "Of advantage estimation with credit=value."})
     baseline: Baseline = field(default="leave_one_out", metadata={"help": "Baseline of outcomes and process rewards."})

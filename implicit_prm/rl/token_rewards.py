@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.rewards.step_splitting import split_steps
+from implicit_prm.rl.advantages import Credit
 from implicit_prm.rl.rollouts import RolloutGroup
 from implicit_prm.rl.token_steps import decoded, steps_of_ids
 from implicit_prm.scoring.scorers import group_scorer
@@ -81,12 +83,36 @@ def scorer_token_rewards(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, end
     return reward
 
 
-def at_step_ends(one: TokenRewards) -> list[float]:
-    """[T] the reward of each step, the sum over its tokens, at its last token; all other tokens have 0."""
+def lowest_credit(rewards: Sequence[float]) -> list[float]:
+    """Rewards whose sum from each place on is the lowest of the given rewards from there on.
+
+    For trainers whose return is an undiscounted sum. See `credit="min"` of `process_advantages`.
+
+    Args:
+        rewards: [U] of the tokens, or of the steps, of a response.
+
+    Returns:
+        [U] rewards.
+    """
+    lowest = list(accumulate(reversed(rewards), min))[::-1]
+    return [here - after for here, after in zip(lowest, [*lowest[1:], 0.0], strict=True)] if lowest else []
+
+
+def at_step_ends(one: TokenRewards, credit: Credit = "sum") -> list[float]:
+    """[T] the reward of each step, the sum over its tokens, at its last token; all other tokens have 0.
+
+    Args:
+        one: the rewards of a response.
+        credit: `min` for rewards whose sum is the lowest one that follows, as `lowest_credit`.
+    """
+    steps: dict[int, float] = {}
+    for step, reward in zip(one.step_of_token, one.rewards, strict=True):
+        steps[step] = steps.get(step, 0.0) + reward
+    values = lowest_credit(list(steps.values())) if credit == "min" else steps.values()
     rewards = [0.0] * len(one.rewards)
     last = {step: place for place, step in enumerate(one.step_of_token)}
-    for step, reward in zip(one.step_of_token, one.rewards, strict=True):
-        rewards[last[step]] += reward
+    for place, value in zip(last.values(), values, strict=True):
+        rewards[place] = value
     return rewards
 
 

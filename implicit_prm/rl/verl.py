@@ -21,9 +21,10 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from implicit_prm.config import Dtype, from_mapping
 from implicit_prm.config.validation import check_range
 from implicit_prm.models.implicit_prm import ImplicitPRM
+from implicit_prm.rl.advantages import Credit
 from implicit_prm.rl.prompt_check import PromptCheck
 from implicit_prm.rl.rollouts import RolloutGroup
-from implicit_prm.rl.token_rewards import at_step_ends, prm_token_rewards
+from implicit_prm.rl.token_rewards import at_step_ends, lowest_credit, prm_token_rewards
 from implicit_prm.types import ImplicitPRMError
 
 
@@ -35,6 +36,8 @@ class RewardOptions:
         checkpoint: Folder or hub id of a checkpoint of `ipr-train`.
         process_coef: Weight of the process rewards; that of the outcome is 1.
         granularity: `step` puts the reward of a step at its last token, `token` gives every token its own.
+        credit: `min` gives rewards whose sum from a token on is the lowest process reward from there on, which is then
+            its return; `sum` the process rewards themselves.
         device: Where the PRM computes; None for a GPU if the worker has one, else the CPU.
         dtype: Type of the weights.
     """
@@ -42,6 +45,7 @@ class RewardOptions:
     checkpoint: str
     process_coef: float = 0.2
     granularity: Literal["step", "token"] = "step"
+    credit: Credit = "min"
     device: str | None = None
     dtype: Dtype = "float32"
 
@@ -86,7 +90,7 @@ class ImplicitPRMRewardManager(RewardManagerBase):
 
         Returns:
             `reward_score`, a reward for each token of the response, and `reward_extra_info` with the outcome as `acc`
-            and the sum of the process rewards as `process_reward`.
+            and the sum, or the lowest, of the process rewards as `process_reward`.
         """
         item = data[0]
         prompt_ids, response_ids = _valid_ids(item.batch)
@@ -133,7 +137,9 @@ class ImplicitPRMRewardManager(RewardManagerBase):
             return []
         group = RolloutGroup(0, "", prompt_ids, [0], [response_ids])
         (scored,) = prm_token_rewards(self.prm, group)
-        return scored.rewards if self.options.granularity == "token" else at_step_ends(scored)
+        if self.options.granularity == "step":
+            return at_step_ends(scored, self.options.credit)
+        return lowest_credit(scored.rewards) if self.options.credit == "min" else scored.rewards
 
 
 def _valid_ids(batch: Any) -> tuple[list[int], list[int]]:

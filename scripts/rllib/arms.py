@@ -74,12 +74,11 @@ class Arm:
         return self.name.split("_")[0] in ("frozen", "prime", "ipvrm", "value")
 
 
-def _frozen(coef: float, credit: str, granularity: str) -> Arm:
-    """A frozen PRM with a weight, a credit and a granularity. The default of `ipr-rl` has no suffix."""
-    default = (coef, credit, granularity) == (0.2, "sum", "step")
-    overrides = ("arm=frozen", f"grpo.process_coef={coef}", f"grpo.credit={credit}", f"grpo.granularity={granularity}")
-    name = "frozen" if default else f"frozen_{granularity}_{credit}_{coef}"
-    return Arm(name, f"frozen PRM, {granularity}, {credit}, {coef}", overrides, trained_prm=True)
+def _frozen(coef: float, credit: str, granularity: str, shuffled: bool = False) -> Arm:
+    """A frozen PRM with a weight, a credit and a granularity; as a control, with its rewards in a random order."""
+    kind, title = ("shuffled", "frozen PRM, shuffled") if shuffled else ("frozen", "frozen PRM")
+    overrides = (f"arm={kind}", f"grpo.process_coef={coef}", f"grpo.credit={credit}", f"grpo.granularity={granularity}")
+    return Arm(f"{kind}_{granularity}_{credit}_{coef}", f"{title}, {granularity}, {credit}, {coef}", overrides, True)
 
 
 def _value(name: str, title: str, *overrides: str, trained_prm: bool = True) -> Arm:
@@ -91,8 +90,8 @@ def _value(name: str, title: str, *overrides: str, trained_prm: bool = True) -> 
 # The arm that the others are compared with. It also logs the PRM that was trained beforehand, without using it.
 OUTCOME = Arm("outcome", "outcomes, leave-one-out", ("arm=outcome", "prm=sandbox"), trained_prm=True)
 GRPO = Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",))
-FROZEN = _frozen(0.2, "sum", "step")
-SHUFFLED = Arm("shuffled", "frozen PRM, shuffled", ("arm=shuffled",), trained_prm=True)
+FROZEN = _frozen(0.2, "min", "step")  # the default of `ipr-rl`
+SHUFFLED = _frozen(0.2, "min", "step", shuffled=True)
 VALUE = _value("", "")
 _ADB, _DLW = "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"
 _LEARNS = ("grpo.prm_update=after", _ADB)  # the log-odds that credit=value adds are the offset of the PRM's loss, too
@@ -107,13 +106,14 @@ E1 = (
     Arm("ipvrm", "IPVRM online, 0.05", ("arm=ipvrm",), trained_prm=True),
     Arm("ipvrm_1.0", "IPVRM online, 1.0", ("arm=ipvrm", "grpo.process_coef=1.0"), trained_prm=True),
     FROZEN,
-    *(_frozen(coef, "sum", "step") for coef in (0.05, 1.0)),
-    *(_frozen(coef, credit, grain) for credit, grain in (("min", "step"), ("sum", "token")) for coef in (0.2, 1.0)),
+    _frozen(1.0, "min", "step"),
     _frozen(1.0, "min", "token"),
+    *(_frozen(coef, "sum", "step") for coef in (0.05, 0.2, 1.0)),
+    *(_frozen(coef, "sum", "token") for coef in (0.2, 1.0)),
     Arm(
-        "frozen_min_grpo",
-        "frozen PRM, step, min, 0.2, and GRPO",
-        ("arm=frozen", "grpo.credit=min", "grpo.baseline=group_mean", "grpo.scale_rewards=group"),
+        "frozen_grpo",
+        f"{FROZEN.title}, and GRPO",
+        (*FROZEN.overrides, "grpo.baseline=group_mean", "grpo.scale_rewards=group"),
         trained_prm=True,
     ),
     VALUE,
@@ -126,22 +126,11 @@ E1 = (
     EXACT,
     Arm("exact_1.0", "exact steps, sum, 1.0", ("arm=exact", "grpo.process_coef=1.0")),
     SHUFFLED,
-    Arm("shuffled_min", "frozen PRM, shuffled, min, 0.2", ("arm=shuffled", "grpo.credit=min"), trained_prm=True),
-    Arm("shuffled_1.0", "frozen PRM, shuffled, 1.0", ("arm=shuffled", "grpo.process_coef=1.0"), trained_prm=True),
-    Arm(
-        "shuffled_token_1.0",
-        "frozen PRM, token, shuffled, 1.0",
-        ("arm=shuffled", "grpo.process_coef=1.0", "grpo.granularity=token"),
-        trained_prm=True,
-    ),
+    *(_frozen(coef, "sum", "step", shuffled=True) for coef in (0.2, 1.0)),
+    _frozen(1.0, "sum", "token", shuffled=True),
 )
 # What the arms of a frozen PRM are compared with: the same rewards in a random order within each response.
-CONTROLS = (
-    ("frozen", "shuffled"),
-    ("frozen_step_min_0.2", "shuffled_min"),
-    ("frozen_step_sum_1.0", "shuffled_1.0"),
-    ("frozen_token_sum_1.0", "shuffled_token_1.0"),
-)
+CONTROLS = tuple((arm.name.replace("shuffled", "frozen"), arm.name) for arm in E1 if arm.name.startswith("shuffled"))
 
 
 def _online(name: str, title: str, *overrides: str) -> Arm:
@@ -183,7 +172,7 @@ RATES = tuple(
 
 ARMS = (*E1, *E3, *E4, *RATES)
 # What runs first, and is drawn; what the quick study has besides; the rest is in the full study alone.
-MAIN = ("outcome", "outcome_grpo", "prime", "frozen", "value", "exact", "shuffled")
+MAIN = ("outcome", "outcome_grpo", "prime", FROZEN.name, "frozen_step_sum_0.2", "value", "exact", SHUFFLED.name)
 ALSO_QUICK = ("online_naive", "online_both", "prime_slow", "prime_batch_std", "prime_min", "prime_warm")
 
 

@@ -82,7 +82,7 @@ def learning(results: Results) -> Section:
         "counted; outcomes alone learn nothing from them. The PRM of PRIME starts as the policy and has the rollouts "
         "of the run alone. `exact steps` are the checker's, to show what step rewards without errors do."
     )
-    shown = [arm for arm in arms.E1 if arm.name in (*arms.MAIN, "ipvrm")]
+    shown = [arm for arm in arms.E1 if arm.name in arms.MAIN]
     figure = figures.accuracy([(arm.title, found) for arm, found in results.of(shown)])
     return Section(
         "E1: does it learn faster?",
@@ -152,11 +152,15 @@ def blame(results: Results) -> Section | None:
         "outcomes of a batch when it scores it."
     )
     verdict = ""
-    if arms.FROZEN.name in results.found:
-        frozen, outcome = (_rest(one, "advantage/blame") for one in (results.found[arms.FROZEN.name], results.outcome))
+    outcome = _rest(results.outcome, "advantage/blame")
+    found_blame = [
+        f"{points(_rest(found, 'advantage/blame') - outcome)} points with {arm.title}"
+        for arm, found in results.of((arms.FROZEN, arms.VALUE, arms.EXACT))
+    ]
+    if found_blame:
         verdict = (
-            f"The share of the blame that is on the first wrong step differs by {points(frozen - outcome)} points "
-            "between the frozen PRM and outcomes alone."
+            "The share of the blame that is on the first wrong step, difference from outcomes alone: "
+            f"{', '.join(found_blame)}."
         )
     lines = [(arm.title, found) for arm, found in shown if arm.name in arms.MAIN]
     figure = figures.along(lines, {"advantage/blame": "blame"})
@@ -271,7 +275,7 @@ def default(results: Results) -> Section | None:
         verdict = "Keep the default of `ipr-rl`: it is shown to have a higher mean pass@1 than outcomes alone."
     else:
         verdict = "Use outcomes alone (`ipr-rl arm=outcome`): no dense reward is shown to need fewer rollouts."
-    text = "The default of `ipr-rl` is a frozen PRM with a small weight."
+    text = f"The default of `ipr-rl` is a frozen PRM with a small weight ({arms.FROZEN.title})."
     if frozen is not None:
         text += f" Its mean pass@1 differs by {points(frozen.area - results.outcome.area)} points from outcomes alone."
     return Section("Which default follows?", [text], verdict=verdict)

@@ -234,7 +234,7 @@ def second(completions, **_):
         ({}, {"prm_loss": "prefix"}, "prm_loss=prefix"),
         ({}, {"prm_update": "after", "prm_margin": 1.0}, r"prm_margin=1\.0"),
         ({}, {"accuracy_range": [0.8, 0.2]}, "accuracy_range"),
-        ({}, {"process_coef": 0, "credit": "min"}, "credit=min"),
+        ({}, {"process_coef": 0, "credit": "sum"}, "credit=sum"),
         ({"prm": None}, {}, r"process_coef=0\.2"),
         ({"prm": None}, {"process_coef": 0, "prm_update": "after"}, "prm_update=after"),
         ({"prm": None}, {"process_coef": 0, "prm_max_tokens": 512}, "prm_max_tokens=512"),

@@ -11,7 +11,7 @@ import torch
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError
 from implicit_prm.rl.rollouts import RolloutGroup
-from implicit_prm.rl.token_rewards import TokenRewards, at_step_ends, prm_token_rewards
+from implicit_prm.rl.token_rewards import TokenRewards, at_step_ends, lowest_credit, prm_token_rewards
 from tests.runs import PROBLEM, RESPONSES
 
 BASE = "verl.experimental.reward_loop.reward_manager.base"
@@ -94,9 +94,12 @@ def batch(prm, texts):
 
 
 @pytest.mark.parametrize("compute_score", [graded, graded_later])
-@pytest.mark.parametrize("granularity", ["step", "token"])
-def test_rewards_of_every_token(granularity, compute_score, manager_class, checkpoint, tokenizer):
-    manager = made(manager_class, checkpoint, tokenizer, compute_score, granularity=granularity, process_coef=0.3)
+@pytest.mark.parametrize(
+    ("granularity", "credit"), [("step", "sum"), ("token", "sum"), ("step", "min"), ("token", "min")]
+)
+def test_rewards_of_every_token(granularity, credit, compute_score, manager_class, checkpoint, tokenizer):
+    options = {"granularity": granularity, "credit": credit, "process_coef": 0.3}
+    manager = made(manager_class, checkpoint, tokenizer, compute_score, **options)
     rows, prompt, ids = batch(manager.prm, RESPONSES)
     results = [asyncio.run(manager.run_single(Batch([row]))) for row in rows]
     assert [one["reward_extra_info"]["acc"] for one in results] == [1.0, 0.0]
@@ -105,6 +108,8 @@ def test_rewards_of_every_token(granularity, compute_score, manager_class, check
     scored = prm_token_rewards(manager.prm, RolloutGroup(0, PROBLEM, prompt, [0, 1], ids))
     for row, one, outcome in zip(rewards, scored, [1.0, 0.0], strict=True):
         values = one.rewards if granularity == "token" else at_step_ends(one)
+        if credit == "min":
+            values = lowest_credit(values) if granularity == "token" else at_step_ends(one, "min")
         expected = 0.3 * np.array([*values, *[0.0] * (len(row) - len(values))])
         expected[len(values) - 1] += outcome
         assert row.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
@@ -112,6 +117,15 @@ def test_rewards_of_every_token(granularity, compute_score, manager_class, check
 
 def test_the_reward_of_a_step_is_at_its_last_token():
     assert at_step_ends(TokenRewards([1.0, 2.0, 4.0], [0, 0, 1])) == [0.0, 3.0, 4.0]
+
+
+def test_rewards_whose_sum_is_the_lowest_that_follows():
+    assert lowest_credit([3.0, -1.0, 2.0, 1.0]) == [0.0, -2.0, 0.0, 1.0]  # sums: -1, -1, 1, 1
+    assert lowest_credit([]) == []
+    one = TokenRewards([1.0, 2.0, -4.0, 1.0, 5.0], [0, 0, 1, 1, 2])  # steps: 3, -3, 5
+    assert at_step_ends(one, "min") == [0.0, 0.0, 0.0, -8.0, 5.0]
+    returns = torch.tensor(at_step_ends(one, "min")).flip(0).cumsum(0).flip(0)
+    assert returns.tolist() == [-3.0, -3.0, -3.0, -3.0, 5.0]
 
 
 def test_a_response_without_tokens(manager_class, checkpoint, tokenizer):

@@ -128,43 +128,45 @@ def test_an_interval_of_few_seeds_is_as_wide_as_students():
     assert np.isnan(curves.mean_interval(values[:1]).low)
 
 
+FROZEN = arms.FROZEN.name
+
+
 def results(names=None, **changes):
     """Fake results of some arms, by default all; `frozen`, `exact` and `shuffled` are faster than the rest."""
     slow, fast = [0.02 * step for step in range(31)], [min(0.05 * step, 0.9) for step in range(31)]
     metrics = {f"prm/{name}": [0.8] * 31 for name in ("outcome_auroc", "pair_accuracy", "step_auroc")}
     metrics["advantage/blame"] = [0.5] * 31
     found = {one.name: arm(slow, slow, **metrics) for one in arms.ARMS}
-    found |= {name: arm(fast, fast, **metrics) for name in ("frozen", "exact", "shuffled")}
+    found |= {name: arm(fast, fast, **metrics) for name in (FROZEN, "exact", arms.SHUFFLED.name)}
     found = {name: found[name] for name in names or found} | changes
     return Results(arms.Size(30, 1, 3, seeds=2), found, (0.3, 0.5))
 
 
-SOME = ("outcome", "outcome_grpo", "frozen", "prime")
+SOME = ("outcome", "outcome_grpo", FROZEN, "prime")
 
 
 def test_the_first_sentence_says_whether_the_goal_is_reached():
     whole = results(SOME)
     assert headline(whole).startswith("A dense reward reaches")
-    assert "frozen PRM, step, sum, 0.2" in headline(whole)
+    assert arms.FROZEN.title in headline(whole)
     assert "8,000" in headline(whole)  # what its PRM was trained on
     slow = whole.found["outcome"]
     steps = range(31)
     uncertain = arm([min(0.3 * step, 0.9) for step in steps], [min(0.3 * step, 0.3) for step in steps])
-    assert ratio(uncertain, slow).interval.value < ratio(whole.found["frozen"], slow).interval.value
-    assert "frozen PRM, step, sum, 0.2" in headline(results(SOME, prime=uncertain))  # its ratio is larger, but certain
-    assert headline(results(SOME, frozen=slow)).startswith("No dense reward is shown")
+    assert ratio(uncertain, slow).interval.value < ratio(whole.found[FROZEN], slow).interval.value
+    assert arms.FROZEN.title in headline(results(SOME, prime=uncertain))  # its ratio is larger, but certain
+    assert headline(results(SOME, **{FROZEN: slow})).startswith("No dense reward is shown")
     flat = arm([0.0] * 31, [0.0] * 31)
-    assert headline(results(SOME, frozen=flat, prime=flat)).startswith("No dense reward of 2 ")
+    assert headline(results(SOME, prime=flat, **{FROZEN: flat})).startswith("No dense reward of 2 ")
 
 
 def test_new_seeds_decide():
     """The best of many arms owes a part of its ratio to the seeds that it was chosen with."""
     chosen = results(SOME)
-    slow, fast, flat = chosen.found["outcome"], chosen.found["frozen"], arm([0.0] * 31, [0.0] * 31)
-    assert [one.name for one in chosen.to_confirm] == ["outcome", "frozen"]
+    slow, fast, flat = chosen.found["outcome"], chosen.found[FROZEN], arm([0.0] * 31, [0.0] * 31)
+    assert [one.name for one in chosen.to_confirm] == ["outcome", FROZEN]
     fast_again, slow_again, never = (
-        Results(chosen.size, chosen.found, chosen.levels, {"outcome": slow, "frozen": one})
-        for one in (fast, slow, flat)
+        Results(chosen.size, chosen.found, chosen.levels, {"outcome": slow, FROZEN: one}) for one in (fast, slow, flat)
     )
     assert headline(fast_again).startswith("A dense reward reaches")
     assert headline(slow_again).startswith("No dense reward is shown")
@@ -173,28 +175,28 @@ def test_new_seeds_decide():
     assert "1.00" in verdicts["E1: the best dense reward with new seeds"]
     assert "arm=outcome" in verdicts["Which default follows?"]
     assert "arm=frozen" in default(fast_again).verdict
-    assert not results(SOME, frozen=slow).to_confirm
+    assert not results(SOME, **{FROZEN: slow}).to_confirm
 
 
 def test_the_comparison_is_with_the_better_form_of_outcomes_alone():
     whole = results(SOME)
     assert whole.best_outcome is arms.OUTCOME
-    better = results(SOME, outcome_grpo=whole.found["frozen"])
+    better = results(SOME, outcome_grpo=whole.found[FROZEN])
     assert better.best_outcome is arms.GRPO
     assert headline(better).startswith("No dense reward is shown")
     assert "learning rate" not in headline(whole)
-    assert "learning rate" in headline(results(SOME, **{"outcome_1.0e-3": whole.found["frozen"]}))
+    assert "learning rate" in headline(results(SOME, **{"outcome_1.0e-3": whole.found[FROZEN]}))
 
 
 def test_changes_of_prime_are_dense_rewards_too():
     whole = results(SOME)
-    slow, fast = whole.found["outcome"], whole.found["frozen"]
-    found = results(SOME, frozen=slow, prime_min=fast, outcome_filtered=fast)
+    slow, fast = whole.found["outcome"], whole.found[FROZEN]
+    found = results(SOME, prime_min=fast, outcome_filtered=fast, **{FROZEN: slow})
     assert headline(found).startswith("A dense reward reaches")
     assert "PRIME, the lowest reward" in headline(found)
 
 
-@pytest.mark.parametrize("name", ["outcome_grpo", "shuffled", "exact", "online_naive"])
+@pytest.mark.parametrize("name", ["outcome_grpo", arms.SHUFFLED.name, "exact", "online_naive"])
 def test_a_study_of_arms_without_a_usable_dense_reward_has_a_report(name):
     found = {one: results().found[one] for one in ("outcome", name)}
     assert sections(Results(results().size, found, (0.5,)))
@@ -211,14 +213,14 @@ def test_the_report_has_every_arm():
 
 def test_the_report_of_finished_runs_has_those_with_new_seeds(tmp_path, monkeypatch):
     size = replace(arms.FULL, steps=30, seeds=2)
-    logs = {name: found.logs[0] for name, found in results(("outcome", "frozen")).found.items()}
+    logs = {name: found.logs[0] for name, found in results(("outcome", FROZEN)).found.items()}
     for new in (False, True):
         tasks = arms.tasks([arms.OUTCOME, arms.FROZEN], size, new=new)
         for task in tasks:
             write_json(tmp_path / task.name / "task.json", {"identity": _hashes(tasks)[task.name], "seconds": 1.0})
             if task.command == "rl":
                 write_rows(tmp_path / task.name / "log.jsonl", logs[task.name.split("/")[0]])
-    options = ["--only", "frozen", "--seeds", "2", "--steps", "30", "--report-only", "--out", str(tmp_path)]
+    options = ["--only", FROZEN, "--seeds", "2", "--steps", "30", "--report-only", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["study_rl.py", *options])
     study_rl.main()
     page = (tmp_path / "rl-study.md").read_text()
