@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from implicit_prm.rl.reward_function import reward_function
+from implicit_prm.rl.token_rewards import lowest_credit
 
 if TYPE_CHECKING:
     from implicit_prm.rl.prime_config import PrimeConfig
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 # Imported on first use: they need TRL.
 _HOMES = {"PrimeConfig": "implicit_prm.rl.prime_config", "PrimeTrainer": "implicit_prm.rl.prime_trainer"}
 
-__all__ = ["PrimeConfig", "PrimeTrainer", "reward_function"]
+__all__ = ["PrimeConfig", "PrimeTrainer", "lowest_credit", "reward_function"]
 
 
 def __getattr__(name: str) -> Any:
