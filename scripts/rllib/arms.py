@@ -109,7 +109,7 @@ E1 = (
     _frozen(1.0, "min", "step"),
     _frozen(1.0, "min", "token"),
     *(_frozen(coef, "sum", "step") for coef in (0.05, 0.2, 1.0)),
-    *(_frozen(coef, "sum", "token") for coef in (0.2, 1.0)),
+    _frozen(0.2, "sum", "token"),
     Arm(
         "frozen_grpo",
         f"{FROZEN.title}, and GRPO",
@@ -126,8 +126,7 @@ E1 = (
     EXACT,
     Arm("exact_1.0", "exact steps, sum, 1.0", ("arm=exact", "grpo.process_coef=1.0")),
     SHUFFLED,
-    *(_frozen(coef, "sum", "step", shuffled=True) for coef in (0.2, 1.0)),
-    _frozen(1.0, "sum", "token", shuffled=True),
+    _frozen(0.2, "sum", "step", shuffled=True),
 )
 # What the arms of a frozen PRM are compared with: the same rewards in a random order within each response.
 CONTROLS = tuple((arm.name.replace("shuffled", "frozen"), arm.name) for arm in E1 if arm.name.startswith("shuffled"))
@@ -157,10 +156,8 @@ E4 = (
     _prime("slow", "PRM's learning rate / 10", "grpo.prm_learning_rate=1.0e-4"),
     _prime("batch_std", "divided by the standard deviation", "grpo.process_scale=batch_std"),
     _prime("unscaled", "not divided", "grpo.process_scale=none"),
-    _prime("unwhitened", "not whitened", "grpo.whiten=false"),
     _prime("beta", "beta = 2 in the PRM's loss", "prm.beta=2"),
     _prime("small", "weight 0.2", "grpo.process_coef=0.2"),
-    _prime("step", "steps as units", "grpo.granularity=step"),
     _prime("min", "the lowest reward as the return", "grpo.credit=min"),
     _prime("warm", "a PRM trained beforehand, whose beta is 2", "prm=sandbox", trained_prm=True),
 )
