@@ -90,9 +90,9 @@ def _value(name: str, title: str, *overrides: str, trained_prm: bool = True) -> 
 # The arm that the others are compared with. It also logs the PRM that was trained beforehand, without using it.
 OUTCOME = Arm("outcome", "outcomes, leave-one-out", ("arm=outcome", "prm=sandbox"), trained_prm=True)
 GRPO = Arm("outcome_grpo", "outcomes, GRPO", ("arm=outcome_grpo",))
-FROZEN = _frozen(0.2, "min", "step")  # the default of `ipr-rl`
+FROZEN = _frozen(0.2, "min", "step")
 SHUFFLED = _frozen(0.2, "min", "step", shuffled=True)
-VALUE = _value("", "")
+VALUE = _value("", "")  # the default of `ipr-rl`
 _ADB, _DLW = "grpo.prm_offset=prompt_accuracy", "grpo.prm_class_weight=rare"
 _LEARNS = ("grpo.prm_update=after", _ADB)  # the log-odds that credit=value adds are the offset of the PRM's loss, too
 PRIME = Arm("prime", "PRIME as published", ("arm=prime",))

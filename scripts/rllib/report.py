@@ -76,6 +76,11 @@ def learning(results: Results) -> Section:
         "evaluations first."
     )
     times_a_run = arms.PRM_RESPONSES / results.size.rollouts
+    critic = (
+        "The PRM as critic does not reward: the sigmoid of its partial sums, with the log-odds of the prompt's "
+        "accuracy, is the value before a step, which is subtracted from the outcome. A lambda below 1 estimates "
+        "advantages from the change of the value."
+    )
     beforehand = (
         f"The frozen PRM, like that of IPVRM, was trained beforehand on {arms.PRM_RESPONSES:,} graded responses of the "
         f"untrained policy to the same problems. They are {times_a_run:.1f} times the rollouts of a run and are not "
@@ -86,7 +91,7 @@ def learning(results: Results) -> Section:
     figure = figures.accuracy([(arm.title, found) for arm, found in results.of(shown)])
     return Section(
         "E1: does it learn faster?",
-        [text, beforehand],
+        [text, critic, beforehand],
         [Table(columns, rows)],
         figure,
         "rl-accuracy",
@@ -264,20 +269,23 @@ def rates(results: Results) -> Section | None:
 
 def default(results: Results) -> Section | None:
     """What follows for the default of `ipr-rl`."""
-    chosen, frozen = results.choice, results.found.get(arms.FROZEN.name)
+    chosen, default = results.choice, results.found.get(arms.VALUE.name)
     if chosen is None:
         return None
     if chosen.decisive.high < 1:
         verdict = f"Use `ipr-rl {' '.join(chosen.arm.overrides)}` ({chosen.arm.label})."
     elif (
-        frozen is not None and arms.FROZEN.name not in results.new and curves.above(frozen.area - results.outcome.area)
+        default is not None and arms.VALUE.name not in results.new and curves.above(default.area - results.outcome.area)
     ):
         verdict = "Keep the default of `ipr-rl`: it is shown to have a higher mean pass@1 than outcomes alone."
     else:
         verdict = "Use outcomes alone (`ipr-rl arm=outcome`): no dense reward is shown to need fewer rollouts."
-    text = f"The default of `ipr-rl` is a frozen PRM with a small weight ({arms.FROZEN.title})."
-    if frozen is not None:
-        text += f" Its mean pass@1 differs by {points(frozen.area - results.outcome.area)} points from outcomes alone."
+    text = (
+        "The default of `ipr-rl` is a frozen PRM as the critic, the safe way to use one: a policy cannot gain by "
+        "pleasing it, so that no weight has to be found below which the PRM does no harm."
+    )
+    if default is not None:
+        text += f" Its mean pass@1 differs by {points(default.area - results.outcome.area)} points from outcomes alone."
     return Section("Which default follows?", [text], verdict=verdict)
 
 

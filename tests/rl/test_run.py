@@ -40,7 +40,7 @@ def composed(output, *overrides):
 
 
 def arm(output, name, checkpoint, *overrides):
-    prm = [f"prm.checkpoint={checkpoint}"] if name in ("frozen", "shuffled", "ipvrm") else []
+    prm = [f"prm.checkpoint={checkpoint}"] if name in ("frozen", "shuffled", "ipvrm", "value") else []
     return composed(output, f"arm={name}", *prm, *overrides)
 
 
@@ -63,14 +63,14 @@ def test_every_arm_is_a_run(name, tmp_path, checkpoint):
 @pytest.mark.slow  # test_prime_trainer.py resumes the trainer
 def test_resumed_equals_uninterrupted(tmp_path, checkpoint):
     rest = ["grpo.eval_strategy=no"]  # a run ends with an evaluation, which draws random numbers
-    whole = arm(tmp_path / "whole", "frozen", checkpoint, *rest)
+    whole = arm(tmp_path / "whole", "value", checkpoint, *rest)
     train_policy(whole, quiet)
     with pytest.raises(ImplicitPRMError, match=r"grpo\.resume_from_checkpoint=true"):
         train_policy(whole, quiet)
     first = tmp_path / "resumed" / "checkpoint-1"
-    train_policy(arm(tmp_path / "resumed", "frozen", checkpoint, "grpo.max_steps=1", *rest), quiet)
+    train_policy(arm(tmp_path / "resumed", "value", checkpoint, "grpo.max_steps=1", *rest), quiet)
     assert first.is_dir()
-    train_policy(arm(tmp_path / "resumed", "frozen", checkpoint, "grpo.resume_from_checkpoint=true", *rest), quiet)
+    train_policy(arm(tmp_path / "resumed", "value", checkpoint, "grpo.resume_from_checkpoint=true", *rest), quiet)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "whole"))
     assert all((ours[name] - weight).abs().max() < 1e-6 for name, weight in theirs.items())
     assert [row["step"] for row in log(tmp_path / "resumed") if "loss" in row] == [1, 2]
