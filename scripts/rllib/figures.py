@@ -12,9 +12,9 @@ from implicit_prm.evaluation.figures import new_figure
 from rllib.arms import ROLLOUTS_PER_STEP
 from rllib.curves import Arm, Floats, mean_interval
 
-# Okabe and Ito's palette for colour-blind readers; lines also differ in style.
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)))
+# Okabe and Ito's palette for colour-blind readers, and grey; lines also differ in style.
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)), "-")
 WINDOW = 5  # steps that a metric of single batches is averaged over
 
 Lines = Sequence[tuple[str, Arm]]
