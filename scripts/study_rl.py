@@ -16,8 +16,9 @@ If a dense reward is shown to need fewer rollouts than outcomes alone, it is the
 run again with as many new seeds, and these decide.
 
 How long it takes: a run of the full size, 60 steps and 13 evaluations, took 51 to 93 seconds on one of two busy EPYC
-cores, 70 in the mean. All 38 arms x 5 seeds, and 5 PRMs that are trained beforehand, are 4 hours of one process and 2 on
-two cores; new seeds take 10 minutes more. The quick size has 42 runs of half the length and 3 PRMs: by that, 16 minutes.
+cores, 70 in the mean. All 39 arms x 5 seeds, and 5 PRMs that are trained beforehand, are 4 hours of one process, 2 on
+two cores; new seeds take 10 minutes more. The quick size has 42 runs of half the length and 3 PRMs: by that it takes 16
+minutes.
 """
 
 from __future__ import annotations
