@@ -238,8 +238,7 @@ def changes(results: Results) -> Section | None:
         "PRIME as published, on a policy and a PRM of 1 M parameters, with one option changed at a time. Differences "
         "are in points of the mean pass@1, from PRIME and from leave-one-out outcomes. `no process rewards` keeps "
         "PRIME's filter of prompts and its whitening. The PRM trained beforehand has beta = 2: compare it with that "
-        "row, too. A PRM that is updated before it scores has its pair accuracy on responses that it has just learned "
-        "from."
+        "row, too."
     )
     start = (
         "The PRM of PRIME starts as its own reference: the mean return of its rewards in the first batch is "
