@@ -31,10 +31,10 @@ class PrimeTrainer(GRPOTrainer):
     """Reinforcement learning with process rewards (PRIME, arXiv 2502.01456; IPVRM, arXiv 2604.13197).
 
     Everything is TRL's GRPOTrainer, but for the advantages of training batches: each token gets the outcome advantage
-    of its response plus `process_coef` times the return of the process rewards from there on. The PRM reads the same
-    token ids as the policy, at temperature 1, and the last token has a reward. It stays frozen or learns from the
-    outcomes of each batch; then it is saved in the folder `prm` of every checkpoint, with its optimiser, and in that of
-    the final model.
+    of its response plus `process_coef` times the return of the process rewards from there on, or, with `credit=value`,
+    what the PRM as the critic changes in it. The PRM reads the same token ids as the policy, at temperature 1, and the
+    last token has a reward. It stays frozen or learns from the outcomes of each batch; then it is saved in the folder
+    `prm` of every checkpoint, with its optimiser, and in that of the final model.
 
     Works in one process or several (DDP). Every process holds the PRM.
 
@@ -221,8 +221,8 @@ class PrimeTrainer(GRPOTrainer):
         if monitor.parts_from_accuracy(self._returns, self._accuracies):
             warnings.warn(
                 f"step {self.state.global_step}: the PRM's return rises while accuracy falls, as when a policy learns "
-                "to please the PRM. Lower process_coef, use credit='min', or update the PRM with prm_offset and "
-                "prm_class_weight",
+                "to please the PRM. Use credit='value' with gae_lambda=1, by which it gains nothing, or lower "
+                "process_coef with credit='min'",
                 stacklevel=2,
             )
             self._returns.clear()
