@@ -1,7 +1,7 @@
 """Do dense rewards help reinforcement learning? Train a policy in every way, with several seeds, and write the report.
 
     python scripts/study_rl.py                              # all arms, 5 seeds: two hours on two cores
-    python scripts/study_rl.py --quick                      # a third of the arms, 3 seeds, shorter runs: 20 minutes
+    python scripts/study_rl.py --quick                      # a third of the arms, 3 seeds, shorter runs: 16 minutes
     python scripts/study_rl.py --only prime prime_warm      # these arms, and `outcome`, which all are compared with
 
 The first command writes docs/rl-study.md, also with more seeds; the others write rl-study.md in --out. All write

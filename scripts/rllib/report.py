@@ -268,14 +268,12 @@ def rates(results: Results) -> Section | None:
 
 def default(results: Results) -> Section | None:
     """What follows for the default of `ipr-rl`."""
-    chosen, default = results.choice, results.found.get(arms.VALUE.name)
+    chosen, critic = results.choice, results.found.get(arms.VALUE.name)
     if chosen is None:
         return None
     if chosen.decisive.high < 1:
         verdict = f"Use `ipr-rl {' '.join(chosen.arm.overrides)}` ({chosen.arm.label})."
-    elif (
-        default is not None and arms.VALUE.name not in results.new and curves.above(default.area - results.outcome.area)
-    ):
+    elif critic is not None and arms.VALUE.name not in results.new and curves.above(critic.area - results.outcome.area):
         verdict = "Keep the default of `ipr-rl`: it is shown to have a higher mean pass@1 than outcomes alone."
     else:
         verdict = "Use outcomes alone (`ipr-rl arm=outcome`): no dense reward is shown to need fewer rollouts."
@@ -283,8 +281,8 @@ def default(results: Results) -> Section | None:
         "The default of `ipr-rl` is a frozen PRM as the critic, the safe way to use one: a policy cannot gain by "
         "pleasing it, so that no weight has to be found below which the PRM does no harm."
     )
-    if default is not None:
-        text += f" Its mean pass@1 differs by {points(default.area - results.outcome.area)} points from outcomes alone."
+    if critic is not None:
+        text += f" Its mean pass@1 differs by {points(critic.area - results.outcome.area)} points from outcomes alone."
     return Section("Which default follows?", [text], verdict=verdict)
 
 
