@@ -45,7 +45,8 @@ SMALL = ["data.max_prompts=60", "data.max_responses=4"]
 # all responses to a prompt fit in one forward pass.
 FASTER = {"ce": ["model.attn_implementation=eager"]}
 FASTER["dpo"] = [*FASTER["ce"], "max_tokens_per_batch=2048"]
-CONTROL = ["max_responses=8"]  # half of the responses tell whether the AUROC of the control is one half
+# Half of the test responses, for models of which only the AUROC is asked: the control, and those of other models' responses.
+HALF = ["max_responses=8"]
 POOL = ["data.max_prompts=180"]  # as many prompts as the model's own responses have
 SIDES = (True, False)
 OF_RESPONSES = ("completions", "correctness", "verdicts", "answer_rules", "finished", "models")
@@ -91,7 +92,7 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     beta, rate = chosen
     for name, loss, data in (("ce", "ce", train), ("dpo", "dpo", train), ("shuffled", "ce", shuffled)):
         yield training(name, loss, beta, rate, data, options, FASTER[loss])
-        yield best_of_n(name, test, options, CONTROL if name == "shuffled" else [])
+        yield best_of_n(name, test, options, HALF if name == "shuffled" else [])
     for kind in EXPLICIT:
         for one in RATES:
             yield explicit(kind, one, train, options)
@@ -108,8 +109,8 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     write_rows(math500, math_rows(options.data / "math500_bon32.jsonl.gz"))
     for loss in ("ce", "dpo"):
         yield training(f"pool-{loss}", loss, beta, rate, pool / "balanced.jsonl", options, FASTER[loss] + POOL)
-        yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options, ["max_responses=8"])
-        yield best_of_n(f"pool-{loss}", test, options)
+        yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options, HALF)
+        yield best_of_n(f"pool-{loss}", test, options, HALF)
     for name in ("ce", "pool-ce", "pool-dpo"):
         yield best_of_n(name, math500, options, length=LONG)
     for name in ("ce", "dpo", "shuffled", "value_head", "pool-ce", "pool-dpo"):
