@@ -45,9 +45,10 @@ SMALL = ["data.max_prompts=60", "data.max_responses=4"]
 # all responses to a prompt fit in one forward pass.
 FASTER = {"ce": ["model.attn_implementation=eager"]}
 FASTER["dpo"] = [*FASTER["ce"], "max_tokens_per_batch=2048"]
-# Half of the test responses, for models of which only the AUROC is asked: the control, and those of other models' responses.
+# Half of the responses to a problem, where only the AUROC is asked for.
 HALF = ["max_responses=8"]
 POOL = ["data.max_prompts=180"]  # as many prompts as the model's own responses have
+COMPARED = ("ce", "shuffled", "orm")  # with the models that are trained on the pool, on responses of other models
 SIDES = (True, False)
 OF_RESPONSES = ("completions", "correctness", "verdicts", "answer_rules", "finished", "models")
 OF_EACH_LABEL = 2  # responses to a prompt that are trained on
@@ -109,9 +110,10 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     write_rows(math500, math_rows(options.data / "math500_bon32.jsonl.gz"))
     for loss in ("ce", "dpo"):
         yield training(f"pool-{loss}", loss, beta, rate, pool / "balanced.jsonl", options, FASTER[loss] + POOL)
-        yield best_of_n(f"pool-{loss}", pool / "held_out.jsonl", options, HALF)
         yield best_of_n(f"pool-{loss}", test, options, HALF)
-    for name in ("ce", "pool-ce", "pool-dpo"):
+    for name in ("pool-ce", "pool-dpo", *COMPARED):
+        yield best_of_n(name, pool / "held_out.jsonl", options, HALF)
+    for name in ("pool-ce", "pool-dpo", *COMPARED):
         yield best_of_n(name, math500, options, length=LONG)
     for name in ("ce", "dpo", "shuffled", "value_head", "pool-ce", "pool-dpo"):
         yield process_bench(name, bench, options)

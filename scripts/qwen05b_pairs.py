@@ -31,9 +31,13 @@ PAIRS = (
     ("ce", "value_head"),
     ("dpo", "orm"),
     ("dpo", "value_head"),
-    ("ce", "pool-ce"),
-    ("dpo", "pool-dpo"),
+    ("pool-ce", "ce"),
+    ("pool-dpo", "dpo"),
     ("pool-ce", "pool-dpo"),
+    ("pool-ce", "shuffled"),
+    ("pool-dpo", "shuffled"),
+    ("pool-ce", "orm"),
+    ("pool-dpo", "orm"),
 )
 # What a response is ranked by: its lowest step, or its outcome. The outcome is the sum of an implicit PRM's step
 # rewards, and the last prediction of an explicit model.

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/qwen05b"), help="folder of the results")
     options = parser.parse_args()
     on_candidates = [candidates(stem) for stem in TITLES]
-    for section in (responses, tried, trainings, *on_candidates, differences, process_bench, costs):
+    for section in (responses, tried, trainings, *on_candidates, process_bench, costs):
         print("\n".join(section(options)), end="\n\n")
 
 
@@ -94,6 +94,7 @@ def candidates(stem: str) -> Callable[[argparse.Namespace], Iterator[str]]:
             classes = next(iter(with_tokens.values()))
             yield "\nShares of classes of tokens in all tokens, and in the magnitude of each model's reward, in %:\n"
             yield from table(["", *classes], shares(with_tokens))
+        yield from differences(stem, found, options)
 
     return section
 
@@ -168,18 +169,22 @@ def shares(with_tokens: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
         yield [name, *(f"{percent(one['magnitude'])} {band(one['magnitude'])}" for one in classes.values())]
 
 
-def differences(options: argparse.Namespace) -> Iterator[str]:
-    """Paired differences between models on the test problems."""
-    found = evaluations("test_mixed", options)
-    folders = {name: folder_of(name, options) / "eval-test_mixed" for name in found}
+def differences(stem: str, found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
+    """Paired differences between models, on the responses that both have scored."""
+    folders = {name: folder_of(name, options) / f"eval-{stem}" for name in found}
     limits = {name: responses_of(metrics) for name, metrics in found.items()}
     rows = []
-    for one in compare(options.out / "test_mixed.jsonl", folders, limits) if len(found) > 1 else []:
+    for one in compare(candidates_of(stem, options), folders, limits) if len(found) > 1 else []:
         best = f"{percent(one['best'], '+')} {band(one['best'])}"
         rows.append([" - ".join(one["models"]), one["reading"], decimals(one["auroc"]), best])
     if rows:
-        yield "## Differences between models, on the test problems and the responses that both have scored\n"
+        yield "\nPaired differences, on the responses that both models have scored:\n"
         yield from table(["models", "ranked by", "within-problem AUROC", "accuracy of the best, points"], rows)
+
+
+def candidates_of(stem: str, options: argparse.Namespace) -> Path:
+    """The file of candidates."""
+    return options.out / ("pool" if stem == "held_out" else "") / f"{stem}.jsonl"
 
 
 def process_bench(options: argparse.Namespace) -> Iterator[str]:
