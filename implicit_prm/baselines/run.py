@@ -22,7 +22,7 @@ from implicit_prm.models.source import ModelSource
 from implicit_prm.training import GroupDataset, initial_model
 from implicit_prm.training.arguments import compile_options
 from implicit_prm.training.model_card import Run
-from implicit_prm.training.prepare import Say
+from implicit_prm.training.prepare import Say, recorded
 from implicit_prm.training.run import Prepared, run_training
 from implicit_prm.types import ImplicitPRMError
 from implicit_prm.utils.lock import locked
@@ -134,6 +134,7 @@ def label_source(sets: Iterable[GradedSet]) -> str:
 def _metadata(
     config: BaselineConfig, encoder: Encoder, train: EncodedSet, tokens: StepTokens | None
 ) -> BaselineMetadata:
+    encoder = recorded(encoder, train.report)
     return BaselineMetadata(
         kind=config.kind,
         labels=config.targets,
@@ -142,7 +143,7 @@ def _metadata(
         start=initial_model.absolute(config.model.name),
         start_revision=config.model.revision,
         lora=None if config.model.lora is None else asdict(config.model.lora),
-        text=config.data.text,
+        text=encoder.text,
         template_hash=encoder.template_hash,
         data_fingerprint=train.fingerprint,
         versions={package: version(package) for package in ("implicit-prm", "torch", "transformers")},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from implicit_prm.data.common_template import common_template
 from implicit_prm.data.tokenization import EncodedGroup
 from implicit_prm.types import Group
 
@@ -46,6 +47,8 @@ class Report:
     contradictory: int = 0  # texts labelled both correct and incorrect in a group
     prompt_tokens: LengthSummary | None = None
     response_tokens: LengthSummary | None = None
+    prompt_template: str | None = None  # what all prompts hold beside the problem, if they are chats
+    system_prompt: str | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     used: dict[str, int] = field(default_factory=dict)
     used_tokens: dict[str, int] = field(default_factory=dict)  # of prompts (each counted once) and of responses
@@ -69,6 +72,8 @@ class Report:
             key = str(group.prompt)
             self.repeated_prompts += key in seen
             seen.add(key)
+        template = common_template(group.prompt for group in groups)
+        self.prompt_template, self.system_prompt = template or (None, None)
 
     def measure(self, prompt_tokens: Sequence[int], response_tokens: Sequence[int]) -> None:
         """Summarise the lengths of all prompts and responses, before long responses are left out."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from transformers import TrainingArguments
 
-from implicit_prm.config import LossConfig
-from implicit_prm.data.data_report import table
+from implicit_prm.config import LossConfig, TextConfig
+from implicit_prm.data.data_report import Report, table
 from implicit_prm.data.encoded_sets import EncodedSet, EncodedSets, Encoding, encode_sets
 from implicit_prm.data.tokenization import Encoder
 from implicit_prm.data.training_set import UnreadSets
@@ -73,6 +73,29 @@ def report_sets(sets: EncodedSets, loss: LossConfig, arguments: TrainingArgument
     used = sets["train"].report.used
     responses = used["responses"] / used["prompts"]
     say(step_line(arguments, arguments.world_size, responses, loss.single_responses))
+    template = sets["train"].report.prompt_template
+    if template is not None:
+        say(f"prompt template of the chats, recorded for bare problems unless another is set: {template!r}")
+
+
+def recorded(encoder: Encoder, report: Report) -> Encoder:
+    """The text handling to record with a checkpoint.
+
+    Prompts that are chats hold their template already. It is recorded, unless the user gives another, so that a bare
+    problem becomes the same prompt as in training.
+
+    Args:
+        encoder: the text handling of the run.
+        report: of its training set.
+    """
+    text = encoder.text
+    given = text.prompt_template != TextConfig.prompt_template or text.system_prompt is not None
+    if given or report.prompt_template is None:
+        return encoder
+    return Encoder(
+        encoder.tokenizer,
+        replace(text, prompt_template=report.prompt_template, system_prompt=report.system_prompt),
+    )
 
 
 def group_datasets(encoded: EncodedSets, loss: LossConfig, limit_tokens: int | None) -> dict[str, GroupDataset]:
@@ -109,6 +132,7 @@ def checkpoint_metadata(
     reference, revision = model.reference, model.reference_revision
     if reference == "initial":
         reference, revision = (ADAPTER_OFF, None) if lora is not None else (model.name, model.revision)
+    encoder = recorded(encoder, train.report)
     packages = ("implicit-prm", "torch", "transformers", *(["peft"] if lora is not None else []))
     return CheckpointMetadata(
         beta=model.beta,

@@ -11,6 +11,8 @@ from implicit_prm import ImplicitPRMError
 from implicit_prm import fit as fit_implicit
 from implicit_prm.baselines import RewardModel
 from implicit_prm.baselines.run import fit
+from implicit_prm.config import TextConfig
+from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.models.checkpoint import BaselineMetadata
 from tests.baselines.runs import KINDS, PROBLEM, RESPONSES, baseline, labelled_file, quiet
 from tests.conftest import graded_rows, write_rows
@@ -67,6 +69,16 @@ def test_what_is_recorded(kind, tmp_path, tiny_folder):
     assert any(line.startswith(f"{kind}: ") for line in said)
     assert not (tmp_path / "run" / "implicit_prm.json").exists()
     assert [row["step"] for row in log(tmp_path / "run") if "loss" in row] == [1, 2, 3]
+
+
+def test_a_bare_problem_becomes_the_chat_of_training(tmp_path, tiny_folder):
+    text = TextConfig(prompt_template="{problem}\n\nBe brief.")
+    rows = graded_rows(4, 2)
+    chats = [{**row, "prompt": build_prompt(row["prompt"], text)} for row in rows]
+    fit(baseline(tmp_path / "run", tiny_folder, write_rows(tmp_path / "rows.jsonl", chats), "orm"), quiet)
+    model = RewardModel.from_pretrained(tmp_path / "run")
+    assert model.metadata.text.prompt_template == text.prompt_template
+    assert model.encoder.prompt_ids(rows[0]["prompt"]) == model.encoder.prompt_ids(chats[0]["prompt"])
 
 
 def test_the_fingerprint_knows_step_labels(tmp_path, tiny_folder):

@@ -8,7 +8,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
+from implicit_prm.config import TextConfig
 from implicit_prm.data import encoded_sets
+from implicit_prm.data.tokenization import build_prompt
 from implicit_prm.models.shared_prompt import open_prompt
 from implicit_prm.training import log_ratio_trainer
 from tests.conftest import graded_rows, tiny_model, write_rows
@@ -185,6 +187,31 @@ def test_every_checkpoint_is_an_implicit_prm(tmp_path, tiny_folder, rollouts_fil
         assert prm.metadata.loss["name"] == "ce"
         assert prm.metadata.template_hash == prm.encoder.template_hash
         assert prm.score("Modulo 50, left to right: 1 + 2", ["1 + 2 = 3"])[0].step_rewards[0] != 0
+
+
+@pytest.mark.parametrize("cache", [None, "kept"])
+def test_a_bare_problem_becomes_the_chat_of_training(cache, tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(encoded_sets, "KEPT_FROM_BYTES", 0)
+    text = TextConfig(prompt_template="{problem}\n\nBe brief.", system_prompt="You add.")
+    rows = graded_rows(4, 2)
+    problem = rows[0]["prompt"]
+    chats = [{**row, "prompt": build_prompt(row["prompt"], text)} for row in rows]
+    data = {"cache": cache and str(tmp_path / cache)}
+    run = config(tmp_path / "run", tiny_folder, write_rows(tmp_path / "rows.jsonl", chats), max_steps=1, data=data)
+    said = []
+    fit(run, said.append)
+    prm = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu")
+    assert (prm.metadata.text.prompt_template, prm.metadata.text.system_prompt) == (
+        text.prompt_template,
+        text.system_prompt,
+    )
+    assert prm.metadata.template_hash == prm.encoder.template_hash
+    assert prm.encoder.prompt_ids(problem) == prm.encoder.prompt_ids(chats[0]["prompt"])
+    assert any("Be brief." in line for line in said)
+    run.data.prompt_template, run.overwrite = "Q: {problem}", True
+    fit(run, quiet)
+    kept = ImplicitPRM.from_pretrained(tmp_path / "run", device="cpu").metadata.text
+    assert (kept.prompt_template, kept.system_prompt) == ("Q: {problem}", None)
 
 
 def test_lora_trains_the_adapter_alone_with_the_base_as_reference(tmp_path, tiny_folder, rollouts_file):
