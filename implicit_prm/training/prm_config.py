@@ -33,6 +33,7 @@ class ImplicitPRMConfig(TrainingArguments):
         steps: step rule, `blank_line`, `newline`, `step_marker` or `given`. Saved with the checkpoint.
         prompt_template: how a problem becomes a prompt, with `{problem}` in it. Saved with the checkpoint.
         system_prompt: of the chat. Saved with the checkpoint.
+        template_kwargs: variables of the chat template, such as `{"enable_thinking": False}`. Saved, too.
         max_length: limit of prompt and response together, in tokens; by default the model's context.
         too_long: `error` or `drop` for longer responses.
         dataset_num_proc: processes that encode data of 20 MB or more; by default one for each CPU core, at most 32.
@@ -44,7 +45,10 @@ class ImplicitPRMConfig(TrainingArguments):
         model_init_kwargs: if `model` is a string: `revision`, `dtype`, `attn_implementation` or `trust_remote_code`.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_kwargs", "model_init_kwargs"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [  # noqa: RUF012
+        *TrainingArguments._VALID_DICT_FIELDS,
+        *("loss_kwargs", "template_kwargs", "model_init_kwargs"),
+    ]
 
     per_device_train_batch_size: int = 1
     per_device_eval_batch_size: int = 1
@@ -68,6 +72,9 @@ class ImplicitPRMConfig(TrainingArguments):
         default=TextConfig.prompt_template, metadata={"help": "How a problem becomes a prompt, with {problem} in it."}
     )
     system_prompt: str | None = field(default=TextConfig.system_prompt, metadata={"help": "System prompt of the chat."})
+    template_kwargs: dict[str, Any] | str | None = field(
+        default=TextConfig.template_kwargs, metadata={"help": "Variables of the chat template."}
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Limit of prompt and response together in tokens; default: the context."}
     )
@@ -100,5 +107,5 @@ class ImplicitPRMConfig(TrainingArguments):
         return from_mapping(_LOSSES[self.loss], self.loss_kwargs or {}, "loss_kwargs.")  # type: ignore[arg-type]
 
     def _text(self) -> TextConfig:
-        names = ("steps", "prompt_template", "system_prompt")
+        names = ("steps", "prompt_template", "system_prompt", "template_kwargs")
         return from_mapping(TextConfig, {name: getattr(self, name) for name in names})

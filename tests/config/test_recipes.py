@@ -86,6 +86,30 @@ def test_the_adapters_step_is_the_papers_on_one_process(name):
     assert isinstance(composed(f"experiment={name}", "data.train=f", "loss=dpo").loss, DPOConfig)
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_values_for_a_loss_hold_in_an_experiment_too(name):
+    alone, recipe = f"experiment={name}", composed(f"experiment={name}", "data.train=f")
+    kto = composed(alone, "data.train=f", "loss=kto")
+    assert kto.trainer["per_device_train_batch_size"] == 8 * recipe.trainer["per_device_train_batch_size"]
+    assert composed(alone, "data.train=f", "loss=prefix").model.beta == 10
+    steps = composed(alone, "data.train=f", "loss=steps").model
+    assert (steps.beta, steps.reference) == (None, "checkpoint")
+    assert composed(alone, "data.train=f", "loss=kto", "model.beta=0.3").model.beta == 0.3
+
+
+@pytest.mark.parametrize(
+    ("arm", "kind", "checkpoint"),
+    [("outcome", "none", None), ("prime", "implicit", "Qwen/Qwen2.5-0.5B-Instruct"), ("value", "implicit", "FOLDER")],
+)
+def test_an_arm_chooses_the_prm_of_an_experiment_with_rl(arm, kind, checkpoint):
+    given = ["prm.checkpoint=FOLDER"] if arm == "value" else []
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("rl", ["experiment/rl=qwen25_05b_gsm8k", f"arm={arm}", *given])
+    assert config.prm.kind == kind
+    assert config.prm.get("checkpoint") == checkpoint
+    assert config.policy.name == "Qwen/Qwen2.5-0.5B-Instruct"
+
+
 def test_half_precision_weights_are_for_frozen_ones():
     for name in EXPERIMENTS:
         model = composed(f"experiment={name}", "data.train=f").model

@@ -28,8 +28,10 @@ def test_loss_and_its_options_make_a_loss_config(tmp_path):
 
 def test_the_command_line_and_json_of_a_script(tmp_path):
     line = ["--output_dir", str(tmp_path), "--loss", "kto", "--loss_kwargs", '{"desirable_weight": 2.0}', "--use_cpu"]
+    line += ["--template_kwargs", '{"enable_thinking": false}']
     (args,) = HfArgumentParser(ImplicitPRMConfig).parse_args_into_dataclasses(line)
     assert args.loss_config == KTOConfig(desirable_weight=2.0)
+    assert args.text.template_kwargs == {"enable_thinking": False}
     saved = json.loads(args.to_json_string())
     assert (saved["loss"], saved["loss_kwargs"], saved["beta"]) == ("kto", {"desirable_weight": 2.0}, 0.05)
 
