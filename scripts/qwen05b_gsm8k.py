@@ -34,9 +34,9 @@ TRAIN_PROBLEMS, TEST_PROBLEMS = 400, 150
 # the highest accuracy on pairs of responses to the dev prompts is used for all losses. The dev prompts are training
 # prompts that are held out: here 40 of the first 100, most of which the final models are trained on.
 TRIED = [(0.05, 3e-4), (0.05, 1e-3)]
-# An explicit reward model has a new head, so each kind is trained with every learning rate, on all training responses.
-# The hidden states that the head reads are large, so one step of Adam moves a logit far.
-EXPLICIT, RATES = ("orm", "value_head"), (1e-4, 3e-4)
+# An explicit reward model has a new head, and the hidden states that it reads are large, so that one step of Adam moves
+# a logit far. Learning rates are tried for the outcome reward model; the value head has the one that it uses.
+RATES = {"orm": (1e-4, 3e-4), "value_head": (1e-4,)}
 DEV_PROMPTS = 40
 MATH_PROBLEMS, MATH_RESPONSES = 45, 8
 LONG = 2048  # tokens of a prompt and a response; those of MATH-500 and ProcessBench are longer than those of GSM8K
@@ -94,11 +94,11 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     for name, loss, data in (("ce", "ce", train), ("dpo", "dpo", train), ("shuffled", "ce", shuffled)):
         yield training(name, loss, beta, rate, data, options, FASTER[loss])
         yield best_of_n(name, test, options, HALF if name == "shuffled" else [])
-    for kind in EXPLICIT:
-        for one in RATES:
+    for kind, rates in RATES.items():
+        for one in rates:
             yield explicit(kind, one, train, options)
         if choose_explicit(kind, options) is not None:
-            yield best_of_n(kind, test, options)
+            yield best_of_n(kind, test, options, HALF if kind == "value_head" else [])
     pool = out / "pool"
     yield prepared_pool(pool, options)
     if not (pool / "train.jsonl").exists():
@@ -190,7 +190,7 @@ def tuned(beta: float, rate: float) -> str:
 
 def folder_of(name: str, options: argparse.Namespace) -> Path:
     """The checkpoint of a model; of an explicit one, the one with the chosen learning rate."""
-    chosen = choose_explicit(name, options) if name in EXPLICIT else None
+    chosen = choose_explicit(name, options) if name in RATES else None
     return options.out / (name if chosen is None else f"{name}-{chosen:g}").replace(" ", "-")
 
 
@@ -208,8 +208,8 @@ def choose(options: argparse.Namespace) -> tuple[float, float] | None:
 
 def choose_explicit(kind: str, options: argparse.Namespace) -> float | None:
     """The learning rate of an explicit reward model with the best result; None before all have been tried."""
-    found = {rate: dev_result(f"{kind}-{rate:g}", options) for rate in RATES}
-    return max(RATES, key=lambda rate: found[rate] or 0.0) if None not in found.values() else None
+    found = {rate: dev_result(f"{kind}-{rate:g}", options) for rate in RATES[kind]}
+    return max(found, key=lambda rate: found[rate] or 0.0) if None not in found.values() else None
 
 
 def mixed(source: Path) -> list[dict[str, Any]]:

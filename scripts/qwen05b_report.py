@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwen05b_gsm8k import CRITERION, DEV_PROMPTS, EXPLICIT, RATES, TRIED, choose, dev_result, folder_of, tuned
+from qwen05b_gsm8k import CRITERION, DEV_PROMPTS, RATES, TRIED, choose, dev_result, folder_of, tuned
 from qwen05b_pairs import compare, generators
 
 from implicit_prm.costs.ledger import Ledger
@@ -205,8 +205,8 @@ def process_bench(options: argparse.Namespace) -> Iterator[str]:
 def trainings(options: argparse.Namespace) -> Iterator[str]:
     """What was trained on, what came out on the dev prompts, and what it cost."""
     rows = []
-    both = [f"{kind}-{rate:g}" for kind in EXPLICIT for rate in RATES]
-    implicit = [name for name in MODELS if name not in EXPLICIT]
+    both = [f"{kind}-{rate:g}" for kind, rates in RATES.items() for rate in rates]
+    implicit = [name for name in MODELS if name not in RATES]
     for name in [tuned(*tried) for tried in TRIED] + implicit + both:
         folder = folder_of(name, options)
         metrics, report = (read(folder / file) for file in ("train_metrics.json", "data_report.json"))

@@ -50,8 +50,8 @@ def test_models_are_trained_with_the_settings_that_were_best_on_dev_prompts(opti
 def test_explicit_models_are_evaluated_at_their_best_learning_rate(options):
     _finish_tuning(options)
     assert not any(stage.name == "orm on test_mixed" for stage in qwen05b_gsm8k.stages(options))
-    best, _ = qwen05b_gsm8k.RATES
-    for accuracy, rate in zip([0.6, 0.5], qwen05b_gsm8k.RATES, strict=True):
+    best, _ = qwen05b_gsm8k.RATES["orm"]
+    for accuracy, rate in zip([0.6, 0.5], qwen05b_gsm8k.RATES["orm"], strict=True):
         folder = options.out / f"orm-{rate:g}"
         folder.mkdir()
         write_json(folder / "train_metrics.json", {"eval_rewards/accuracies": accuracy})
