@@ -105,6 +105,8 @@ def run_stage(stage: Stage, folder: Path, minutes: float, device: str = "cpu") -
         **{name: max(used[name], before.get(name, 0.0)) for name in ("host_gb", "gpu_gb")},
     }
     write_json(_kept(stage, folder), stage.record)
+    if status is None:
+        _stop("interrupted; the same command resumes")
     if status == -1:
         _stop(
             f"stage {stage.name} reached the limit of {minutes:g} minutes. Its work is kept: run the same command "
@@ -125,12 +127,12 @@ def nvidia_smi(query: str, device: str) -> str:
         return ""
 
 
-def _bounded(command: list[str], minutes: float, device: str) -> tuple[dict[str, float], int]:
-    """Run a command. Returns its time and peak memory, and its exit status (-1 if stopped at the limit)."""
+def _bounded(command: list[str], minutes: float, device: str) -> tuple[dict[str, float], int | None]:
+    """Run a command. Returns its time and peak memory, and its exit status: -1 at the limit, None after Ctrl-C."""
     visible = "" if device == "cpu" else device.removeprefix("cuda:")
     start, peak = time.monotonic(), 0.0
     process = subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": visible})
-    deadline, cut = start + minutes * 60, False
+    deadline, cut, interrupted = start + minutes * 60, False, False
     try:
         while True:
             # Not Popen.wait, which does not report the child's time and peak memory.
@@ -143,8 +145,8 @@ def _bounded(command: list[str], minutes: float, device: str) -> tuple[dict[str,
                 deadline, cut = time.monotonic() + GRACE_SECONDS, True
             time.sleep(1)
     except KeyboardInterrupt:  # the child receives it, too
-        os.waitpid(process.pid, 0)
-        _stop("interrupted; the same command resumes")
+        interrupted = True
+        _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     used = {
         "seconds": time.monotonic() - start,
@@ -152,6 +154,8 @@ def _bounded(command: list[str], minutes: float, device: str) -> tuple[dict[str,
         "host_gb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9,
         "gpu_gb": peak,
     }
+    if interrupted:
+        return used, None
     return used, -1 if cut else process.returncode
 
 

@@ -170,6 +170,11 @@ def aggregate(scores: StepScores, how: str = "min", over: str = "step") -> float
     return float(AGGREGATES[how](values))
 
 
+def aggregate_kind(kind: str, how: str) -> str:
+    """What `aggregate` makes of scores of a kind, log_ratio or probability; a product is a probability either way."""
+    return "probability" if how == "product" else kind
+
+
 def sigmoid(value: float) -> float:
     """1 / (1 + exp(-value)) without overflow; 0 for -inf."""
     if value >= 0:

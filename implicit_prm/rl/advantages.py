@@ -5,7 +5,8 @@ taken over the responses with its id, wherever they stand, so results do not dep
 padding or on the number of processes. Pass the responses of all processes: a baseline over a part of a group is another
 baseline.
 
-An outcome that is NaN (not graded), or a response without tokens, enters no baseline and has advantage 0.
+An outcome that is NaN (not graded) enters no baseline and has advantage 0. So do the process rewards of a response
+without tokens; its outcome counts, as in TRL's GRPOTrainer.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from implicit_prm.models.forward import token_budget
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.shared_prompt import response_logprobs
+from implicit_prm.rewards.step_splitting import split_steps
 from implicit_prm.rl.prime_config import PrimeConfig
 from implicit_prm.rl.prm_update import PRMUpdater, Targets
 from implicit_prm.rl.prompt_check import PromptCheck
@@ -69,6 +71,8 @@ class DenseRewards:
             return
         if self.prm.tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ImplicitPRMError("the PRM has another vocabulary than the policy; use one of the same model family")
+        if args.credit == "value":
+            _warn_unless_log_odds(self.prm)
         self.check_prompt = PromptCheck(self.prm)
         self.prm.to(accelerator.device)
         self.prm.policy.eval()
@@ -118,6 +122,9 @@ class DenseRewards:
             return rewards
         texts = [decoded(self.tokenizer, ids)[0] for ids in group.responses]
         labels = [StepLabels(self.step_checker(group.prompt, text)) for text in texts]
+        if self.prm is not None:
+            for text, some in zip(texts, labels, strict=True):
+                some.require_steps(len(split_steps(text, self.prm.metadata.text.steps)))
         return [replace(one, step_labels=some) for one, some in zip(rewards, labels, strict=True)]
 
     @torch.no_grad()
@@ -137,3 +144,13 @@ class DenseRewards:
             )
             policy.train(training)
             return found
+
+
+def _warn_unless_log_odds(prm: ImplicitPRM) -> None:
+    loss = prm.metadata.loss.get("name", "ce")
+    if loss != "ce":
+        warnings.warn(
+            "credit=value takes the PRM's rewards for log-odds of a correct answer, as cross-entropy trains them; this "
+            f"PRM was trained with loss={loss}. With gae_lambda=1 it adds no bias to the gradient, but maybe noise",
+            stacklevel=3,
+        )

@@ -144,6 +144,11 @@ class PrimeConfig(GRPOConfig):
                 "prm_update=before would put the outcome of a response into the values that it is compared with; with "
                 "credit=value use prm_update=after"
             )
+        if self.credit == "value" and self.prm_loss == "prefix":
+            raise ImplicitPRMError(
+                "prm_loss=prefix trains the mean reward of the tokens so far, and credit=value reads their sum as "
+                "log-odds; use prm_loss=ce"
+            )
         if self.credit == "value" and self.shuffle_process_rewards:
             raise ImplicitPRMError(
                 "shuffle_process_rewards would put rewards that follow a step into the value before it; use credit=sum "

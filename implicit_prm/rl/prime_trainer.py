@@ -22,12 +22,13 @@ from implicit_prm.rl.prm_update import Targets
 from implicit_prm.rl.rollouts import Rollout, RolloutBatch
 from implicit_prm.rl.token_rewards import TokenRewards
 from implicit_prm.training.arguments import without_token
+from implicit_prm.training.finished_run import FinishedRunMixin
 from implicit_prm.types import ImplicitPRMError, Scorer
 
 PRM_FOLDER = "prm"
 
 
-class PrimeTrainer(GRPOTrainer):
+class PrimeTrainer(FinishedRunMixin, GRPOTrainer):
     """Reinforcement learning with process rewards (PRIME, arXiv 2502.01456; IPVRM, arXiv 2604.13197).
 
     Everything is TRL's GRPOTrainer, but for the advantages of training batches: each token gets the outcome advantage
@@ -115,6 +116,13 @@ class PrimeTrainer(GRPOTrainer):
         device = self.accelerator.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             return super().evaluate(*args, **options)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As GRPOTrainer's; a finished run that is resumed has no training loss."""
+        if "train_loss" in logs and self.state.global_step == self._initial_global_step:
+            logs.pop("train_loss")
+        else:
+            super().log(logs, start_time)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """Keep the rewards of all processes, [N, F]."""
@@ -234,9 +242,9 @@ class PrimeTrainer(GRPOTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy, and in the folder `prm` a PRM that was updated."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
+        if not _internal_call:  # first, as saving the policy also uploads the folder with push_to_hub
             self._save_prm(Path(str(output_dir or self.args.output_dir)), with_optimizer=False)
+        super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

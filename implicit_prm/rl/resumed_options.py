@@ -20,6 +20,8 @@ _MAY_CHANGE = (
     *("grpo.resume_from_checkpoint", "grpo.max_steps", "grpo.num_train_epochs", "grpo.report_to", "grpo.run_name"),
     *("grpo.disable_tqdm", "grpo.per_device_eval_batch_size", "grpo.num_generations_eval", "grpo.prm_max_tokens"),
 )
+# Which responses to the dev problems an evaluation samples.
+_OF_DEV_SET = ("dev_split", "dev_limit", "grpo.num_generations_eval")
 _MAY_CHANGE_GROUPS = ("save_", "eval_", "logging_", "log_", "hub_", "push_to_hub", "dataloader_")
 
 
@@ -33,17 +35,28 @@ def check_resumed_options(checkpoint: Path, config: RLConfig) -> None:
     Raises:
         ImplicitPRMError: an option that decides what is learned has another value.
     """
-    file = checkpoint.parent / RUN_FILE
-    if not file.exists():
+    before, now = _before_and_now(checkpoint, config)
+    if not before:
         return
-    before = dict(_leaves(json.loads(file.read_text(encoding="utf-8"))["config"]))
-    now = dict(_leaves(json.loads(json.dumps(without_secrets(asdict(config))))))
     for name in (*before, *(name for name in now if name not in before)):
         if before.get(name) != now.get(name) and not _may_change(name):
             raise ImplicitPRMError(
                 f"{name}={now.get(name)}: {checkpoint} is of a run with {name}={before.get(name)}; resume with that, "
                 "or start a new run in another output_dir"
             )
+
+
+def has_same_dev_set(checkpoint: Path, config: RLConfig) -> bool:
+    """Whether the run that is resumed was evaluated on the same problems, as often; see `check_resumed_options`."""
+    before, now = _before_and_now(checkpoint, config)
+    return all(before.get(name) == now.get(name) for name in _OF_DEV_SET)
+
+
+def _before_and_now(checkpoint: Path, config: RLConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options by their full names; none before if `run.json` is missing."""
+    file = checkpoint.parent / RUN_FILE
+    before = json.loads(file.read_text(encoding="utf-8"))["config"] if file.exists() else {}
+    return dict(_leaves(before)), dict(_leaves(json.loads(json.dumps(without_secrets(asdict(config))))))
 
 
 def _may_change(name: str) -> bool:

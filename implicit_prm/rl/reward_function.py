@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+from implicit_prm.baselines import RewardModel
 from implicit_prm.evaluation.statistics import auroc
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.rewards import implicit_reward
@@ -39,7 +40,8 @@ def reward_function(
     `NAME/outcome_auroc`, the probability that a correct response of the batch has a higher reward than a wrong one.
 
     Args:
-        scorer: an `ImplicitPRM`, or any object that scores the steps of responses.
+        scorer: an `ImplicitPRM`, or any object that scores the steps of responses. Of the latter, only a `RewardModel`
+            is told which responses were cut off.
         aggregate: how step values become one number: min, max, last, mean, sum or product.
         over: which values: step, step_mean or prefix.
         squash: `sigmoid` maps the aggregate of log-ratios to (0, 1), and leaves probabilities as they are; `none`
@@ -73,7 +75,7 @@ def reward_function(
     ) -> list[float | None]:
         texts = [completion_text(completion) for completion in completions]
         finished = [True] * len(texts)
-        if isinstance(scorer, ImplicitPRM) and completion_ids is not None:
+        if isinstance(scorer, ImplicitPRM | RewardModel) and completion_ids is not None:
             finished = [_ended(scorer, ids, text) for ids, text in zip(completion_ids, texts, strict=True)]
         if check_prompt is not None:
             for prompt in prompts:
@@ -115,14 +117,17 @@ def _check(aggregate: str, over: str, squash: str) -> None:
             raise ImplicitPRMError(f"{option}={value!r}: choose one of {', '.join(known)}")
 
 
-def _ended(prm: ImplicitPRM, ids: Sequence[int], text: str) -> bool:
+def _ended(prm: ImplicitPRM | RewardModel, ids: Sequence[int], text: str) -> bool:
     """Whether a response ended by itself, read from its last token."""
-    if prm.tokenizer.decode(list(ids), skip_special_tokens=True) != text:
+    tokenizer = prm.encoder.tokenizer
+    if tokenizer.decode(list(ids), skip_special_tokens=True) != text:
         raise ImplicitPRMError(
-            f"the PRM's tokenizer ({prm.tokenizer.name_or_path}) does not decode the policy's tokens to the completion "
-            f"{text[:60]!r}; use a PRM of the policy's model family, or another scorer"
+            f"the PRM's tokenizer ({tokenizer.name_or_path}) does not decode the policy's tokens to the completion "
+            f"{text[:60]!r}; use a PRM of the policy's model family, or another scorer. With a tokenizer that has a "
+            "response_template, TRL passes the text without its reasoning: remove the template"
         )
-    return bool(ids) and ids[-1] in prm.encoder.ends | end_tokens(prm.policy, prm.tokenizer)
+    ends = end_tokens(prm.policy, tokenizer) if isinstance(prm, ImplicitPRM) else {tokenizer.eos_token_id}
+    return bool(ids) and ids[-1] in prm.encoder.ends | ends
 
 
 def _by_prompt(
@@ -149,7 +154,8 @@ def _reward(one: StepScores, how: str, over: str, squash: str) -> float | None:
     value = implicit_reward.aggregate(one, how, over)
     if squash == "none":
         return value if math.isfinite(value) else None
-    return implicit_reward.sigmoid(value) if one.kind == "log_ratio" or value == -math.inf else value
+    kind = implicit_reward.aggregate_kind(one.kind, how)
+    return implicit_reward.sigmoid(value) if kind == "log_ratio" or value == -math.inf else value
 
 
 def _metrics(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Callable, Container
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from implicit_prm.models import loading
 from implicit_prm.models.implicit_prm import ImplicitPRM
 from implicit_prm.models.source import ModelSource
 from implicit_prm.rl.prime_config import PrimeConfig
-from implicit_prm.rl.prime_trainer import PrimeTrainer
-from implicit_prm.rl.resumed_options import RUN_FILE, check_resumed_options
+from implicit_prm.rl.prime_trainer import PRM_FOLDER, PrimeTrainer
+from implicit_prm.rl.resumed_options import RUN_FILE, check_resumed_options, has_same_dev_set
 from implicit_prm.rl.reward_function import RewardFunction, completion_text
 from implicit_prm.rl.rollouts import end_tokens
 from implicit_prm.scoring.exact_steps import ExactSteps
@@ -33,7 +34,7 @@ from implicit_prm.utils.io import JsonLines, write_json
 from implicit_prm.utils.lock import locked
 from implicit_prm.utils.secrets import without_secrets
 
-METRICS_FILE = "rl_metrics.json"
+METRICS_FILE, PAGE_FILE = "rl_metrics.json", "report.html"
 
 Say = Callable[[str], None]
 
@@ -65,8 +66,12 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
     arguments = prime_arguments(config)
     folder = Path(config.output_dir)
     checkpoint = find_checkpoint(config, arguments, say, lambda _: None, "grpo.resume_from_checkpoint")
+    same_dev_set = True
     if checkpoint is not None:
         check_resumed_options(Path(checkpoint), config)
+        same_dev_set = has_same_dev_set(Path(checkpoint), config)
+    elif config.overwrite:
+        _clear(config, arguments)
     if arguments.process_index == 0:
         write_json(folder / RUN_FILE, without_secrets({"command": command, "config": asdict(config)}))
     with GraderPool(config.grading) as graders:
@@ -74,12 +79,24 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
         log_offline_without_wandb_key(arguments, say)
         metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
         if config.dev_split is not None:
-            metrics |= final_evaluation(trainer, "eval_reward")
+            metrics |= final_evaluation(trainer, "eval_reward", same_dev_set)
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_json(folder / METRICS_FILE, metrics)
         _write_page(config, arguments)
     return metrics
+
+
+def _clear(config: RLConfig, arguments: PrimeConfig) -> None:
+    """Delete what an earlier run has left beside its policy, so that it is not mistaken for a part of this run."""
+    learned = Path(config.output_dir) / PRM_FOLDER
+    given = getattr(config.prm, "checkpoint", None)
+    if given is not None and Path(given).resolve() == learned.resolve():
+        raise ImplicitPRMError(f"prm.checkpoint={given}: overwrite=true deletes it; copy it to another folder first")
+    if arguments.process_index == 0:
+        shutil.rmtree(learned, ignore_errors=True)
+        for name in (METRICS_FILE, PAGE_FILE):
+            (Path(config.output_dir) / name).unlink(missing_ok=True)
 
 
 def _write_page(config: RLConfig, arguments: PrimeConfig) -> None:
@@ -90,7 +107,7 @@ def _write_page(config: RLConfig, arguments: PrimeConfig) -> None:
     options |= {f"grpo.{name}": value for name, value in options.pop("grpo").items()}
     generations = (arguments.steps_per_generation or 1) * arguments.num_iterations  # batches for one generation
     responses = (arguments.generation_batch_size or 0) * arguments.gradient_accumulation_steps // generations
-    page.write(folder / "report.html", list(JsonLines(folder / "log.jsonl").rows()), options, folder.name, responses)
+    page.write(folder / PAGE_FILE, list(JsonLines(folder / "log.jsonl").rows()), options, folder.name, responses)
 
 
 def _make_trainer(config: RLConfig, arguments: PrimeConfig, graders: GraderPool, say: Say) -> PrimeTrainer:

@@ -21,7 +21,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException
 
 from implicit_prm.data.rendered import RenderedResponse
-from implicit_prm.rewards.implicit_reward import sigmoid
+from implicit_prm.rewards.implicit_reward import aggregate_kind, sigmoid
 from implicit_prm.serving.errors import QUEUE_FULL, RETRY
 from implicit_prm.serving.schemas import (
     ClassifyRequest,
@@ -44,14 +44,18 @@ def compatibility_routes(service: ScoringService) -> APIRouter:
     """The routes, answered by `service`."""
     router = APIRouter()
 
+    def score_of(one: StepScores, request: ClassifyRequest | RerankRequest) -> float:
+        kind = aggregate_kind(one.kind, service.config.aggregate)
+        return _activated(service.number(one), kind, request)
+
     @router.post("/pooling")
     async def pooling(request: PoolingRequest) -> dict[str, Any]:
         """Step rewards, one row per step; with task=classify, one score per text."""
         scores = await service.score_each(_responses(service, request))
         if request.task == "classify":
-            data: list[list[Any]] = [[_activated(service.number(one), one, request)] for one in scores]
+            data: list[list[Any]] = [[score_of(one, request)] for one in scores]
         else:
-            data = [[[_activated(reward, one, request)] for reward in one.step_rewards] for one in scores]
+            data = [[[_activated(reward, one.kind, request)] for reward in one.step_rewards] for one in scores]
         items = [{"index": place, "object": "pooling", "data": values} for place, values in enumerate(data)]
         return _answer(service, "pool", items)
 
@@ -62,7 +66,7 @@ def compatibility_routes(service: ScoringService) -> APIRouter:
             scores = await service.score_each(_responses(service, request))
         except QueueFullError:  # verl sends a request again after a status of 5xx only
             raise HTTPException(503, QUEUE_FULL, RETRY) from None
-        values = [_activated(service.number(one), one, request) for one in scores]
+        values = [score_of(one, request) for one in scores]
         items = [
             {"index": place, "label": None, "probs": [value], "num_classes": 1} for place, value in enumerate(values)
         ]
@@ -79,7 +83,7 @@ def compatibility_routes(service: ScoringService) -> APIRouter:
         # By the scores themselves: high ones are all 1 after the sigmoid.
         order = sorted(range(len(texts)), key=lambda place: -values[place])[: request.top_n or None]
         results: list[dict[str, Any]] = [
-            {"index": place, "relevance_score": _activated(values[place], scores[place], request)} for place in order
+            {"index": place, "relevance_score": score_of(scores[place], request)} for place in order
         ]
         if request.return_documents is not False:
             results = [one | {"document": {"text": texts[one["index"]]}} for one in results]
@@ -132,9 +136,9 @@ def _untagged(one: RenderedResponse) -> RenderedResponse:
     return replace(one, response="\n\n".join(one.response.removesuffix(_STEP_TAG).split(_STEP_TAG)))
 
 
-def _activated(value: float, scores: StepScores, request: ClassifyRequest | RerankRequest) -> float:
+def _activated(value: float, kind: str, request: ClassifyRequest | RerankRequest) -> float:
     """A value as `use_activation` asks for it."""
-    if scores.kind == "probability" or request.use_activation is False:
+    if kind == "probability" or request.use_activation is False:
         return value
     return sigmoid(value)
 

@@ -32,6 +32,7 @@ from implicit_prm.models.shared_prompt import pieces
 from implicit_prm.training.arguments import without_token
 from implicit_prm.training.batches import GroupSampler, collate
 from implicit_prm.training.checkpoint_errors import clear_load_errors, clear_save_errors, kept
+from implicit_prm.training.finished_run import FinishedRunMixin
 from implicit_prm.training.metrics import JsonLog, check_best_metric, metric_names
 from implicit_prm.training.progress import LogProgress
 from implicit_prm.types import ImplicitPRMError
@@ -39,7 +40,7 @@ from implicit_prm.utils.io import set_weight_permissions, write_json
 from implicit_prm.utils.progress import shows_bars
 
 
-class GroupTrainer(Trainer):
+class GroupTrainer(FinishedRunMixin, Trainer):
     """transformers' Trainer whose batches are prompts with all of their responses, or single responses.
 
     A loss is a sum over units (responses, pairs, steps), divided by their number in the whole optimiser step, which is
@@ -275,13 +276,6 @@ class GroupTrainer(Trainer):
             f"{self.args.learning_rate:g}) or more warmup_steps. "
             + kept(str(self.args.output_dir), type(self.metadata).read)
         )
-
-    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
-        # A finished run that is resumed within an epoch would take one more step before it looks at max_steps.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*arguments, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was observed since the last training log, over all processes."""

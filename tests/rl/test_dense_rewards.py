@@ -1,12 +1,13 @@
 """Dense rewards of a batch: what scorers and PRMs are told of it."""
 
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from accelerate import Accelerator
 
-from implicit_prm import ImplicitPRM, StepScores
+from implicit_prm import ImplicitPRM, ImplicitPRMError, StepScores
 from implicit_prm.rewards.step_splitting import split_steps
 from implicit_prm.rl import PrimeConfig
 from implicit_prm.rl.dense_rewards import DenseRewards
@@ -36,6 +37,36 @@ def test_a_response_may_end_in_any_of_the_models_end_tokens(tokenizer, tmp_path)
     rollouts = [Rollout(CHAT, [word], [word, last]) for last in (tokenizer.eos_token_id, other, word)]
     dense(Scorer(), tokenizer, policy, tmp_path)(RolloutBatch(rollouts), None)
     assert told == [True, True, False]
+
+
+def test_labels_of_another_step_rule_are_refused(tiny_folder, tokenizer, tmp_path):
+    """Also where the PRM has fewer steps: its first step is not the first line."""
+    prm = ImplicitPRM.from_pretrained(tiny_folder, "none", 0.5, steps="blank_line", device="cpu")
+    ids = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    batch = RolloutBatch([Rollout(CHAT, ids, prm.encoder.response(RESPONSES[0]).ids)])
+    lines = RESPONSES[0].count("\n") + 1
+    scored = DenseRewards(
+        prm,
+        PrimeConfig(**options(tmp_path)),
+        Accelerator(cpu=True),
+        tokenizer,
+        lambda: tiny_model(tokenizer),
+        lambda prompt, text: [True] * lines,
+    )
+    assert lines > 1
+    with pytest.raises(ImplicitPRMError, match=f"{lines} step labels but 1 steps"):
+        scored(batch, None)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dpo"])
+def test_a_critic_whose_rewards_are_no_log_odds_warns(loss, tiny_folder, tokenizer, tmp_path):
+    prm = ImplicitPRM.from_pretrained(tiny_folder, "none", 0.5, device="cpu")
+    prm.metadata = replace(prm.metadata, loss={"name": loss})
+    args = PrimeConfig(**options(tmp_path), credit="value")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        DenseRewards(prm, args, Accelerator(cpu=True), tokenizer, lambda: tiny_model(tokenizer))
+    assert [loss in str(one.message) for one in caught] == [True] * (loss == "dpo")
 
 
 def test_a_prm_that_was_trained_with_another_template_warns(tiny_folder, tokenizer, tmp_path):

@@ -229,6 +229,7 @@ def second(completions, **_):
         ({}, {"gae_lambda": 0.5}, r"gae_lambda=0\.5"),
         ({}, {"credit": "value", "prm_update": "before"}, "prm_update=before"),
         ({}, {"credit": "value", "shuffle_process_rewards": True}, "shuffle_process_rewards"),
+        ({}, {"credit": "value", "prm_update": "after", "prm_loss": "prefix"}, "prm_loss=prefix"),
         ({"prm": Checker()}, {"credit": "value"}, "credit=value"),
         ({}, {"credit": "max"}, "credit=max"),
         ({}, {"prm_loss": "prefix"}, "prm_loss=prefix"),

@@ -5,12 +5,16 @@ import math
 from dataclasses import replace
 
 import pytest
+from transformers import AutoModelForTokenClassification
 from trl import GRPOConfig, GRPOTrainer
 
 from implicit_prm import ImplicitPRM, ImplicitPRMError, StepScores, sandbox
+from implicit_prm.baselines import RewardModel
 from implicit_prm.config import TextConfig
 from implicit_prm.data.tokenization import Encoder
+from implicit_prm.models.checkpoint import BaselineMetadata
 from implicit_prm.rl import reward_function
+from tests.conftest import tiny_model
 from tests.rl.grpo import accuracy, dataset, options
 from tests.runs import PROBLEM, RESPONSES
 
@@ -36,6 +40,13 @@ def test_the_reward_is_what_rerank_sorts_by(aggregate, over, prm):
     assert sorted(range(2), key=found.__getitem__, reverse=True) == order
     squashed = reward_function(prm, aggregate, over)(prompts=[CHAT] * 2, completions=RESPONSES)
     assert squashed == pytest.approx([1 / (1 + math.exp(-value)) for value in found])
+
+
+def test_a_product_is_a_probability_already(prm):
+    found = reward_function(prm, "product")(prompts=[CHAT] * 3, completions=[*RESPONSES, ""])
+    steps = [one.step_rewards for one in prm.score(PROBLEM, RESPONSES)]
+    expected = [math.prod(1 / (1 + math.exp(-value)) for value in values) for values in steps]
+    assert found == pytest.approx([*expected, 0.0])
 
 
 def test_texts_chats_and_mixed_prompts_come_back_in_order(prm):
@@ -73,6 +84,23 @@ def test_another_scorer_with_probabilities():
             return [StepScores(text, [], values, kind="probability") for text, values in pairs]
 
     assert reward_function(Checker())(prompts=[CHAT] * 2, completions=RESPONSES) == [1.0, 0.0]
+
+
+def test_an_explicit_model_is_told_which_responses_were_cut_off(tokenizer):
+    told = []
+
+    class Told(RewardModel):
+        def score(self, problem, responses, *, finished):
+            told.extend(finished)
+            return super().score(problem, responses, finished=finished)
+
+    config = tiny_model(tokenizer).config
+    config.num_labels = 1
+    model = AutoModelForTokenClassification.from_config(config).eval()
+    scorer = Told(model, tokenizer, BaselineMetadata("orm", "outcome"))
+    ids = [scorer.encoder.response(text, done).ids for text, done in zip(RESPONSES, [True, False], strict=True)]
+    reward_function(scorer)(prompts=[CHAT] * 2, completions=RESPONSES, completion_ids=ids)
+    assert told == [True, False]
 
 
 def test_metrics(prm):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from implicit_prm import ImplicitPRM, ImplicitPRMError, fit
 from implicit_prm.config import GradingConfig, RLConfig, from_mapping
 from implicit_prm.grading import GraderPool
+from implicit_prm.rl.prime_trainer import PrimeTrainer
 from implicit_prm.rl.run import correctness, prime_arguments, train_policy
 from tests.conftest import graded_rows, write_rows
 from tests.runs import config as training
@@ -74,6 +75,37 @@ def test_resumed_equals_uninterrupted(tmp_path, checkpoint):
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "whole"))
     assert all((ours[name] - weight).abs().max() < 1e-6 for name, weight in theirs.items())
     assert [row["step"] for row in log(tmp_path / "resumed") if "loss" in row] == [1, 2]
+
+
+def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path, monkeypatch):
+    """But it evaluates other dev problems, if there are any."""
+    options = ["arm=outcome", "grpo.max_steps=1"]  # of four in the epoch
+    first = train_policy(composed(tmp_path, *options), quiet)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    evaluated = []
+    evaluate = PrimeTrainer.evaluate
+    monkeypatch.setattr(PrimeTrainer, "evaluate", lambda self: evaluated.append(self) or evaluate(self))
+    resume = [*options, "grpo.resume_from_checkpoint=true"]
+    again = train_policy(composed(tmp_path, *resume), quiet)
+    assert not evaluated
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert {name: again[name] for name in again if "eval" in name} == {n: first[n] for n in first if "eval" in n}
+    assert "train_loss" not in again
+    assert [row["step"] for row in log(tmp_path) if "loss" in row] == [1]
+    train_policy(composed(tmp_path, *resume, "dev_limit=3"), quiet)
+    assert len(evaluated) == 1
+
+
+def test_overwriting_deletes_the_prm_of_the_earlier_run(tmp_path):
+    (tmp_path / "prm").mkdir()
+    (tmp_path / "prm" / "implicit_prm.json").write_text("{}")
+    options = ["overwrite=true", "grpo.max_steps=1", "grpo.eval_strategy=no", "dev_split=null"]
+    with pytest.raises(ImplicitPRMError, match=r"prm\.checkpoint"):
+        train_policy(composed(tmp_path, "arm=value", f"prm.checkpoint={tmp_path / 'prm'}", *options), quiet)
+    assert (tmp_path / "prm").exists()
+    train_policy(composed(tmp_path, "arm=outcome", *options), quiet)
+    assert not (tmp_path / "prm").exists()
 
 
 @pytest.mark.slow

@@ -103,6 +103,18 @@ def test_a_ranking_does_not_depend_on_the_activation(serving):
     assert [(one["index"], one["relevance_score"]) for one in results] == [(1, 1.0), (2, 1.0), (0, 1.0)]
 
 
+def test_a_product_is_a_probability_already(serving):
+    class Signed:
+        def score(self, problem, responses):
+            return [StepScores(text, [], [-8.0, 8.0]) for text in responses]
+
+    product = sigmoid(-8.0) * sigmoid(8.0)
+    with serving(wrap_scorer(Signed(), ScorerConfig(), False), aggregate="product") as client:
+        assert (
+            post(client, "/rerank", {"query": PROBLEM, "documents": ["a"]})["results"][0]["relevance_score"] == product
+        )
+
+
 def test_openrlhf_sends_queries_with_their_prompts(client, own):
     body = {"query": RENDERED, "prompts": [PROMPT, PROMPT], "labels": ["11", None]}
     answer = post(client, "/get_reward", body)

@@ -14,7 +14,7 @@ from implicit_prm.evaluation import selection
 from implicit_prm.evaluation.scorer import kind_of
 from implicit_prm.evaluation.selection import Candidates
 from implicit_prm.evaluation.statistics import bootstrap_means
-from implicit_prm.rewards.implicit_reward import aggregate, sigmoid
+from implicit_prm.rewards.implicit_reward import aggregate, aggregate_kind, sigmoid
 from implicit_prm.types import StepScores
 
 MAJORITY, LIKELIHOOD, ORACLE = "majority vote", "log-likelihood of reference", "oracle (pass@N)"
@@ -104,7 +104,7 @@ def differences(curves: Curves, sizes: Sequence[int], config: BestOfNConfig, oth
 
 def signed_votes(config: BestOfNConfig, scores: Sequence[Sequence[StepScores]]) -> bool:
     """Whether votes are weighted by log-ratios, which a sigmoid makes weights; a product is one of probabilities."""
-    return kind_of(scores) == "log_ratio" and config.votes_over[0] != "product"
+    return aggregate_kind(kind_of(scores), config.votes_over[0]) == "log_ratio"
 
 
 def vote_weights(values: np.ndarray, signed: bool, scale: float) -> np.ndarray:
