@@ -43,6 +43,7 @@ PAIRS = (
 # rewards, and the last prediction of an explicit model.
 READINGS = ("lowest step", "outcome")
 RESAMPLES = 10_000
+PEERS = 0.1  # largest difference of two models' accuracies
 Scores = Sequence[np.ndarray]  # of every problem, [K]; NaN for a response that is not scored
 
 
@@ -83,15 +84,54 @@ def generators(train: Path, path: Path, limit: int | None) -> dict[str, Any]:
         path: the candidates, with the same column.
         limit: `max_responses` of their evaluation.
     """
+    groups = load_groups(str(path))
+    groups = groups if limit is None else take_responses(groups, limit)
+    aurocs = problem_aurocs([_all_finished(group) for group in groups], _skills(train, groups))
+    return problem_means({"": aurocs}, RESAMPLES, seed=0)[""]
+
+
+def among_peers(
+    train: Path, path: Path, folders: Mapping[str, Path], limits: Mapping[str, int | None]
+) -> list[dict[str, Any]]:
+    """Within-problem AUROC over the pairs that two models of about the same accuracy wrote.
+
+    There, to recognise the model is of no use. The first row is that of `generators` on these pairs.
+
+    Args:
+        train: rows of training problems, with the column `models`.
+        path: the candidates, with the same column.
+        folders: as for `compare`.
+        limits: as for `compare`.
+    """
+    groups = load_groups(str(path))
+    skills = _skills(train, groups)
+    drawn = [outcomes(groups, folder, limits.get(name), READINGS[0]) for name, folder in folders.items()]
+    scored = [np.isfinite(np.sum(one, axis=0)) for one in zip(*drawn, strict=True)]  # by all models
+    rows = [("which model wrote it", "", [np.where(s, skill, np.nan) for s, skill in zip(scored, skills, strict=True)])]
+    for name, folder in folders.items():
+        rows += [(name, how, outcomes(groups, folder, limits.get(name), how)) for how in READINGS]
+    found = []
+    for name, reading, scores in rows:
+        aurocs = [_peer_auroc(*one) for one in zip(groups, scores, skills, strict=True)]
+        found.append({"model": name, "reading": reading, **problem_means({"": aurocs}, RESAMPLES, seed=0)[""]})
+    return found
+
+
+def _peer_auroc(group: Group, values: np.ndarray, skills: np.ndarray) -> float:
+    right = np.array(group.correctness) & np.isfinite(values)
+    wrong = ~np.array(group.correctness) & np.isfinite(values)
+    peers = np.abs(skills[right][:, None] - skills[wrong]) <= PEERS
+    wins = (values[right][:, None] > values[wrong]) + 0.5 * (values[right][:, None] == values[wrong])
+    return float(wins[peers].mean()) if peers.any() else float("nan")
+
+
+def _skills(train: Path, groups: Sequence[Group]) -> list[np.ndarray]:
+    """[K] accuracy on training problems of the model that wrote each response, for every problem."""
     labels = defaultdict(list)
     for group in load_groups(str(train)):
         for model, correct in zip(group.extra["models"], group.correctness, strict=True):
             labels[model].append(correct)
-    groups = load_groups(str(path))
-    groups = groups if limit is None else take_responses(groups, limit)
-    scores = [np.array([np.mean(labels[model]) for model in group.extra["models"]]) for group in groups]
-    aurocs = problem_aurocs([_all_finished(group) for group in groups], scores)
-    return problem_means({"": aurocs}, RESAMPLES, seed=0)[""]
+    return [np.array([np.mean(labels[model]) for model in group.extra["models"]]) for group in groups]
 
 
 def _all_finished(group: Group) -> Candidates:

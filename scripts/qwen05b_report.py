@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen05b_gsm8k import CRITERION, DEV_PROMPTS, RATES, TRIED, choose, dev_result, folder_of, tuned
-from qwen05b_pairs import compare, generators
+from qwen05b_pairs import PEERS, among_peers, compare, generators
 
 from implicit_prm.costs.ledger import Ledger
 from implicit_prm.evaluation.formatting import band, decimals, percent
@@ -83,6 +83,8 @@ def candidates(stem: str) -> Callable[[argparse.Namespace], Iterator[str]]:
                 options.out / "pool/train.jsonl", options.out / "pool/held_out.jsonl", responses_of(first)
             )
             yield f"A score that knows only which model wrote a response: AUROC {decimals(known)}.\n"
+            yield from peers(found, options)
+            yield ""
         rest = untouched(options) if stem == "test_mixed" else None
         columns = ["selected by", "N", "accuracy, %", "minus majority vote", "minus random pick"]
         yield from table(
@@ -97,6 +99,17 @@ def candidates(stem: str) -> Callable[[argparse.Namespace], Iterator[str]]:
         yield from differences(stem, found, options)
 
     return section
+
+
+def peers(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
+    """AUROCs where style cannot help: over pairs that two models of about the same accuracy wrote."""
+    pool = options.out / "pool"
+    folders = {name: folder_of(name, options) / "eval-held_out" for name in found}
+    limits = {name: responses_of(metrics) for name, metrics in found.items()}
+    rows = among_peers(pool / "train.jsonl", pool / "held_out.jsonl", folders, limits)
+    yield f"Over pairs that two models wrote whose accuracies differ by at most {100 * PEERS:.0f} points:\n"
+    columns = ["score", "ranked by", "problems", "within-problem AUROC"]
+    yield from table(columns, [[one["model"], one["reading"], one["problems"], decimals(one)] for one in rows])
 
 
 def evaluations(stem: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:

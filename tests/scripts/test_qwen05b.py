@@ -157,6 +157,29 @@ def test_models_are_compared_on_the_responses_that_both_have_scored(tmp_path):
     assert {row["best"]["value"] for row in found} == {both / 2}
 
 
+def test_models_of_about_the_same_accuracy_are_peers(tmp_path):
+    """x and y are always right in training, z never is: the pair of x and z, which style decides, does not count."""
+    train = {"id": "t", "prompt": "?", "completions": list("abc"), "correctness": [True, True, False], "models": "xyz"}
+    held_out = {
+        "id": "h",
+        "prompt": "!",
+        "completions": list("abc"),
+        "correctness": [True, False, False],
+        "models": "xyz",
+    }
+    for name, row in (("train", train), ("held_out", held_out)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row | {"models": list(row["models"])}))
+    path = tmp_path / "held_out.jsonl"
+    scores = [_scores(held_out["correctness"], [0.0, 2.0, -1.0])]  # wrong of the peers, right of x and z
+    write_scores(load_groups(str(path)), scores, tmp_path / "ce")
+    found = qwen05b_pairs.among_peers(tmp_path / "train.jsonl", path, {"ce": tmp_path / "ce"}, {})
+    assert [(row["model"], row["value"], row["problems"]) for row in found] == [
+        ("which model wrote it", 0.5, 1),
+        ("ce", 0.0, 1),
+        ("ce", 0.0, 1),
+    ]
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("log_ratio", 1.5), ("probability", 0.5)])
 def test_outcome_of_implicit_and_explicit_models(kind, expected):
     scores = StepScores("ab", [], [1.0, 0.5], kind=kind)
