@@ -124,6 +124,13 @@ def responses_of(metrics: dict[str, Any]) -> int | None:
     return limit
 
 
+def title(name: str, row: str) -> str:
+    """A row of a model, or a baseline. The outcome reward model has a single step."""
+    if row in BASELINES:
+        return row
+    return f"{name}: {'last token' if name == 'orm' and row.startswith('PRM') else row}"
+
+
 def rankings(found: dict[str, dict[str, Any]]) -> Iterator[list[Any]]:
     """Rows of all scores: do they rank correct responses above incorrect ones, and do they follow length?"""
     for place, (name, metrics) in enumerate(found.items()):
@@ -132,7 +139,7 @@ def rankings(found: dict[str, dict[str, Any]]) -> Iterator[list[Any]]:
             if row not in BASELINES or place == 0:
                 effect = length["scores"][row]
                 cells = map(decimals, (auroc, effect["auroc_matched"], effect["within_problems"]))
-                yield [row if row in BASELINES else f"{name}: {row}", auroc["problems"], *cells]
+                yield [title(name, row), auroc["problems"], *cells]
         if place == 0:
             yield ["shortest response", length["shortest"]["problems"], decimals(length["shortest"]), "", ""]
 
@@ -156,7 +163,7 @@ def selections(
         against = [
             metrics["difference"].get(f"{row} - {base}", {}).get(largest) for base in ("majority vote", "random pick")
         ]
-        cells = [row if row in BASELINES else f"{name}: {row}", largest, f"{percent(best)} {band(best)}"]
+        cells = [title(name, row), largest, f"{percent(best)} {band(best)}"]
         cells += [f"{percent(found, '+')} {band(found)}" if found else "" for found in against]
         if rest:
             overall = {
