@@ -95,7 +95,8 @@ def among_peers(
 ) -> list[dict[str, Any]]:
     """Within-problem AUROC over the pairs that two models of about the same accuracy wrote.
 
-    There, to recognise the model is of no use. The first row is that of `generators` on these pairs.
+    There, to recognise the model is of little use. The first row is that of `generators` on these pairs, and
+    `difference` is from it.
 
     Args:
         train: rows of training problems, with the column `models`.
@@ -110,11 +111,16 @@ def among_peers(
     rows = [("which model wrote it", "", [np.where(s, skill, np.nan) for s, skill in zip(scored, skills, strict=True)])]
     for name, folder in folders.items():
         rows += [(name, how, outcomes(groups, folder, limits.get(name), how)) for how in READINGS]
-    found = []
-    for name, reading, scores in rows:
-        aurocs = [_peer_auroc(*one) for one in zip(groups, scores, skills, strict=True)]
-        found.append({"model": name, "reading": reading, **problem_means({"": aurocs}, RESAMPLES, seed=0)[""]})
-    return found
+    aurocs = [
+        np.array([_peer_auroc(*one) for one in zip(groups, scores, skills, strict=True)]) for _, _, scores in rows
+    ]
+    return [
+        {
+            **{"model": name, "reading": reading},
+            **problem_means({"auroc": values, "difference": values - aurocs[0]}, RESAMPLES, seed=0),
+        }
+        for (name, reading, _), values in zip(rows, aurocs, strict=True)
+    ]
 
 
 def _peer_auroc(group: Group, values: np.ndarray, skills: np.ndarray) -> float:

@@ -46,8 +46,8 @@ def responses(options: argparse.Namespace) -> Iterator[str]:
         total = len(finished)
         correct, mixed = sum(map(sum, labels)), sum(len(set(one)) == 2 for one in labels)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        cut = finished.count(False) / total
-        rows.append([name, len(labels), total, f"{correct / total:.1%}", mixed, f"{cut:.1%}", f"`{digest}`"])
+        shares = [f"{100 * part / total:.1f} %" for part in (correct, finished.count(False))]
+        rows.append([name, len(labels), f"{total:,}", shares[0], mixed, shares[1], f"`{digest}`"])
     yield "## Responses\n"
     yield from table(["file", "problems", "responses", "correct", "with both kinds", "cut off", "sha256"], rows)
 
@@ -108,8 +108,15 @@ def peers(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Iter
     limits = {name: responses_of(metrics) for name, metrics in found.items()}
     rows = among_peers(pool / "train.jsonl", pool / "held_out.jsonl", folders, limits)
     yield f"Over pairs that two models wrote whose accuracies differ by at most {100 * PEERS:.0f} points:\n"
-    columns = ["score", "ranked by", "problems", "within-problem AUROC"]
-    yield from table(columns, [[one["model"], one["reading"], one["problems"], decimals(one)] for one in rows])
+    first = rows[0]["model"]
+    cells = [
+        [
+            *(one["model"], one["reading"], one["auroc"]["problems"], decimals(one["auroc"])),
+            "" if one["model"] == first else decimals(one["difference"]),
+        ]
+        for one in rows
+    ]
+    yield from table(["score", "ranked by", "problems", "within-problem AUROC", f"minus {first}"], cells)
 
 
 def evaluations(stem: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:

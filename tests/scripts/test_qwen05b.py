@@ -173,11 +173,10 @@ def test_models_of_about_the_same_accuracy_are_peers(tmp_path):
     scores = [_scores(held_out["correctness"], [0.0, 2.0, -1.0])]  # wrong of the peers, right of x and z
     write_scores(load_groups(str(path)), scores, tmp_path / "ce")
     found = qwen05b_pairs.among_peers(tmp_path / "train.jsonl", path, {"ce": tmp_path / "ce"}, {})
-    assert [(row["model"], row["value"], row["problems"]) for row in found] == [
-        ("which model wrote it", 0.5, 1),
-        ("ce", 0.0, 1),
-        ("ce", 0.0, 1),
+    values = [
+        (row["model"], row["auroc"]["value"], row["difference"]["value"], row["auroc"]["problems"]) for row in found
     ]
+    assert values == [("which model wrote it", 0.5, 0.0, 1), ("ce", 0.0, -0.5, 1), ("ce", 0.0, -0.5, 1)]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("log_ratio", 1.5), ("probability", 0.5)])
