@@ -221,7 +221,7 @@ def test_tables_of_what_there_is(options, capsys, monkeypatch):
     monkeypatch.setattr(qwen05b_report, "compare", lambda *_: [])
     qwen05b_report.main()
     written = capsys.readouterr().out
-    assert "| train | 4 | 12 | 41.7% | 2 | 0.0% |" in written
+    assert "| train | 4 | 12 | 41.7 % | 2 | 0.0 % |" in written
     assert "| 0.05 | 0.001 | 0.700 | yes |" in written
     assert "| ce: PRM, min of steps | 2 | 0.500 [0.250, 0.750] | 0.500 [0.250, 0.750] |" in written
     # Of the 4 test problems, one has only correct responses and one only incorrect ones.
