@@ -102,7 +102,7 @@ def candidates(stem: str) -> Callable[[argparse.Namespace], Iterator[str]]:
 
 
 def peers(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
-    """AUROCs where style cannot help: over pairs that two models of about the same accuracy wrote."""
+    """AUROCs where style is of little help: over pairs that two models of about the same accuracy wrote."""
     pool = options.out / "pool"
     folders = {name: folder_of(name, options) / "eval-held_out" for name in found}
     limits = {name: responses_of(metrics) for name, metrics in found.items()}

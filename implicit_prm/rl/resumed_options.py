@@ -14,14 +14,14 @@ from implicit_prm.utils.secrets import without_secrets
 
 RUN_FILE = "run.json"
 
-# How long a run is, what it saves, evaluates and logs, and how its work is cut up. The rest decides what it learns.
-_MAY_CHANGE = (
-    *("output_dir", "overwrite", "dev_split", "dev_limit", "grading.workers", "grading.cache"),
-    *("grpo.resume_from_checkpoint", "grpo.max_steps", "grpo.num_train_epochs", "grpo.report_to", "grpo.run_name"),
-    *("grpo.disable_tqdm", "grpo.per_device_eval_batch_size", "grpo.num_generations_eval", "grpo.prm_max_tokens"),
-)
 # Which responses to the dev problems an evaluation samples.
 _OF_DEV_SET = ("dev_split", "dev_limit", "grpo.num_generations_eval")
+# How long a run is, what it saves, evaluates and logs, and how its work is cut up. The rest decides what it learns.
+_MAY_CHANGE = (
+    *(*_OF_DEV_SET, "output_dir", "overwrite", "grading.workers", "grading.cache"),
+    *("grpo.resume_from_checkpoint", "grpo.max_steps", "grpo.num_train_epochs", "grpo.report_to", "grpo.run_name"),
+    *("grpo.disable_tqdm", "grpo.per_device_eval_batch_size", "grpo.prm_max_tokens"),
+)
 _MAY_CHANGE_GROUPS = ("save_", "eval_", "logging_", "log_", "hub_", "push_to_hub", "dataloader_")
 
 

@@ -65,13 +65,15 @@ def train_policy(config: RLConfig, say: Say = print, command: str | None = None)
 def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, float]:
     arguments = prime_arguments(config)
     folder = Path(config.output_dir)
+    if config.overwrite:
+        _refuse_to_delete_inputs(config)
     checkpoint = find_checkpoint(config, arguments, say, lambda _: None, "grpo.resume_from_checkpoint")
     same_dev_set = True
     if checkpoint is not None:
         check_resumed_options(Path(checkpoint), config)
         same_dev_set = has_same_dev_set(Path(checkpoint), config)
     elif config.overwrite:
-        _clear(config, arguments)
+        _clear(folder, arguments)
     if arguments.process_index == 0:
         write_json(folder / RUN_FILE, without_secrets({"command": command, "config": asdict(config)}))
     with GraderPool(config.grading) as graders:
@@ -87,16 +89,28 @@ def _train_policy(config: RLConfig, say: Say, command: str | None) -> dict[str, 
     return metrics
 
 
-def _clear(config: RLConfig, arguments: PrimeConfig) -> None:
+def _refuse_to_delete_inputs(config: RLConfig) -> None:
+    """Refuse `overwrite=true` where the run starts from what it would delete; before anything is deleted."""
+    folder = Path(config.output_dir).resolve()
+    for option, given in (("policy.name", config.policy.name), ("prm.checkpoint", _prm_checkpoint(config))):
+        path = None if given is None else Path(given).resolve()
+        if path is None or not path.exists() or not path.is_relative_to(folder):
+            continue
+        first = next(iter(path.relative_to(folder).parts), PRM_FOLDER)  # or the folder itself
+        if first == PRM_FOLDER or first.startswith("checkpoint-"):
+            raise ImplicitPRMError(f"{option}={given}: overwrite=true deletes it; copy it to another folder first")
+
+
+def _prm_checkpoint(config: RLConfig) -> str | None:
+    return config.prm.checkpoint if isinstance(config.prm, ImplicitRewards) else None
+
+
+def _clear(folder: Path, arguments: PrimeConfig) -> None:
     """Delete what an earlier run has left beside its policy, so that it is not mistaken for a part of this run."""
-    learned = Path(config.output_dir) / PRM_FOLDER
-    given = getattr(config.prm, "checkpoint", None)
-    if given is not None and Path(given).resolve() == learned.resolve():
-        raise ImplicitPRMError(f"prm.checkpoint={given}: overwrite=true deletes it; copy it to another folder first")
     if arguments.process_index == 0:
-        shutil.rmtree(learned, ignore_errors=True)
+        shutil.rmtree(folder / PRM_FOLDER, ignore_errors=True)
         for name in (METRICS_FILE, PAGE_FILE):
-            (Path(config.output_dir) / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write_page(config: RLConfig, arguments: PrimeConfig) -> None:

@@ -100,10 +100,14 @@ def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path, monkeypatch):
 def test_overwriting_deletes_the_prm_of_the_earlier_run(tmp_path):
     (tmp_path / "prm").mkdir()
     (tmp_path / "prm" / "implicit_prm.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
     options = ["overwrite=true", "grpo.max_steps=1", "grpo.eval_strategy=no", "dev_split=null"]
     with pytest.raises(ImplicitPRMError, match=r"prm\.checkpoint"):
         train_policy(composed(tmp_path, "arm=value", f"prm.checkpoint={tmp_path / 'prm'}", *options), quiet)
+    with pytest.raises(ImplicitPRMError, match=r"policy\.name"):
+        train_policy(composed(tmp_path, "arm=outcome", f"policy.name={tmp_path}", *options), quiet)
     assert (tmp_path / "prm").exists()
+    assert (tmp_path / "model.safetensors").exists()  # refused before anything is deleted
     train_policy(composed(tmp_path, "arm=outcome", *options), quiet)
     assert not (tmp_path / "prm").exists()
 
